@@ -1,0 +1,250 @@
+package consilium
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// APIVersion is the version of every JSON and YAML document of this release.
+const APIVersion = "consilium/v1"
+
+// Roster says who is who: the board, the hospitals, the coordinator nodes, the
+// witnesses and the researchers, with their keys. It is signed by the board's
+// threshold; the next version is signed by the previous board. TLS
+// certificates are self-signed and pinned here, so rotation and revocation of
+// anything are the next roster.
+//
+// It travels as RFC 8785 JSON inside a Signed. Times are Unix seconds.
+type Roster struct {
+	APIVersion   string        `json:"apiVersion"`
+	Kind         string        `json:"kind"`
+	Name         string        `json:"name"`
+	Version      uint64        `json:"version"`
+	Previous     Digest        `json:"previous"` // digest of the previous roster's payload; zero for version 1
+	NotBefore    int64         `json:"notBefore"`
+	NotAfter     int64         `json:"notAfter"`
+	Board        Board         `json:"board"`
+	Sites        []Site        `json:"sites"`
+	Coordinators []Coordinator `json:"coordinators"`
+	Researchers  []Researcher  `json:"researchers"`
+	Auditors     []Auditor     `json:"auditors"`
+}
+
+// Board is the ethics board: n members of whom Threshold must sign.
+type Board struct {
+	Name      string        `json:"name"`
+	Members   []BoardMember `json:"members"`
+	Threshold int           `json:"threshold"`
+	Witness   string        `json:"witness"` // vkey (C2SP signed-note) of the board's ledger witness
+}
+
+// BoardMember is one signer of the board.
+type BoardMember struct {
+	ID  string    `json:"id"`
+	Key PublicKey `json:"key"`
+	TLS []Digest  `json:"tls"` // SHA-256 of the SubjectPublicKeyInfo of accepted client certificates
+}
+
+// Site is one hospital.
+type Site struct {
+	ID       SiteID    `json:"id"`
+	Name     string    `json:"name"`
+	Operator string    `json:"operator"` // min_sites and f count distinct operators
+	Country  string    `json:"country"`  // ISO 3166-1 alpha-2
+	Regimes  []string  `json:"regimes"`  // regime ids of policy
+	Key      PublicKey `json:"key"`
+	TLS      []Digest  `json:"tls"`
+	Ledger   string    `json:"ledger"` // vkey of the hospital's own transparency log
+}
+
+// Coordinator is one node of the replicated coordinator.
+type Coordinator struct {
+	ID      NodeID    `json:"id"`
+	Country string    `json:"country"`
+	Address string    `json:"address"` // host:port of the gRPC service
+	Raft    string    `json:"raft"`    // host:port of the replication service
+	Key     PublicKey `json:"key"`
+	TLS     []Digest  `json:"tls"`
+	Ledger  string    `json:"ledger"` // vkey with which the node cosigns the audit log
+}
+
+// Researcher is one data-science team.
+type Researcher struct {
+	ID      ResearcherID `json:"id"`
+	Name    string       `json:"name"`
+	Country string       `json:"country"`
+	Key     PublicKey    `json:"key"`
+	Sealing SealingKey   `json:"sealing"` // results are sealed to it
+	TLS     []Digest     `json:"tls"`
+}
+
+// Auditor may read the audit log and nothing else.
+type Auditor struct {
+	ID  string    `json:"id"`
+	Key PublicKey `json:"key"`
+	TLS []Digest  `json:"tls"`
+}
+
+// ParseRoster decodes and validates payload. It does not check signatures.
+func ParseRoster(payload []byte) (*Roster, error) {
+	var r Roster
+	if err := strictJSON(payload, &r); err != nil {
+		return nil, fmt.Errorf("roster: %w", err)
+	}
+	if err := r.Validate(); err != nil {
+		return nil, fmt.Errorf("roster: %w", err)
+	}
+	return &r, nil
+}
+
+// RosterDigest names a roster by the exact bytes of its payload.
+func RosterDigest(payload []byte) Digest { return DomainRoster.Digest(payload) }
+
+// Validate reports the first thing that makes r unusable.
+func (r *Roster) Validate() error {
+	switch {
+	case r.APIVersion != APIVersion || r.Kind != "Roster":
+		return fmt.Errorf("apiVersion %q kind %q: want %s Roster", clip(r.APIVersion), clip(r.Kind), APIVersion)
+	case r.Version == 0:
+		return errors.New("version 0: the first version is 1")
+	case (r.Version == 1) != r.Previous.IsZero():
+		return errors.New("previous: set it exactly when version is above 1")
+	case r.NotBefore >= r.NotAfter:
+		return fmt.Errorf("notBefore %d is not before notAfter %d", r.NotBefore, r.NotAfter)
+	case len(r.Board.Members) == 0:
+		return errors.New("board: no members")
+	case r.Board.Threshold < 1 || r.Board.Threshold > len(r.Board.Members):
+		return fmt.Errorf("board: threshold %d of %d members", r.Board.Threshold, len(r.Board.Members))
+	case len(r.Sites) > MaxSites:
+		return fmt.Errorf("%d sites: at most %d", len(r.Sites), MaxSites)
+	}
+	names := map[string]bool{}
+	keys := map[PublicKey]string{}
+	pins := map[Digest]string{}
+	add := func(name string, key PublicKey, tls []Digest) error {
+		if names[name] {
+			return fmt.Errorf("%s stands twice", name)
+		}
+		names[name] = true
+		if key.IsZero() {
+			return fmt.Errorf("%s: no key", name)
+		}
+		if other, ok := keys[key]; ok {
+			return fmt.Errorf("%s and %s have the same key", other, name)
+		}
+		keys[key] = name
+		for _, p := range tls {
+			if other, ok := pins[p]; ok {
+				return fmt.Errorf("%s and %s have the same TLS pin", other, name)
+			}
+			pins[p] = name
+		}
+		return nil
+	}
+	for _, m := range r.Board.Members {
+		if err := checkLabel("board member", m.ID); err != nil {
+			return err
+		}
+		if err := add("board/"+m.ID, m.Key, m.TLS); err != nil {
+			return err
+		}
+	}
+	for _, s := range r.Sites {
+		if err := checkLabel("site id", string(s.ID)); err != nil {
+			return err
+		}
+		if err := add("site/"+string(s.ID), s.Key, s.TLS); err != nil {
+			return err
+		}
+		if s.Operator == "" {
+			return fmt.Errorf("site %s: no operator", s.ID)
+		}
+		if err := checkCountry(s.Country); err != nil {
+			return fmt.Errorf("site %s: %w", s.ID, err)
+		}
+	}
+	for _, c := range r.Coordinators {
+		if err := checkLabel("node id", string(c.ID)); err != nil {
+			return err
+		}
+		if err := add("coordinator/"+string(c.ID), c.Key, c.TLS); err != nil {
+			return err
+		}
+		if err := checkCountry(c.Country); err != nil {
+			return fmt.Errorf("coordinator %s: %w", c.ID, err)
+		}
+	}
+	for _, p := range r.Researchers {
+		if err := checkLabel("researcher id", string(p.ID)); err != nil {
+			return err
+		}
+		if err := add("researcher/"+string(p.ID), p.Key, p.TLS); err != nil {
+			return err
+		}
+		if p.Sealing.IsZero() {
+			return fmt.Errorf("researcher %s: no sealing key", p.ID)
+		}
+	}
+	for _, a := range r.Auditors {
+		if err := checkLabel("auditor id", a.ID); err != nil {
+			return err
+		}
+		if err := add("auditor/"+a.ID, a.Key, a.TLS); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func checkCountry(c string) error {
+	if len(c) != 2 || c[0] < 'A' || c[0] > 'Z' || c[1] < 'A' || c[1] > 'Z' {
+		return fmt.Errorf("country %q: want two letters A-Z (ISO 3166-1)", clip(c))
+	}
+	return nil
+}
+
+// Site finds a hospital by id.
+func (r *Roster) Site(id SiteID) (*Site, bool) {
+	for i := range r.Sites {
+		if r.Sites[i].ID == id {
+			return &r.Sites[i], true
+		}
+	}
+	return nil, false
+}
+
+// Researcher finds a team by id.
+func (r *Roster) Researcher(id ResearcherID) (*Researcher, bool) {
+	for i := range r.Researchers {
+		if r.Researchers[i].ID == id {
+			return &r.Researchers[i], true
+		}
+	}
+	return nil, false
+}
+
+// Coordinator finds a node by id.
+func (r *Roster) Coordinator(id NodeID) (*Coordinator, bool) {
+	for i := range r.Coordinators {
+		if r.Coordinators[i].ID == id {
+			return &r.Coordinators[i], true
+		}
+	}
+	return nil, false
+}
+
+// strictJSON refuses unknown fields and anything after the value.
+func strictJSON(b []byte, v any) error {
+	dec := json.NewDecoder(bytes.NewReader(b))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); err != io.EOF {
+		return errors.New("bytes after the JSON value")
+	}
+	return nil
+}
