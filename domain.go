@@ -67,10 +67,15 @@ const (
 	DomainConsent      Domain = "consilium/consent/v1"
 	DomainWithdrawal   Domain = "consilium/consent-withdrawal/v1"
 	DomainReceipt      Domain = "consilium/receipt/v1"
+	DomainManifest     Domain = "consilium/manifest/v1"
+	DomainSaltStore    Domain = "consilium/salt-store/v1"
+	DomainSubject      Domain = "consilium/subject/v1"
 	DomainModel        Domain = "consilium/model/v1"
 	DomainArchive      Domain = "consilium/archive/v1"
 	DomainAuditMask    Domain = "consilium/audit-mask/v1"
 	DomainAuditRecord  Domain = "consilium/audit-record/v1"
+	DomainTrail        Domain = "consilium/trail/v1"
+	DomainLineage      Domain = "consilium/lineage/v1"
 	DomainTransfer     Domain = "consilium/transfer/v1"
 	DomainAssessment   Domain = "consilium/assessment/v1"
 	DomainTeamEnvelope Domain = "consilium/team-envelope/v1"
@@ -89,8 +94,8 @@ func Domains() []Domain {
 		DomainGroupKey, DomainGroupRatchet, DomainGroupConfirm, DomainGroupSalt, DomainTagKey, DomainOpeningKey,
 		DomainStateKey, DomainPublicMask, DomainRoundKey, DomainCheck, DomainSeed, DomainVector, DomainRowSet,
 		DomainCohort, DomainHoldout, DomainSchema, DomainRowSalt, DomainBatch, DomainSource, DomainPseudonym,
-		DomainConsent, DomainWithdrawal, DomainReceipt, DomainModel, DomainArchive, DomainAuditMask, DomainAuditRecord,
-		DomainTransfer, DomainAssessment, DomainTeamEnvelope, DomainSealedBox, DomainSealedState, DomainSealedReveal,
+		DomainConsent, DomainWithdrawal, DomainReceipt, DomainManifest, DomainSaltStore, DomainSubject, DomainModel, DomainArchive, DomainAuditMask, DomainAuditRecord,
+		DomainTrail, DomainLineage, DomainTransfer, DomainAssessment, DomainTeamEnvelope, DomainSealedBox, DomainSealedState, DomainSealedReveal,
 	}
 }
 

@@ -1,10 +1,3 @@
-// Package models holds every analysis, exact or learned, in one shape: a
-// sequence of rounds in which each hospital turns its permitted, verified rows
-// into one vector, the sum over hospitals is opened, and a deterministic update
-// turns that sum into the next state.
-//
-// Exact analyses (this package) equal the pooled computation. Learned models
-// live in models/net, which owns gorgonia.
 package models
 
 import (
@@ -91,4 +84,8 @@ type Opened struct {
 type Result struct {
 	JSON  json.RawMessage
 	Files map[string][]byte
+	// Problem is set when the data cannot answer (no events, separation, a
+	// level with too few patients): the first of them, also in JSON under
+	// "error". The study itself is done all the same.
+	Problem *Problem
 }

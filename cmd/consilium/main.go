@@ -1,0 +1,153 @@
+// Command consilium runs every part of a federation: the demonstration, a
+// simulation on one's own table, coordinator nodes, hospital workers, and the
+// tools of teams, boards and auditors.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"sort"
+	"strings"
+	"syscall"
+
+	"consilium"
+)
+
+// Exit codes.
+const (
+	exitDone       = 0
+	exitFailed     = 1
+	exitUsage      = 2
+	exitRefused    = 3 // by policy
+	exitIncomplete = 4 // and resumable
+)
+
+// command is one word or pair of words of the command line.
+type command struct {
+	name  string // "demo", "study check", …
+	args  string // after the flags, for the usage line
+	short string
+	run   func(ctx context.Context, e *env, args []string) error
+}
+
+// env is what commands share: the streams, and whether to speak JSON.
+type env struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	json           bool
+	name           string
+	usage          string
+}
+
+// usageError ends with exit code 2.
+type usageError struct{ msg string }
+
+func (e *usageError) Error() string { return e.msg }
+
+func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(format, args...)} }
+
+// flags makes a command's flag set with the flags that every command has.
+func (e *env) flags() *flag.FlagSet {
+	fs := flag.NewFlagSet(e.name, flag.ContinueOnError)
+	fs.SetOutput(e.stderr)
+	fs.BoolVar(&e.json, "json", false, "print JSON")
+	fs.Usage = func() {
+		fmt.Fprintf(e.stderr, "usage: consilium %s [flags] %s\n", e.name, e.usage)
+		fs.PrintDefaults()
+	}
+	return fs
+}
+
+// parse reads a command's flags; flags may stand behind the arguments too.
+func (e *env) parse(fs *flag.FlagSet, args []string) ([]string, error) {
+	var rest []string
+	for {
+		if err := fs.Parse(args); err != nil {
+			if errors.Is(err, flag.ErrHelp) {
+				return nil, err
+			}
+			return nil, usagef("%v", err)
+		}
+		if fs.NArg() == 0 {
+			return rest, nil
+		}
+		rest = append(rest, fs.Arg(0))
+		args = fs.Args()[1:]
+	}
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// run is main without the process: tests call it.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	e := &env{stdin: stdin, stdout: stdout, stderr: stderr}
+	c, rest, err := find(args)
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		help(stderr)
+		return exitUsage
+	}
+	if c == nil {
+		help(stdout)
+		return exitDone
+	}
+	e.name, e.usage = c.name, c.args
+	err = c.run(ctx, e, rest)
+	switch {
+	case err == nil:
+		return exitDone
+	case errors.Is(err, flag.ErrHelp):
+		return exitDone
+	}
+	fmt.Fprintf(stderr, "consilium %s: %v\n", c.name, err)
+	var u *usageError
+	switch {
+	case errors.As(err, &u):
+		return exitUsage
+	case errors.Is(err, consilium.ErrStudyRefused), errors.Is(err, consilium.ErrPolicy):
+		return exitRefused
+	case errors.Is(err, consilium.ErrUnavailable), errors.Is(err, context.Canceled):
+		return exitIncomplete
+	}
+	return exitFailed
+}
+
+// find looks up the longest command that args begin with.
+func find(args []string) (*command, []string, error) {
+	if len(args) == 0 || args[0] == "help" || args[0] == "-h" || args[0] == "--help" {
+		return nil, nil, nil
+	}
+	for n := min(2, len(args)); n > 0; n-- {
+		name := strings.Join(args[:n], " ")
+		for _, c := range commands() {
+			if c.name == name {
+				return &c, args[n:], nil
+			}
+		}
+	}
+	for _, c := range commands() {
+		if strings.HasPrefix(c.name, args[0]+" ") {
+			return nil, nil, fmt.Errorf("consilium %s: which of its commands?", args[0])
+		}
+	}
+	return nil, nil, fmt.Errorf("consilium: no command %q", args[0])
+}
+
+func help(w io.Writer) {
+	fmt.Fprint(w, "consilium: hospitals answer a question about a rare disease together while nobody sees anybody else's records\n\n")
+	list := commands()
+	sort.SliceStable(list, func(i, k int) bool { return list[i].name < list[k].name })
+	for _, c := range list {
+		fmt.Fprintf(w, "  %-18s %s\n", c.name, c.short)
+	}
+	fmt.Fprint(w, "\n`consilium COMMAND -h` lists a command's flags. Exit codes: 0 done, 1 failed, 2 usage, 3 refused by policy, 4 incomplete and resumable.\n")
+}

@@ -1,0 +1,234 @@
+package coordinator
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/hashicorp/raft"
+
+	"consilium"
+	"consilium/internal/wire"
+)
+
+// A server id is a roster id, a dot and the incarnation of a data directory.
+// Raft knows nodes, and addresses them, only by server ids: a directory that was
+// emptied has another incarnation, so its node can neither answer nor vote for the
+// one that the others remember, even from the same host with the same certificate.
+func serverID(node consilium.NodeID, incarnation string) raft.ServerID {
+	return raft.ServerID(string(node) + "." + incarnation)
+}
+
+// nodeOf is the roster id within a server id.
+func nodeOf[T ~string](id T) consilium.NodeID {
+	name, _, _ := strings.Cut(string(id), ".")
+	return consilium.NodeID(name)
+}
+
+// raftProtocol keeps replication connections apart from gRPC ones.
+const raftProtocol = "consilium-raft"
+
+// streamLayer carries Raft over TLS pinned by the roster, post-quantum as all
+// else. It implements raft.StreamLayer.
+type streamLayer struct {
+	net.Listener
+	self raft.ServerID
+	cert tls.Certificate
+	book *wire.Book
+	dial wire.Dialer
+	log  *slog.Logger
+
+	conns  chan net.Conn
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	mu     sync.Mutex
+	open   map[net.Conn]struct{} // so that closing the layer cuts everything
+}
+
+func newStreamLayer(l net.Listener, self raft.ServerID, c *Config) *streamLayer {
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &streamLayer{Listener: l, self: self, cert: c.Certificate, book: c.Book, dial: c.Dial, log: c.Logger,
+		conns: make(chan net.Conn), ctx: ctx, cancel: cancel, open: map[net.Conn]struct{}{}}
+	s.wg.Add(1)
+	go s.listen()
+	return s
+}
+
+type serverAddr raft.ServerID
+
+func (serverAddr) Network() string  { return "raft" }
+func (a serverAddr) String() string { return string(a) }
+
+// Addr is how Raft addresses this node: by its server id.
+func (s *streamLayer) Addr() net.Addr { return serverAddr(s.self) }
+
+func (s *streamLayer) listen() {
+	defer s.wg.Done()
+	for {
+		conn, err := s.Listener.Accept()
+		if err != nil {
+			if s.ctx.Err() == nil {
+				s.log.Error("replication listener stopped", "error", err)
+			}
+			return
+		}
+		s.wg.Add(1)
+		go func() {
+			defer s.wg.Done()
+			c, err := s.welcome(conn)
+			if err != nil {
+				conn.Close()
+				if s.ctx.Err() == nil {
+					s.log.Warn("replication connection refused", "remote", conn.RemoteAddr().String(), "reason", err.Error())
+				}
+				return
+			}
+			select {
+			case s.conns <- c:
+			case <-s.ctx.Done():
+				c.Close()
+			}
+		}()
+	}
+}
+
+// preambleTimeout bounds how long a caller may take to say whom it wants.
+const preambleTimeout = 10 * time.Second
+
+// welcome admits a coordinator of the roster that wants exactly this
+// incarnation of this node.
+func (s *streamLayer) welcome(conn net.Conn) (net.Conn, error) {
+	cfg := wire.ServerConfig(s.cert, s.book)
+	cfg.NextProtos = []string{raftProtocol}
+	t := tls.Server(conn, cfg)
+	if err := wire.Handshake(s.ctx, t); err != nil {
+		return nil, err
+	}
+	id, err := wire.PeerIdentity(s.book, t)
+	if err != nil {
+		return nil, err
+	}
+	if id.Role != wire.RoleCoordinator || t.ConnectionState().NegotiatedProtocol != raftProtocol {
+		return nil, consilium.ErrForbidden.Withf("%s wants to replicate", id)
+	}
+	t.SetDeadline(time.Now().Add(preambleTimeout))
+	var n [1]byte
+	if _, err := io.ReadFull(t, n[:]); err != nil {
+		return nil, err
+	}
+	want := make([]byte, n[0])
+	if _, err := io.ReadFull(t, want); err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(want, []byte(s.self)) {
+		return nil, consilium.ErrStale.Withf("%s wants %q, this data directory is %q", id, want, s.self)
+	}
+	t.SetDeadline(time.Time{})
+	return s.track(t)
+}
+
+// Accept hands Raft the next admitted connection.
+func (s *streamLayer) Accept() (net.Conn, error) {
+	select {
+	case c := <-s.conns:
+		return c, nil
+	case <-s.ctx.Done():
+		return nil, net.ErrClosed
+	}
+}
+
+// Dial connects to a server id at the address that the roster in force gives
+// its node.
+func (s *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	node := nodeOf(address)
+	c, ok := s.book.Roster().Coordinator(node)
+	if !ok || len(address) > 255 {
+		return nil, consilium.ErrUnauthenticated.Withf("node %q is not in the roster", node)
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, timeout)
+	defer cancel()
+	conn, err := s.dial(ctx, c.Raft)
+	if err != nil {
+		return nil, err
+	}
+	cfg := wire.ClientConfig(s.cert, s.book, node)
+	cfg.NextProtos = []string{raftProtocol}
+	t := tls.Client(conn, cfg)
+	if err := wire.Handshake(ctx, t); err != nil {
+		return nil, fmt.Errorf("replication to %s: %w", node, err)
+	}
+	t.SetDeadline(time.Now().Add(timeout))
+	if _, err := t.Write(append([]byte{byte(len(address))}, address...)); err != nil {
+		t.Close()
+		return nil, err
+	}
+	t.SetDeadline(time.Time{})
+	return s.track(t)
+}
+
+func (s *streamLayer) track(c net.Conn) (net.Conn, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ctx.Err() != nil {
+		c.Close()
+		return nil, net.ErrClosed
+	}
+	s.open[c] = struct{}{}
+	return &trackedConn{c, s}, nil
+}
+
+type trackedConn struct {
+	net.Conn
+	s *streamLayer
+}
+
+func (c *trackedConn) Close() error {
+	c.s.mu.Lock()
+	delete(c.s.open, c.Conn)
+	c.s.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// Close stops listening and cuts every connection.
+func (s *streamLayer) Close() error {
+	s.cancel()
+	err := s.Listener.Close()
+	s.mu.Lock()
+	for c := range s.open {
+		c.Close()
+	}
+	clear(s.open)
+	s.mu.Unlock()
+	s.wg.Wait()
+	return err
+}
+
+// raftLogger lets Raft write to the node's log.
+func raftLogger(log *slog.Logger) hclog.Logger {
+	return hclog.New(&hclog.LoggerOptions{Name: "raft", Level: hclog.Info, DisableTime: true, Output: hclogWriter{log}})
+}
+
+// hclogWriter takes the level from the line: hclog has no structured output
+// that slog could take over.
+type hclogWriter struct{ log *slog.Logger }
+
+func (w hclogWriter) Write(b []byte) (int, error) {
+	line := strings.TrimSpace(string(b))
+	level := slog.LevelDebug
+	for prefix, l := range map[string]slog.Level{"[ERROR]": slog.LevelWarn, "[WARN]": slog.LevelInfo} {
+		if rest, ok := strings.CutPrefix(line, prefix); ok {
+			line, level = strings.TrimSpace(rest), l
+		}
+	}
+	w.log.Log(context.Background(), level, line)
+	return len(b), nil
+}

@@ -1,0 +1,303 @@
+package party
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"slices"
+
+	"consilium"
+	"consilium/he"
+)
+
+// Decryption is one summed round to open.
+type Decryption struct {
+	Profile   he.Profile
+	Lanes     int              // of the vector, without tags
+	Threshold int              // t
+	Members   int              // N of the charter
+	State     consilium.Digest // as in the contributions
+	Set       *consilium.Contributors
+	Group     *GroupKey // of the set's round
+	Openings  []*OpeningShare
+
+	buffer int // lanes kept in memory, in tests; 0 means maxBuffered
+}
+
+// maxBuffered is how many sums Open keeps in memory, 64 MiB of them, before
+// it reads the aggregate twice instead.
+const maxBuffered = 1 << 24
+
+// Open reconstructs the summed round key from at least t opening shares, reads
+// the aggregate from r and writes the sum over the set, lane by lane, to sink.
+//
+// Nothing reaches the sink before everything has held: the surplus shares lie
+// on the polynomial of the first t, the key and the noise of every coefficient
+// are within 9 standard deviations, every lane is a possible sum, the padding
+// is empty and both tags fit. A vector of up to 2^24 lanes is buffered; for a
+// longer one r must be an io.ReadSeeker, which is read twice.
+//
+// Every failure that depends on secret content is the one error
+// consilium.ErrAggregateRejected, without a cause: which check failed and
+// where would be an oracle.
+func Open(ctx context.Context, in *Decryption, r io.Reader, sink Sink) error {
+	e, err := engineFor(in.Profile)
+	if err != nil {
+		return err
+	}
+	if err := in.validate(); err != nil {
+		return err
+	}
+	n := len(in.Set.Members)
+	s := make([]int64, e.p.N())
+	if !in.reconstruct(s, sumBound(n)) {
+		return consilium.ErrAggregateRejected
+	}
+	rk := e.newKey(s)
+	clear(s)
+	defer rk.wipe()
+
+	buffer := maxBuffered
+	if in.buffer > 0 {
+		buffer = in.buffer
+	}
+	if in.Lanes <= buffer {
+		d := in.newDrainer(e)
+		d.keep = make([]int32, 0, in.Lanes)
+		defer func() { clear(d.keep) }()
+		if err := in.openStream(ctx, e, rk, r, d); err != nil {
+			return err
+		}
+		v := d.buf[:]
+		for part := range slices.Chunk(d.keep, len(v)) {
+			for i, x := range part {
+				v[i] = int64(x)
+			}
+			if err := sink.Write(v[:len(part)]); err != nil {
+				return err
+			}
+		}
+		clear(v)
+		return nil
+	}
+
+	seeker, ok := r.(io.ReadSeeker)
+	if !ok {
+		return consilium.ErrInvalid.Withf("an aggregate of %d lanes is read twice and needs a file", in.Lanes)
+	}
+	start, err := seeker.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return err
+	}
+	first, second := sha256.New(), sha256.New()
+	if err := in.openStream(ctx, e, rk, io.TeeReader(seeker, first), in.newDrainer(e)); err != nil {
+		return err
+	}
+	if _, err := seeker.Seek(start, io.SeekStart); err != nil {
+		return err
+	}
+	again := in.newDrainer(e)
+	again.out = sink.Write
+	if err := in.openStream(ctx, e, rk, io.TeeReader(seeker, second), again); err != nil {
+		return err
+	}
+	if !bytes.Equal(first.Sum(nil), second.Sum(nil)) {
+		return consilium.ErrAggregateRejected
+	}
+	return nil
+}
+
+func (in *Decryption) validate() error {
+	switch {
+	case in.Set == nil || in.Group == nil:
+		return consilium.ErrInvalid.Withf("opening needs the certified set and the group key")
+	case in.Group.round != in.Set.Round:
+		return consilium.ErrInvalid.Withf("group key of round %d for a set of round %d", in.Group.round, in.Set.Round)
+	case in.Lanes < 1 || in.Lanes > he.MaxLanes:
+		return consilium.ErrInvalid.Withf("%d lanes", in.Lanes)
+	case in.Members < 1 || in.Members > in.Profile.MaxN || len(in.Set.Members) < 1 || len(in.Set.Members) > in.Members:
+		return consilium.ErrInvalid.Withf("a set of %d of %d members, the encryption profile holds %d", len(in.Set.Members), in.Members, in.Profile.MaxN)
+	case in.Threshold < 2 || in.Threshold > in.Members:
+		return consilium.ErrInvalid.Withf("threshold %d of %d members", in.Threshold, in.Members)
+	case len(in.Openings) < in.Threshold:
+		return consilium.ErrInvalid.Withf("%d opening shares, %d are needed", len(in.Openings), in.Threshold)
+	}
+	set := in.Set.Digest()
+	seen := map[consilium.Position]bool{}
+	for _, o := range in.Openings {
+		want := consilium.At{Charter: in.Set.Charter, Round: in.Set.Round, Attempt: in.Set.Attempt, Position: o.at.Position}
+		if o.at != want || o.set != set || len(o.elements) != in.Profile.Elements() {
+			return consilium.ErrInvalid.Withf("the opening share of position %d is for another set", o.at.Position)
+		}
+		if o.at.Position < 1 || int(o.at.Position) > in.Members || seen[o.at.Position] {
+			return consilium.ErrInvalid.Withf("opening share of position %d: not a member, or twice", o.at.Position)
+		}
+		seen[o.at.Position] = true
+	}
+	return nil
+}
+
+// reconstruct interpolates the summed key at 0 and checks every share beyond
+// the first t.
+func (in *Decryption) reconstruct(s []int64, bound int64) bool {
+	openings := slices.Clone(in.Openings)
+	slices.SortFunc(openings, func(a, b *OpeningShare) int { return int(a.at.Position) - int(b.at.Position) })
+	base, surplus := openings[:in.Threshold], openings[in.Threshold:]
+	points := make([]uint64, len(base))
+	for i, o := range base {
+		points[i] = uint64(o.at.Position)
+	}
+	sum := make([]uint64, in.Profile.Elements())
+	defer clear(sum)
+	ok := true
+	for _, o := range surplus {
+		combine(sum, base, lagrange(points, uint64(o.at.Position)))
+		var diff uint64
+		for i, v := range o.elements {
+			diff |= v ^ sum[i]
+		}
+		ok = ok && diff == 0
+	}
+	combine(sum, base, lagrange(points, 0))
+	return unpackKey(s, sum, bound) && ok
+}
+
+func combine(sum []uint64, shares []*OpeningShare, weights []uint64) {
+	clear(sum)
+	for i, o := range shares {
+		w := weights[i]
+		for j, v := range o.elements {
+			sum[j] = addF(sum[j], mulF(v, w))
+		}
+	}
+}
+
+// errReject marks a failure of content inside the pipeline.
+var errReject = errors.New("rejected")
+
+// openStream decrypts the aggregate once, passing the lanes to d as they come
+// and failing at the end if anything was wrong.
+func (in *Decryption) openStream(ctx context.Context, e *engine, rk key, r io.Reader, d *drainer) error {
+	n, at, set := len(in.Set.Members), in.attempt(), e.p.Encode()
+	chunks := e.p.Chunks(in.Lanes)
+	slots := e.newSlots(chunks, true)
+	err := pipeline(ctx, chunks, slots,
+		func(_ int, s *slot) error {
+			if _, err := io.ReadFull(r, s.bytes); err != nil {
+				if err == io.EOF || err == io.ErrUnexpectedEOF {
+					return errReject
+				}
+				return err
+			}
+			return nil
+		},
+		func(j int, s *slot) error {
+			if !e.decrypt(s, rk, maskBlock(set, at, in.State, j), sumBound(n)) {
+				return errReject
+			}
+			return nil
+		},
+		func(_ int, s *slot) error { return d.drain(s.lanes) })
+	for _, s := range slots {
+		clear(s.lanes)
+		for _, v := range s.res {
+			clear(v)
+		}
+	}
+	if err == nil && !d.holds() {
+		err = errReject
+	}
+	if err == nil {
+		var b [1]byte
+		if k, rerr := io.ReadFull(r, b[:]); k > 0 {
+			err = errReject
+		} else if rerr != io.EOF {
+			err = rerr
+		}
+	}
+	if errors.Is(err, errReject) {
+		return consilium.ErrAggregateRejected
+	}
+	return err
+}
+
+func (in *Decryption) attempt() consilium.At {
+	return consilium.At{Charter: in.Set.Charter, Round: in.Set.Round, Attempt: in.Set.Attempt}
+}
+
+// drainer splits the decrypted lanes into sums, tags and padding.
+type drainer struct {
+	in     *Decryption
+	tags   *tagger
+	keep   []int32             // takes the sums if it has room for them
+	out    func([]int64) error // else takes them, if not nil
+	offset int64
+	most   uint32
+	read   int // lanes and tag lanes so far
+	tail   [he.TagLanes]uint32
+	bad    uint32 // its top bit, or any in the padding: an impossible lane
+	buf    [4096]int64
+}
+
+func (in *Decryption) newDrainer(e *engine) *drainer {
+	n := len(in.Set.Members)
+	return &drainer{in: in, tags: newTagger(e.p, in.Group, in.attempt()),
+		offset: int64(n) << (e.p.Bits - 1), most: uint32(n) * (1<<e.p.Bits - 1)}
+}
+
+func (d *drainer) drain(lanes []uint32) error {
+	n := max(0, min(len(lanes), d.in.Lanes-d.read))
+	var bad uint32
+	for _, u := range lanes[:n] {
+		bad |= d.most - u
+	}
+	d.bad |= bad &^ (1<<31 - 1)
+	d.tags.add(lanes[:n])
+	switch {
+	case d.keep != nil:
+		// A sum of 128 lanes of 24 bits is below 2^30 in magnitude.
+		offset, at := int32(d.offset), len(d.keep)
+		d.keep = d.keep[:at+n]
+		for i, u := range lanes[:n] {
+			d.keep[at+i] = int32(u) - offset
+		}
+	case d.out != nil:
+		for part := range slices.Chunk(lanes[:n], len(d.buf)) {
+			v := d.buf[:len(part)]
+			for i, u := range part {
+				v[i] = int64(u) - d.offset
+			}
+			if err := d.out(v); err != nil {
+				return err
+			}
+		}
+	}
+	d.read += n
+	lanes = lanes[n:]
+	if d.read >= d.in.Lanes {
+		n := 0
+		if have := d.read - d.in.Lanes; have < len(d.tail) {
+			n = copy(d.tail[have:], lanes)
+		}
+		for _, u := range lanes[:n] {
+			d.bad |= (uint32(len(d.in.Set.Members))*0xffff - u) &^ (1<<31 - 1)
+		}
+		for _, u := range lanes[n:] {
+			d.bad |= u
+		}
+		d.read += n
+	}
+	return nil
+}
+
+// holds reports whether all ranges and both tags fit.
+func (d *drainer) holds() bool {
+	got, want := d.tags.sum(), parseTagLanes(d.tail[:])
+	var diff uint64
+	for i := range got {
+		diff |= got[i] ^ want[i]
+	}
+	return d.bad == 0 && diff == 0
+}

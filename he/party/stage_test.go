@@ -1,0 +1,73 @@
+package party
+
+import (
+	"math/bits"
+	"testing"
+
+	"consilium/he"
+)
+
+// BenchmarkStages times the parts of one chunk, to see where time goes.
+func BenchmarkStages(b *testing.B) {
+	p := mustProfile(b, 13, 16, 16)
+	e, err := engineFor(p)
+	if err != nil {
+		b.Fatal(err)
+	}
+	f := newFederation(b, p, p.ChunkLanes(), 3, 3)
+	s, d := e.newSlot(false), e.newSlot(true)
+	src := make([]int32, p.ChunkLanes())
+	rk := e.newKey(make([]int64, p.N()))
+	var k [32]byte
+	block := newBlock(&k)
+	l := &e.limbs[0]
+	per := func(name string, f func()) {
+		b.Run(name, func(b *testing.B) {
+			for b.Loop() {
+				f()
+			}
+			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(p.ChunkLanes()), "ns/lane")
+		})
+	}
+	vh, tg := NewVectorHash(k), newTagger(p, f.group, f.at(1))
+	h := he.NewCiphertextHash()
+	per("ntt", func() {
+		for i := range e.limbs {
+			e.limbs[i].ring.NTTLazy(d.res[i], d.res[i])
+		}
+	})
+	per("intt", func() {
+		for i := range e.limbs {
+			e.limbs[i].ring.INTTLazy(d.res[i], d.res[i])
+		}
+	})
+	per("uniform", func() {
+		for i := range e.limbs {
+			s.rand.open(block, uint64(i))
+			s.rand.uniform(s.mask, e.limbs[i].q, e.limbs[i].width)
+		}
+	})
+	per("gauss", func() { s.rand.open(block, 9); s.rand.gaussians(s.noise) })
+	per("pack", func() { e.pack(s) })
+	per("residues", func() {
+		for i := range e.limbs {
+			e.limbs[i].residues(s.limb, s.packed, e.words)
+		}
+	})
+	per("packlimb", func() {
+		for range e.limbs {
+			he.PackLimb(s.bytes[:p.LimbSize(0)], s.limb, l.width)
+		}
+	})
+	per("unpacklimb", func() {
+		for i := range e.limbs {
+			he.UnpackLimb(d.res[i], s.bytes[:p.LimbSize(0)], bits.Len64(l.q), l.q)
+		}
+	})
+	per("tags", func() { tg.add(s.lanes) })
+	per("vectorhash", func() { vh.Write(src) })
+	per("cipherhash", func() { h.Write(s.bytes) })
+	per("encrypt", func() { e.encrypt(s, rk, block, block, 0) })
+	per("decrypt", func() { e.decrypt(d, rk, block, 100) })
+	per("unpack", func() { e.unpack(d, 100) })
+}

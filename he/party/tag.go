@@ -1,0 +1,145 @@
+package party
+
+import (
+	"math/bits"
+
+	"consilium"
+	"consilium/he"
+)
+
+// The linear tags. Neighbouring lanes, as many as fit 60 bits at the width W of
+// a summed lane, are read as one number z_k = u_0 + 2^W·u_1 + …; tag i of a
+// vector is the sum over k of rho_i^(k+1)·z_k modulo 2^61-1, with rho_i from the
+// group key. That is a linear function of the lanes, so the sum of the tags is
+// the tag of the sum. Summed lanes are below 2^W, or the range check fails: two
+// different sums differ in some z_k, by less than the modulus. So a sum that was
+// changed by anyone who does not know rho passes one tag with probability at
+// most lanes/2^61, both with the square of that.
+const (
+	tags     = 2
+	tagLimbs = he.TagLanes / tags
+	tagBlock = 64 // numbers z_k: the sum of their products stays below 2^127
+)
+
+type tagger struct {
+	powers [tags][tagBlock]uint64 // rho^0 … rho^63
+	step   [tags]uint64           // rho^64
+	scale  [tags]uint64           // rho^(64·block + 1)
+	total  [tags]uint64
+	group  int  // lanes in a number: 1, 2 or 3
+	w      uint // W
+	buf    [3 * tagBlock]uint32
+	n      int
+}
+
+// newTagger derives rho for one attempt; every member of the group has the same.
+func newTagger(p he.Profile, g *GroupKey, at consilium.At) *tagger {
+	k := g.derive(consilium.DomainTagKey, attemptOf(at))
+	var s stream
+	s.open(newBlock(&k), 0)
+	t := &tagger{w: uint(p.W), group: 60 / p.W}
+	for i := range t.powers {
+		rho := s.field()
+		for rho < 2 {
+			rho = s.field()
+		}
+		p := uint64(1)
+		for j := range t.powers[i] {
+			t.powers[i][j] = p
+			p = mulF(p, rho)
+		}
+		t.step[i], t.scale[i] = p, rho
+	}
+	return t
+}
+
+// add continues the tags over u.
+func (t *tagger) add(u []uint32) {
+	size := t.group * tagBlock
+	if t.n > 0 {
+		n := copy(t.buf[t.n:size], u)
+		u = u[n:]
+		if t.n += n; t.n < size {
+			return
+		}
+		t.block(t.buf[:size])
+		t.n = 0
+	}
+	for len(u) >= size {
+		t.block(u[:size])
+		u = u[size:]
+	}
+	t.n = copy(t.buf[:], u)
+}
+
+// block adds tagBlock numbers.
+func (t *tagger) block(u []uint32) {
+	var z [tagBlock]uint64
+	w := t.w & 63
+	switch t.group {
+	case 3:
+		for j := range z {
+			if len(u) < 3 {
+				break
+			}
+			z[j] = uint64(u[0]) + uint64(u[1])<<w + uint64(u[2])<<(2*w&63)
+			u = u[3:]
+		}
+	case 2:
+		for j := range z {
+			if len(u) < 2 {
+				break
+			}
+			z[j] = uint64(u[0]) + uint64(u[1])<<w
+			u = u[2:]
+		}
+	default:
+		for j := range z {
+			z[j] = uint64(u[j])
+		}
+	}
+	p0, p1 := &t.powers[0], &t.powers[1]
+	var h0, l0, h1, l1, c uint64
+	for j, x := range z {
+		h, l := bits.Mul64(x, p0[j])
+		l0, c = bits.Add64(l0, l, 0)
+		h0, _ = bits.Add64(h0, h, c)
+		h, l = bits.Mul64(x, p1[j])
+		l1, c = bits.Add64(l1, l, 0)
+		h1, _ = bits.Add64(h1, h, c)
+	}
+	t.total[0] = addF(t.total[0], mulF(reduceF(h0, l0), t.scale[0]))
+	t.total[1] = addF(t.total[1], mulF(reduceF(h1, l1), t.scale[1]))
+	t.scale[0] = mulF(t.scale[0], t.step[0])
+	t.scale[1] = mulF(t.scale[1], t.step[1])
+}
+
+// sum ends the vector and returns its tags.
+func (t *tagger) sum() [tags]uint64 {
+	if t.n > 0 {
+		clear(t.buf[t.n:])
+		t.block(t.buf[:t.group*tagBlock])
+		t.n = 0
+	}
+	return t.total
+}
+
+// tagLanes writes the tags as unsigned lanes of 16 bits, lowest first.
+func tagLanes(out []uint32, v [tags]uint64) {
+	for i, x := range v {
+		for l := range tagLimbs {
+			out[i*tagLimbs+l] = uint32(x >> (16 * l) & 0xffff)
+		}
+	}
+}
+
+// parseTagLanes reads the sums of tag lanes, which may exceed 16 bits, back
+// into the sum of the tags.
+func parseTagLanes(in []uint32) (v [tags]uint64) {
+	for i := range v {
+		for l := tagLimbs - 1; l >= 0; l-- {
+			v[i] = addF(mulF(v[i], 1<<16), uint64(in[i*tagLimbs+l]))
+		}
+	}
+	return v
+}

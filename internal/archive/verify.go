@@ -1,0 +1,472 @@
+package archive
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"consilium"
+	"consilium/internal/canon"
+	"consilium/internal/client"
+	"consilium/internal/hybrid"
+	"consilium/internal/trail"
+	"consilium/provenance"
+)
+
+// Options say what a verifier already trusts.
+type Options struct {
+	Board     map[string]consilium.PublicKey // the board's keys; nil takes those of the archived roster and says so
+	Threshold int
+	Now       time.Time
+}
+
+// Summary is what a verified archive proves.
+type Summary struct {
+	Study      consilium.StudyID      `json:"study"`
+	Name       string                 `json:"name"`
+	Question   string                 `json:"question"`
+	Team       consilium.ResearcherID `json:"team"`
+	Charter    consilium.Digest       `json:"charter"`
+	Enrolled   []consilium.SiteID     `json:"enrolled"`
+	Threshold  int                    `json:"threshold"`
+	Faults     int                    `json:"faults"`
+	Declined   []Declined             `json:"declined"`
+	Rounds     []Round                `json:"rounds"`
+	Released   []consilium.SiteID     `json:"released"` // who allowed the release
+	Result     json.RawMessage        `json:"result"`
+	Events     int                    `json:"events"`
+	Signatures int                    `json:"signatures"`
+	Uses       int                    `json:"uses"`     // entries of hospitals' trails about rows used
+	Findings   []Finding              `json:"findings"` // what hospitals' ledger checks found
+	By         string                 `json:"by"`
+	Notes      []string               `json:"notes"`
+	Ended      string                 `json:"ended"`
+}
+
+// Declined is a hospital that did not take part, and why.
+type Declined struct {
+	Site   consilium.SiteID `json:"site"`
+	Code   string           `json:"code"`
+	Reason string           `json:"reason"`
+}
+
+// Round is one closed round.
+type Round struct {
+	Round        uint32             `json:"round"`
+	Attempts     uint32             `json:"attempts"`
+	Contributors []consilium.SiteID `json:"contributors"`
+	Votes        int                `json:"votes"`
+	Openings     int                `json:"openings"`
+	Agreed       int                `json:"agreed"` // equal signatures on the next state
+}
+
+// Finding is one disagreement between a hospital's rows and its ledger.
+type Finding struct {
+	Site consilium.SiteID `json:"site"`
+	Kind string           `json:"kind"`
+	Name consilium.Digest `json:"name"`
+}
+
+// Verify checks the archive in dir, offline. The error is a *Misfit that names
+// the first thing that does not fit.
+func Verify(dir string, o Options) (*Summary, error) {
+	c, m, err := read(dir)
+	if err != nil {
+		return nil, err
+	}
+	if o.Now.IsZero() {
+		o.Now = time.Now()
+	}
+	s := &Summary{Study: c.Study, By: m.By, Events: len(c.Events), Declined: []Declined{}, Findings: []Finding{}, Notes: []string{}}
+	roster, err := verifyRoster(c, o, s)
+	if err != nil {
+		return nil, err
+	}
+	if err := verifyLog(c, roster); err != nil {
+		return nil, err
+	}
+	if err := s.verifyEvents(c, roster); err != nil {
+		return nil, err
+	}
+	proof, err := client.Check(roster, c.Study, c.Events)
+	if err != nil {
+		return nil, misfit(eventsFile, "", "%w", err)
+	}
+	if proof.Submission != nil {
+		spec, err := consilium.ParseSpec(proof.Submission.SpecBytes)
+		if err != nil {
+			return nil, misfit(eventsFile, "submission", "%w", err)
+		}
+		s.Name, s.Question, s.Team = spec.Name, spec.Question, proof.Submission.Team
+	}
+	if proof.Charter != nil {
+		s.Charter, s.Threshold, s.Faults = proof.Digest, proof.Charter.Threshold, proof.Charter.Faults
+		for i := range proof.Charter.Members {
+			s.Enrolled = append(s.Enrolled, proof.Charter.Members[i].Site)
+		}
+		if proof.Charter.Roster != consilium.RosterDigest(c.Roster.Payload) {
+			return nil, misfit(rosterFile, "", "the charter was made under another roster")
+		}
+	}
+	if (proof.Publish == nil) != (c.Envelope == nil) {
+		return nil, misfit(resultFile, "", "a result is published and not archived, or archived and not published")
+	}
+	if proof.Publish != nil {
+		if consilium.DomainResult.Digest(c.Salt, c.Envelope) != proof.Publish.Result {
+			return nil, misfit(resultFile, "", "not the result that %d hospitals signed", proof.Charter.Threshold)
+		}
+		env, err := consilium.ParseResultEnvelope(c.Envelope)
+		if err != nil {
+			return nil, misfit(resultFile, "", "%w", err)
+		}
+		if err := canon.Check(env.Result); err != nil {
+			return nil, misfit(resultFile, "", "%w", err)
+		}
+		s.Result = env.Result
+		for _, p := range proof.Signers {
+			s.Released = append(s.Released, proof.Charter.Member(p).Site)
+		}
+	}
+	return s, s.verifySites(c, roster, o)
+}
+
+// verifyRoster checks the board's signatures.
+func verifyRoster(c *Contents, o Options, s *Summary) (*consilium.Roster, error) {
+	roster, err := consilium.ParseRoster(c.Roster.Payload)
+	if err != nil {
+		return nil, misfit(rosterFile, "", "%w", err)
+	}
+	keys, threshold := o.Board, o.Threshold
+	if keys == nil {
+		keys, threshold = map[string]consilium.PublicKey{}, roster.Board.Threshold
+		for _, m := range roster.Board.Members {
+			keys[m.ID] = m.Key
+		}
+		s.Notes = append(s.Notes, "the board's keys are those of the archived roster: compare them with what the board publishes")
+	}
+	if err := hybrid.VerifyThreshold(keys, threshold, consilium.DomainRoster, c.Roster); err != nil {
+		return nil, misfit(rosterFile, "the board's signatures", "%w", err)
+	}
+	return roster, nil
+}
+
+// verifyLog checks that every event stands in the coordinators' audit log
+// under a checkpoint that a majority of the nodes signed.
+func verifyLog(c *Contents, roster *consilium.Roster) error {
+	cp, err := provenance.ParseCheckpoint(c.Checkpoint)
+	if err != nil {
+		return misfit(checkpointFile, "", "%w", err)
+	}
+	valid := 0
+	for _, n := range roster.Coordinators {
+		if _, err := provenance.VerifyCheckpoint(c.Checkpoint, provenance.CheckpointPolicy{Origin: cp.Origin, Log: n.Ledger}, cp.Time); err == nil {
+			valid++
+		}
+	}
+	if valid == 0 {
+		return misfit(checkpointFile, "", "no coordinator of the roster signed it")
+	}
+	last := int64(-1)
+	for i, ev := range c.Events {
+		if int64(ev.Seq) <= last {
+			return misfit(eventsFile, fmt.Sprintf("event %d", ev.Seq), "out of order")
+		}
+		last = int64(ev.Seq)
+		if ev.Study != c.Study {
+			return misfit(eventsFile, fmt.Sprintf("event %d", ev.Seq), "of another study")
+		}
+		if err := provenance.VerifyInclusion(provenance.LeafHash(ev.Encode()), ev.Seq, cp.Size, c.Inclusion[i], cp.Root); err != nil {
+			return misfit(eventsFile, fmt.Sprintf("event %d", ev.Seq), "not in the audit log: %w", err)
+		}
+	}
+	return nil
+}
+
+// verifyEvents checks every signature and recounts every vote.
+func (s *Summary) verifyEvents(c *Contents, roster *consilium.Roster) error {
+	var charter *consilium.Charter
+	var digest consilium.Digest
+	var round *Round
+	var set consilium.Digest
+	var frozen []consilium.Position
+	votes, openings := map[consilium.Position]bool{}, map[consilium.Position]bool{}
+	next := map[consilium.Digest]int{}
+	headers := map[consilium.Position]consilium.Digest{}
+	for _, ev := range c.Events {
+		where := fmt.Sprintf("event %d (%s)", ev.Seq, ev.Kind)
+		switch ev.Kind {
+		case consilium.EventChartered:
+			var err error
+			if charter, err = consilium.ParseCharter(ev.Body); err != nil {
+				return misfit(eventsFile, where, "%w", err)
+			}
+			digest = consilium.CharterDigest(ev.Body)
+		case consilium.EventOpened:
+			o, err := consilium.ParseRoundOpened(ev.Body)
+			if err != nil || o.Charter != digest {
+				return misfit(eventsFile, where, "a round of another charter: %v", err)
+			}
+			round = &Round{Round: o.Round, Attempts: o.Attempt}
+			set = consilium.Digest{}
+			clear(votes)
+			clear(openings)
+			clear(next)
+			clear(headers)
+		case consilium.EventProposed:
+			u, err := consilium.ParseContributors(ev.Body)
+			if err != nil || round == nil || u.Charter != digest || u.Round != round.Round || u.Attempt != round.Attempts {
+				return misfit(eventsFile, where, "a set of another round: %v", err)
+			}
+			round.Contributors = nil
+			for _, m := range u.Members {
+				if headers[m.Position] != m.Header {
+					return misfit(eventsFile, where, "position %d contributed no such header", m.Position)
+				}
+				round.Contributors = append(round.Contributors, charter.Members[m.Position-1].Site)
+			}
+			if n := charter.Operators(u.Positions()); n < charter.MinSites {
+				return misfit(eventsFile, where, "%d operators, min_sites is %d", n, charter.MinSites)
+			}
+			if frozen != nil && !slices.Equal(frozen, u.Positions()) && exactStudy(c) {
+				return misfit(eventsFile, where, "other contributors than in the first round of an exact study")
+			}
+			set = u.Digest()
+		case consilium.EventCertified:
+			if len(votes) < charter.Threshold {
+				return misfit(eventsFile, where, "%d votes, %d are needed", len(votes), charter.Threshold)
+			}
+		case consilium.EventClosed:
+			var d consilium.Digest
+			if len(ev.Body) != len(d) || round == nil {
+				return misfit(eventsFile, where, "malformed")
+			}
+			copy(d[:], ev.Body)
+			if next[d] < charter.Threshold {
+				return misfit(eventsFile, where, "%d hospitals signed this state, %d are needed", next[d], charter.Threshold)
+			}
+			if len(openings) < charter.Threshold {
+				return misfit(eventsFile, where, "%d openings, %d are needed", len(openings), charter.Threshold)
+			}
+			round.Votes, round.Openings, round.Agreed = len(votes), len(openings), next[d]
+			s.Rounds = append(s.Rounds, *round)
+			if frozen == nil {
+				for i := range charter.Members {
+					if slices.Contains(round.Contributors, charter.Members[i].Site) {
+						frozen = append(frozen, consilium.Position(i+1))
+					}
+				}
+			}
+		case consilium.EventDone, consilium.EventRefused, consilium.EventAborted, consilium.EventCancelled:
+			s.Ended = ev.Kind.String()
+			if ev.Kind != consilium.EventDone {
+				s.Ended += ": " + string(ev.Body)
+			}
+		case consilium.EventMessage:
+			m, err := consilium.ParseMessage(ev.Body)
+			if err != nil {
+				return misfit(eventsFile, where, "%w", err)
+			}
+			where = fmt.Sprintf("event %d (%s by %s)", ev.Seq, m.Kind, m.By)
+			key, ok := keyOf(roster, m)
+			if !ok {
+				return misfit(eventsFile, where, "not in the roster")
+			}
+			if err := hybrid.Verify(key, m.Kind.Domain(), m.Body, &m.Signature); err != nil {
+				return misfit(eventsFile, where, "%w", err)
+			}
+			s.Signatures++
+			if m.Kind == consilium.KindDecline {
+				if d, err := consilium.ParseDecline(m.Body); err == nil {
+					s.Declined = append(s.Declined, Declined{consilium.SiteID(m.By), d.Code, d.Reason})
+				}
+			}
+			if charter == nil {
+				continue
+			}
+			p, ok := charter.Position(consilium.SiteID(m.By))
+			if !ok {
+				continue
+			}
+			switch m.Kind {
+			case consilium.KindHeader:
+				h, err := consilium.ParseHeader(m.Body)
+				if err != nil || h.Position != p || h.Charter != digest {
+					return misfit(eventsFile, where, "of another place: %v", err)
+				}
+				headers[p] = consilium.HeaderDigest(m.Body)
+			case consilium.KindVote:
+				v, err := consilium.ParseVote(m.Body)
+				if err != nil || v.Position != p || v.Charter != digest {
+					return misfit(eventsFile, where, "of another place: %v", err)
+				}
+				if v.Set == set {
+					votes[p] = true
+				}
+			case consilium.KindOpening:
+				v, err := consilium.ParseOpening(m.Body)
+				if err != nil || v.Position != p || v.Charter != digest {
+					return misfit(eventsFile, where, "of another place: %v", err)
+				}
+				if v.Set == set {
+					openings[p] = true
+				}
+			case consilium.KindStateVote:
+				v, err := consilium.ParseStateVote(m.Body)
+				if err != nil || v.Position != p || v.Charter != digest {
+					return misfit(eventsFile, where, "of another place: %v", err)
+				}
+				if v.Set == set && !v.Reject {
+					next[v.Next]++
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// exactStudy reports whether the archived study freezes its contributors.
+func exactStudy(c *Contents) bool {
+	for _, ev := range c.Events {
+		if ev.Kind != consilium.EventMessage {
+			continue
+		}
+		m, err := consilium.ParseMessage(ev.Body)
+		if err != nil || m.Kind != consilium.KindSubmission {
+			continue
+		}
+		sub, err := consilium.ParseSubmission(m.Body)
+		if err != nil {
+			return true
+		}
+		spec, err := consilium.ParseSpec(sub.SpecBytes)
+		if err != nil || spec.Privacy.DP == nil && spec.Sites.Missing != "continue" {
+			return true
+		}
+		return slices.ContainsFunc(spec.Analyses, func(a consilium.AnalysisSpec) bool { return a.Type != consilium.AnalysisTrain })
+	}
+	return true
+}
+
+func keyOf(roster *consilium.Roster, m *consilium.Message) (consilium.PublicKey, bool) {
+	switch m.Kind {
+	case consilium.KindSubmission, consilium.KindCancel:
+		r, ok := roster.Researcher(consilium.ResearcherID(m.By))
+		if !ok {
+			return consilium.PublicKey{}, false
+		}
+		return r.Key, true
+	case consilium.KindApproval:
+		for _, b := range roster.Board.Members {
+			if m.By == "board/"+b.ID {
+				return b.Key, true
+			}
+		}
+		return consilium.PublicKey{}, false
+	}
+	site, ok := roster.Site(consilium.SiteID(m.By))
+	if !ok {
+		return consilium.PublicKey{}, false
+	}
+	return site.Key, true
+}
+
+// verifySites checks the hospitals' own trails: chain, signature, anchor in the
+// witnessed ledger, and that what they say they sent is what was logged.
+func (s *Summary) verifySites(c *Contents, roster *consilium.Roster, o Options) error {
+	sent := map[string]map[consilium.Digest]bool{}
+	for _, ev := range c.Events {
+		if ev.Kind != consilium.EventMessage {
+			continue
+		}
+		if m, err := consilium.ParseMessage(ev.Body); err == nil && m.Kind == consilium.KindHeader {
+			if sent[m.By] == nil {
+				sent[m.By] = map[consilium.Digest]bool{}
+			}
+			sent[m.By][consilium.HeaderDigest(m.Body)] = true
+		}
+	}
+	for i := range c.Sites {
+		rec := &c.Sites[i]
+		file := "site-" + string(rec.Trail.Site) + ".json"
+		site, ok := roster.Site(rec.Trail.Site)
+		if !ok {
+			return misfit(file, "", "not in the roster")
+		}
+		entries, err := rec.Trail.Verify(site.Key, c.Study)
+		if err != nil {
+			return misfit(file, "trail", "%w", err)
+		}
+		if err := s.verifyAnchor(rec, site, roster); err != nil {
+			return misfit(file, "ledger", "%w", err)
+		}
+		recorded := map[consilium.Digest]bool{}
+		for _, e := range entries {
+			switch e.Type {
+			case "contribution":
+				var b struct{ Header consilium.Digest }
+				if err := json.Unmarshal(e.Body, &b); err != nil {
+					return misfit(file, fmt.Sprintf("trail entry %d", e.Seq), "%w", err)
+				}
+				recorded[b.Header] = true
+			case "use":
+				s.Uses++
+			case "integrity":
+				var b struct{ Findings []Finding }
+				if err := json.Unmarshal(e.Body, &b); err != nil {
+					return misfit(file, fmt.Sprintf("trail entry %d", e.Seq), "%w", err)
+				}
+				for _, f := range b.Findings {
+					f.Site = site.ID
+					if !slices.Contains(s.Findings, f) {
+						s.Findings = append(s.Findings, f)
+					}
+				}
+			}
+		}
+		for d := range sent[string(site.ID)] {
+			if !recorded[d] {
+				return misfit(file, "trail", "contribution %s was sent and not recorded", d.Short())
+			}
+		}
+	}
+	return nil
+}
+
+// verifyAnchor checks that the hospital's ledger holds the trail's head.
+func (s *Summary) verifyAnchor(rec *SiteRecord, site *consilium.Site, roster *consilium.Roster) error {
+	witness := provenance.SingleWitness(roster.Board.Witness, "")
+	cp, err := provenance.VerifyCheckpoint(rec.Checkpoint, provenance.CheckpointPolicy{Log: site.Ledger, Witnesses: witness.AnyAge()}, time.Now())
+	if err != nil {
+		return err
+	}
+	if err := provenance.VerifyInclusion(provenance.LeafHash(rec.Entry), rec.Index, cp.Size, rec.Inclusion, cp.Root); err != nil {
+		return err
+	}
+	e, err := provenance.ParseEntry(rec.Entry)
+	if err != nil {
+		return err
+	}
+	if err := e.Verify(site.Key); err != nil {
+		return err
+	}
+	r, err := provenance.ParseRecord(e.Payload)
+	if err != nil {
+		return err
+	}
+	head, ok := r.Digests["trail"]
+	if !ok || !slices.ContainsFunc(rec.Trail.Links, func(l trail.Link) bool { return l.Digest == head }) {
+		return fmt.Errorf("the anchored head is not in the trail")
+	}
+	last := -1
+	for i, l := range rec.Trail.Links {
+		if l.Entry != nil {
+			last = i
+		}
+	}
+	if at := slices.IndexFunc(rec.Trail.Links, func(l trail.Link) bool { return bytes.Equal(l.Digest[:], head[:]) }); at < last {
+		return fmt.Errorf("the trail goes on after the anchored head")
+	}
+	return nil
+}

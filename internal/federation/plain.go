@@ -1,0 +1,112 @@
+package federation
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+
+	"consilium"
+	"consilium/internal/fixed"
+	"consilium/internal/table"
+	"consilium/models"
+	"consilium/models/net"
+)
+
+// PlainSite is one hospital's table in the open, for comparisons.
+type PlainSite struct {
+	ID   consilium.SiteID
+	CSV  []byte
+	Drop func(patient string, line int) bool // rows to leave out, or nil
+}
+
+// Plain runs a study's analyses over open tables, in plain sums: the same
+// local steps, the same integers, the same updates as the federation, and none
+// of its protection. It is what the encrypted result is held against.
+func Plain(ctx context.Context, facts consilium.Facts, sites []PlainSite, rowPatients bool) (*models.Result, error) {
+	analysis, err := models.New(facts, learned())
+	if err != nil {
+		return nil, err
+	}
+	rows := make([]*models.Rows, len(sites))
+	for i, s := range sites {
+		if rows[i], err = PlainRows(facts.Spec, s, consilium.Position(i+1), rowPatients); err != nil {
+			return nil, fmt.Errorf("%s: %w", s.ID, err)
+		}
+	}
+	state, err := analysis.Start(facts)
+	if err != nil {
+		return nil, err
+	}
+	memories := make([][]byte, len(sites))
+	for round := uint32(1); !state.Done; round++ {
+		layout, err := analysis.Layout(state)
+		if err != nil {
+			return nil, err
+		}
+		sums := make([]int64, layout.Lanes())
+		var positions []consilium.Position
+		for i := range sites {
+			w, err := fixed.NewWriter(layout)
+			if err != nil {
+				return nil, err
+			}
+			rows[i].Seed = net.RoundSeed(facts.Spec.Seed, sites[i].ID, round)
+			if memories[i], err = analysis.Local(ctx, state, memories[i], rows[i], w); err != nil {
+				return nil, fmt.Errorf("%s: %w", sites[i].ID, err)
+			}
+			lanes, err := w.Lanes()
+			if err != nil {
+				return nil, err
+			}
+			if err := fixed.Add(sums, lanes); err != nil {
+				return nil, err
+			}
+			positions = append(positions, consilium.Position(i+1))
+		}
+		values, err := fixed.Open(layout, sums, len(sites))
+		if err != nil {
+			return nil, err
+		}
+		if state, err = analysis.Update(state, models.Opened{Round: round, Contributors: positions, Values: values}); err != nil {
+			return nil, err
+		}
+	}
+	return analysis.Result(state)
+}
+
+// PlainRows reads one open table as a vault would, without ledger and policy.
+func PlainRows(spec *consilium.Spec, s PlainSite, position consilium.Position, rowPatients bool) (*models.Rows, error) {
+	t, err := table.Read(bytes.NewReader(s.CSV), table.Options{Spec: spec, Key: make([]byte, 32), File: string(s.ID), RowPatients: rowPatients})
+	if err != nil {
+		return nil, err
+	}
+	selected, err := table.Cohort(spec, t.Record)
+	if err != nil {
+		return nil, err
+	}
+	out := &models.Rows{Site: position}
+	var seed [8]byte
+	binary.BigEndian.PutUint64(seed[:], spec.Seed)
+	ordinals := map[string]int32{}
+	batch := models.Batch{Selected: selected}
+	for i, id := range t.IDs {
+		o, ok := ordinals[id]
+		if !ok {
+			o = int32(len(ordinals))
+			ordinals[id] = o
+		}
+		h := consilium.DomainHoldout.Digest(seed[:], []byte(s.ID), []byte(id))
+		batch.Patient = append(batch.Patient, o)
+		batch.Holdout = append(batch.Holdout, float64(binary.BigEndian.Uint64(h[:])>>11)/(1<<53))
+		if s.Drop != nil && s.Drop(id, t.Lines[i]) {
+			batch.Selected[i] = false
+		}
+	}
+	out.Patients = len(ordinals)
+	if batch.Record, err = table.Derive(spec, t.Record, batch.Selected); err != nil {
+		return nil, err
+	}
+	out.Batches = []models.Batch{batch}
+	return out, nil
+}

@@ -1,0 +1,146 @@
+package models
+
+import (
+	"fmt"
+	"strings"
+
+	"consilium"
+)
+
+// Disclosure says what one analysis makes every hospital send, and what the
+// opened sums tell the hospitals of the study. `study check` prints it.
+type Disclosure struct {
+	Name, Type string
+	Columns    []string // that the analysis reads
+	Rounds     int      // at most
+	// Layouts of the kinds of rounds, in order: the first round, and where
+	// there are any the repeated ones and the last.
+	Layouts []consilium.Layout
+	Sends   []string // sentences: what each hospital adds to the sum
+	Result  string   // sentence: what the result publishes
+}
+
+// Describe lists, per analysis of the study, what would leave each hospital.
+// For types of extra it knows the first round's layout only.
+func Describe(facts consilium.Facts, extra map[string]Constructor) ([]Disclosure, error) {
+	a, err := New(facts, extra)
+	if err != nil {
+		return nil, err
+	}
+	var out []Disclosure
+	for i, part := range a.(*sequence).parts {
+		spec := &facts.Spec.Analyses[i]
+		d := Disclosure{Name: spec.Name, Type: spec.Type, Rounds: 1}
+		s, err := part.Start(facts)
+		if err != nil {
+			return nil, err
+		}
+		first, err := part.Layout(s)
+		if err != nil {
+			return nil, err
+		}
+		d.Layouts = []consilium.Layout{first}
+		if p, ok := part.(interface{ disclose(*Disclosure) error }); ok {
+			if err := p.disclose(&d); err != nil {
+				return nil, err
+			}
+		} else if spec.Strategy != nil {
+			d.Rounds = spec.Strategy.Rounds
+		}
+		out = append(out, d)
+	}
+	return out, nil
+}
+
+const sendsCohort = "counts of rows, patients, events, and rows left out by reason (missing value, consent, ledger, cohort)"
+
+func (g *regression) disclose(d *Disclosure) error {
+	d.Columns = unique(append(append([]string{}, g.reads.numeric...), g.reads.factors...)...)
+	d.Rounds = g.facts.Spec.Rounds.Max
+	s, err := g.Start(g.facts)
+	if err != nil {
+		return err
+	}
+	phases := []uint32{phaseFit}
+	if g.robust {
+		phases = append(phases, phaseRobust)
+		d.Rounds++
+	}
+	for _, p := range phases {
+		s.Phase = p
+		l, err := g.Layout(s)
+		if err != nil {
+			return err
+		}
+		d.Layouts = append(d.Layouts, l)
+	}
+	d.Sends = append(d.Sends, sendsCohort)
+	if len(g.d.checks) > 0 {
+		var names []string
+		for _, c := range g.d.checks {
+			names = append(names, c.what)
+		}
+		d.Sends = append(d.Sends, "the number of patients with "+strings.Join(names, ", "))
+	}
+	if g.p() > 0 {
+		d.Sends = append(d.Sends, fmt.Sprintf("sums and sums of squares of %d model columns", g.p()))
+	}
+	what := "log-likelihood"
+	if g.family == familyCox {
+		what = "log partial likelihood within the hospital"
+	}
+	d.Sends = append(d.Sends, fmt.Sprintf("in every round its %s with %d first and %d second derivatives; no times, no rows", what, g.q(), packedLen(g.q())))
+	if g.absorb {
+		d.Sends = append(d.Sends, "nothing about its own intercept, which it estimates itself")
+	}
+	if g.robust {
+		d.Sends = append(d.Sends, fmt.Sprintf("in the last round %d sums of products of score residuals, and the number of clusters", packedLen(g.q())))
+	}
+	d.Result = "coefficients, their covariance, likelihoods, tests, and counts of the whole study"
+	return nil
+}
+
+func (a *single) disclose(d *Disclosure) error {
+	spec := a.spec
+	r := spec.Response
+	if r != nil {
+		d.Columns = append(d.Columns, r.Start, r.Stop, r.Event)
+	}
+	d.Columns = unique(append(append(append(d.Columns, spec.Variables...), spec.By...), spec.Rows, spec.Columns)...)
+	for _, s := range spec.Strata {
+		if s != "site" {
+			d.Columns = unique(append(d.Columns, s)...)
+		}
+	}
+	d.Sends = append(d.Sends, sendsCohort)
+	if a.levels > 0 && len(spec.By) > 0 {
+		d.Sends = append(d.Sends, "the number of patients of each group of "+strings.Join(spec.By, ", "))
+	}
+	switch spec.Type {
+	case consilium.AnalysisKaplanMeier:
+		d.Sends = append(d.Sends, fmt.Sprintf("events and censorings per group in each cell of the public grid (%v up to %v)", spec.Grid.Step, spec.Grid.Max))
+		d.Result = fmt.Sprintf("survival curves on the grid, while at least %d are at risk", a.facts.MinCohort)
+		if a.facts.Permitted(PermitTail) {
+			d.Result = "survival curves on the whole grid (the board permits " + PermitTail + ")"
+		}
+	case consilium.AnalysisLogrank:
+		if spec.Grid == nil {
+			d.Sends = append(d.Sends, "observed and expected events per group and their covariance, summed over its own event times; no times")
+		} else {
+			d.Sends = append(d.Sends, fmt.Sprintf("events and censorings per group in each cell of the public grid (%v up to %v)", spec.Grid.Step, spec.Grid.Max))
+		}
+		d.Result = "observed and expected events per group, chi-square, p"
+	case consilium.AnalysisDescribe:
+		d.Sends = append(d.Sends, "per variable and group: rows, missing values, patients, sum and sum of squares", "counts of rows and patients per level or histogram cell")
+		d.Result = fmt.Sprintf("means, variances and counts; cells of fewer than %d patients are hidden", a.facts.MinCohort)
+	case consilium.AnalysisCrosstab:
+		d.Sends = append(d.Sends, "counts of rows and patients per cell of the table")
+		if len(spec.Strata) > 0 && contains(spec.Strata, "site") {
+			d.Sends = append(d.Sends, fmt.Sprintf("%d Mantel-Haenszel sums over its own strata", mhLen))
+		} else if len(spec.Strata) > 0 {
+			d.Sends = append(d.Sends, "the table's counts per stratum")
+		}
+		d.Result = fmt.Sprintf("the table with cells of fewer than %d patients hidden, and its tests", a.facts.MinCohort)
+	}
+	return nil
+}

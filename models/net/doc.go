@@ -1,0 +1,65 @@
+// Package net trains networks across hospitals. It owns gorgonia: nothing else
+// in the house names it.
+//
+// # What a study does
+//
+// The first round asks every hospital for counts and for the moments of its
+// training rows, which give the common standardisation. Then strategy.rounds
+// rounds follow. In each one a hospital takes the shared weights, runs
+// strategy.localEpochs of minibatch gradient descent on its own training rows,
+// and contributes how far the weights moved, clipped and scaled with its share
+// of all training rows. The sum over hospitals is the weighted mean; only that
+// sum is opened, and every hospital makes the server's step (fedavg, fedprox,
+// fedadam, fedyogi, scaffold) for itself, with the same bits. Along with its
+// update a hospital contributes how the current model does on its training and
+// its holdout rows: sums of losses, and counts of the two classes on a public
+// grid of scores, from which a pooled AUC follows. The last round evaluates the
+// final model.
+//
+// The holdout split is by patient, from the vault's hash. Holdout rows enter
+// no gradient and no standardisation.
+//
+// # Models
+//
+// A model is data: a list of whitelisted layers (dense, relu, tanh, sigmoid), a
+// loss (logistic or squared) and a type, named by a digest. Every shape is
+// checked before gorgonia sees it. Flags and levels enter as -1 and 1, numbers
+// by federated mean and standard deviation; a missing feature enters as 0, the
+// mean, and is counted. A row without a response is left out and counted.
+//
+// A graph is compiled once per model, batch size and type, and reused. Losses
+// come from logits in a form that never takes the exponential of a positive
+// number. Weights start from the study's seed, minibatches from the round's
+// seed (AES-256 in counter mode), so a repeated round repeats its bits on the
+// same machine, for any GOMAXPROCS. Matrix products and tanh of another kind of
+// processor may differ in the last bits; Update and Result may not, and do
+// not: they add, multiply, divide and take roots, each rounded on its own.
+//
+// # A panic ends the process
+//
+// gorgonia runs a graph in a goroutine of its own, where a panic cannot be
+// caught from outside. Panics while a graph is built are returned as errors.
+// One while it runs ends the process: that is why the vault, which runs this
+// package, is a child process with rows but without keys or network. The
+// gate restarts it, and a round that was not sent is computed again from the
+// same seed.
+//
+// # What this does not protect
+//
+// Not poisoning: a dishonest hospital can send any update within the clip. Not
+// memorisation: a network can fit single patients of a small cohort, and
+// without differential privacy its weights may tell about them; the training
+// curve beside the holdout curve shows how far that has gone. Not what the sum
+// of the updates itself says to the hospitals of the study, who all see it
+// in every round.
+//
+// # Reading
+//
+// B. McMahan et al., Communication-efficient learning of deep networks from
+// decentralized data, AISTATS 2017 (fedavg). T. Li et al., Federated
+// optimization in heterogeneous networks, MLSys 2020 (fedprox). S. Reddi et al.,
+// Adaptive federated optimization, ICLR 2021 (fedadam, fedyogi). S. Karimireddy
+// et al., SCAFFOLD, ICML 2020. X. Glorot and Y. Bengio, AISTATS 2010, and K. He
+// et al., ICCV 2015 (first weights). J. Hanley and B. McNeil, Radiology 1982
+// (AUC).
+package net

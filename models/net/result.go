@@ -1,0 +1,260 @@
+package net
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+
+	"consilium"
+	"consilium/internal/canon"
+	"consilium/models"
+)
+
+// Outcome is the result of a training study, as it stands in result.json.
+// Numbers that are not defined (an AUC with one class) or that are too small
+// to publish are null; the latter are named in Suppressed.
+type Outcome struct {
+	Analysis     string             `json:"analysis"` // "train"
+	Name         string             `json:"name"`
+	Rows         *int64             `json:"rows"`     // training and holdout
+	Patients     *int64             `json:"patients"` // training and holdout
+	Events       *int64             `json:"events"`   // rows with response 1; null for a squared loss
+	ExcludedRows ExcludedRows       `json:"excluded_rows"`
+	Training     Split              `json:"training"` // of the final model
+	Holdout      Split              `json:"holdout"`
+	Model        Model              `json:"model"`
+	Strategy     consilium.Strategy `json:"strategy"`
+	Response     ResponseScale      `json:"response"`
+	Inputs       []Input            `json:"inputs"`
+	Curves       Curves             `json:"curves"`
+	ClippedShare float64            `json:"clipped_share"` // of all values of all updates, cut by strategy.clip
+	Assumptions  []string           `json:"assumptions"`
+	Suppressed   []Suppressed       `json:"suppressed"`
+	Warnings     []string           `json:"warnings"`
+}
+
+// Suppressed names a number that is left out, and why.
+type Suppressed struct {
+	Item   string `json:"item"`
+	Reason string `json:"reason"`
+}
+
+// ExcludedRows counts what was left out, over all hospitals.
+type ExcludedRows struct {
+	Missing   *int64 `json:"missing"` // no response; a missing feature does not exclude a row
+	Consent   *int64 `json:"consent"`
+	Integrity *int64 `json:"integrity"`
+	Cohort    *int64 `json:"cohort"`
+}
+
+// Split describes the training or the holdout rows under the final model.
+type Split struct {
+	Rows     *int64 `json:"rows"`
+	Patients *int64 `json:"patients"`
+	Events   *int64 `json:"events"`
+	Metrics
+}
+
+// Metrics of one model on one split. AUC and Brier belong to the logistic
+// loss, R2 and MAE to the squared one, on the standardised response.
+type Metrics struct {
+	Loss  *float64 `json:"loss"` // mean per row: negative log-likelihood, or squared error
+	AUC   *float64 `json:"auc"`  // from counts on the grid of scores, ties counted half
+	Brier *float64 `json:"brier"`
+	R2    *float64 `json:"r2"`
+	MAE   *float64 `json:"mae"`
+}
+
+// Model names what was trained.
+type Model struct {
+	Layers     []consilium.Layer `json:"layers"`
+	Loss       string            `json:"loss"`
+	DType      string            `json:"dtype"`
+	Inputs     int               `json:"inputs"`
+	Parameters int               `json:"parameters"`
+	Digest     consilium.Digest  `json:"digest"`  // of the specification
+	Weights    consilium.Digest  `json:"weights"` // of weights.safetensors
+}
+
+// ResponseScale says what the model predicts. Mean and SD are those of a
+// squared loss, which is trained on the standardised response.
+type ResponseScale struct {
+	Column string   `json:"column"`
+	Event  string   `json:"event"` // the level that counts as 1, or ""
+	Mean   *float64 `json:"mean"`
+	SD     *float64 `json:"sd"`
+}
+
+// Input is one value of the input vector: the network reads (x - Mean) / SD,
+// and 0 where x is missing. Flags and levels have 0.5 and 0.5 whatever the data.
+type Input struct {
+	Name    string  `json:"name"`
+	Mean    float64 `json:"mean"`
+	SD      float64 `json:"sd"`
+	Missing *int64  `json:"missing"` // rows without a value
+}
+
+// Curves hold one point per model: the first before any training, then one
+// after each round.
+type Curves struct {
+	TrainingLoss []*float64 `json:"training_loss"`
+	TrainingAUC  []*float64 `json:"training_auc"` // R² for a squared loss
+	HoldoutLoss  []*float64 `json:"holdout_loss"`
+	HoldoutAUC   []*float64 `json:"holdout_auc"`
+	UpdateNorm   []float64  `json:"update_norm"` // Euclidean norm of each round's step; one point less
+}
+
+// ParseOutcome reads a result's JSON.
+func ParseOutcome(b []byte) (*Outcome, error) {
+	var o Outcome
+	if err := json.Unmarshal(b, &o); err != nil {
+		return nil, fmt.Errorf("train result: %w", err)
+	}
+	if o.Analysis != consilium.AnalysisTrain {
+		return nil, fmt.Errorf("train result: analysis %s", quote(o.Analysis))
+	}
+	return &o, nil
+}
+
+func number(x float64) *float64 {
+	if math.IsNaN(x) || math.IsInf(x, 0) {
+		return nil
+	}
+	return &x
+}
+
+// Result describes the finished model.
+func (a *train) Result(s *models.State) (*models.Result, error) {
+	if s != nil && s.Phase == phaseFailed {
+		return a.failure(s)
+	}
+	v, err := a.view(s)
+	if err != nil {
+		return nil, err
+	}
+	if !s.Done {
+		return nil, consilium.ErrWrongPhase.Withf("training is not finished")
+	}
+	o := a.outcome(v)
+	files := map[string][]byte{}
+	if files["weights.safetensors"], err = a.safetensors(v); err != nil {
+		return nil, err
+	}
+	files["weights.npy"] = a.npy(v)
+	files["model.onnx"] = a.onnx(v)
+	files["curves.csv"] = o.curvesCSV(a.net.loss)
+	o.Model.Weights = consilium.DomainModel.Digest([]byte("weights"), files["weights.safetensors"])
+	doc, err := canon.Marshal(o)
+	if err != nil {
+		return nil, err
+	}
+	return &models.Result{JSON: doc, Files: files}, nil
+}
+
+func (a *train) outcome(v view) *Outcome {
+	o := &Outcome{Analysis: consilium.AnalysisTrain, Name: a.spec.Name, Strategy: a.strategy.spec(), Assumptions: []string{},
+		Suppressed: []Suppressed{}, Warnings: []string{}}
+	o.Model = Model{Layers: a.net.spec.Layers, Loss: a.net.spec.Loss, DType: a.net.spec.DType, Inputs: a.net.inputs,
+		Parameters: a.net.params, Digest: a.net.digest}
+
+	// A count of 1 to k-1 patients or rows would single people out. Where one
+	// split's count is small, the other's is left out too, or it would follow
+	// from the total.
+	k := float64(max(a.facts.MinCohort, 1))
+	small := func(n float64) bool { return n > 0 && n < k }
+	count := func(name string, n float64, hide bool) *int64 {
+		if hide {
+			o.Suppressed = append(o.Suppressed, Suppressed{name, fmt.Sprintf("it, or a number that follows from it, counts fewer than %v patients or rows", k)})
+			return nil
+		}
+		i := int64(n)
+		return &i
+	}
+	h := v.head
+	pair := func(name string, at int, total, one, two **int64) {
+		hide := small(h[at]) || small(h[at+1])
+		*total = count(name, h[at]+h[at+1], small(h[at]+h[at+1]))
+		*one = count("training."+name, h[at], hide)
+		*two = count("holdout."+name, h[at+1], hide)
+	}
+	pair("rows", headRows, &o.Rows, &o.Training.Rows, &o.Holdout.Rows)
+	pair("patients", headPatients, &o.Patients, &o.Training.Patients, &o.Holdout.Patients)
+	if a.net.loss == logistic {
+		// Events and their complement.
+		hide := false
+		for s := range 2 {
+			hide = hide || small(h[headEvents+s]) || small(h[headRows+s]-h[headEvents+s])
+		}
+		all, n := h[headEvents]+h[headEvents+1], h[headRows]+h[headRows+1]
+		o.Events = count("events", all, small(all) || small(n-all))
+		o.Training.Events = count("training.events", h[headEvents], hide)
+		o.Holdout.Events = count("holdout.events", h[headEvents+1], hide)
+	}
+	for i, e := range []struct {
+		name string
+		to   **int64
+		n    float64
+	}{{"missing", &o.ExcludedRows.Missing, h[headNoAnswer]}, {"consent", &o.ExcludedRows.Consent, h[headExcluded]},
+		{"integrity", &o.ExcludedRows.Integrity, h[headExcluded+1]}, {"cohort", &o.ExcludedRows.Cohort, h[headExcluded+2]}} {
+		// What integrity excludes is a finding about a table, not about people,
+		// and an audit must see it however small.
+		*e.to = count("excluded_rows."+e.name, e.n, i != 2 && small(e.n))
+	}
+	for j, in := range a.inputs {
+		p := v.inputs[inLength*j:]
+		o.Inputs = append(o.Inputs, Input{Name: in.name, Mean: p[inMean], SD: p[inSD],
+			Missing: count("inputs."+in.name+".missing", p[inMiss], small(p[inMiss]))})
+		if p[inKnown] == 0 {
+			o.Warnings = append(o.Warnings, "no training row has a value of "+in.name+": the model does not use it")
+		}
+	}
+	o.Response.Column = a.response.name
+	if a.response.kind == consilium.TypeLevels {
+		o.Response.Event = a.response.levels[1]
+	}
+	if a.net.loss == squared {
+		o.Response.Mean, o.Response.SD = number(h[headMean]), number(h[headSD])
+	}
+
+	o.Assumptions = append(o.Assumptions, "a missing feature is read as the mean of its training rows (a flag or level: as the middle between yes and no)",
+		fmt.Sprintf("the AUC counts two scores as tied when they fall into one bin of 1/%d of a logit", binScale))
+	if a.net.loss == squared {
+		o.Assumptions = o.Assumptions[:1]
+	}
+	points := len(v.curve) / curveLength
+	for i := range points {
+		p := v.curve[curveLength*i:]
+		o.Curves.TrainingLoss = append(o.Curves.TrainingLoss, number(p[0]))
+		o.Curves.TrainingAUC = append(o.Curves.TrainingAUC, number(p[1]))
+		o.Curves.HoldoutLoss = append(o.Curves.HoldoutLoss, number(p[3]))
+		o.Curves.HoldoutAUC = append(o.Curves.HoldoutAUC, number(p[4]))
+		if i < points-1 {
+			o.Curves.UpdateNorm = append(o.Curves.UpdateNorm, p[6])
+		}
+	}
+	last := v.curve[len(v.curve)-curveLength:]
+	o.Training.Metrics = a.named(last[0], last[1], last[2])
+	o.Holdout.Metrics = a.named(last[3], last[4], last[5])
+	if !(last[0] < v.curve[0]) {
+		o.Warnings = append(o.Warnings, "the training loss did not fall: try another strategy.rate, or more rounds")
+	}
+	if a.holdout > 0 && math.IsNaN(last[4]) {
+		o.Warnings = append(o.Warnings, "the holdout rows have no AUC or R²: there are too few of them, or they are all alike")
+	}
+	sent := float64(a.strategy.rounds) * float64(a.net.params) * float64(len(a.facts.Sites))
+	if sent > 0 {
+		o.ClippedShare = h[headClipped] / sent
+	}
+	if o.ClippedShare > 0.01 {
+		o.Warnings = append(o.Warnings, "more than 1% of the updates' values were cut by strategy.clip: raise it, or lower strategy.rate")
+	}
+	return o
+}
+
+// named spreads three numbers over the fields of the model's loss.
+func (a *train) named(loss, second, third float64) Metrics {
+	if a.net.loss == logistic {
+		return Metrics{Loss: number(loss), AUC: number(second), Brier: number(third)}
+	}
+	return Metrics{Loss: number(loss), R2: number(second), MAE: number(third)}
+}

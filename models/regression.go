@@ -1,0 +1,591 @@
+package models
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+
+	"consilium"
+)
+
+// regression fits Cox and generalised linear models by Newton's method on
+// summed log-likelihood, score and information. Cox and GLM differ in what a
+// hospital computes (local) and in how the result is told.
+type regression struct {
+	facts     consilium.Facts
+	spec      *consilium.AnalysisSpec
+	d         *design
+	intercept bool // theta[0] is the intercept
+	absorb    bool // each hospital has its own intercept, profiled there
+	robust    bool
+	bySite    bool // clusters are hospitals, not patients
+	ridge     float64
+	family    string // "cox" or that of the GLM
+	cox       *coxSpec
+	glm       *glmSpec
+	reads     want
+}
+
+const familyCox = "cox"
+
+// Phases of a fit.
+const (
+	phaseFirst  = iota // cohort, moments, first step
+	phaseFit           // Newton steps
+	phaseRobust        // meat of the sandwich
+	phaseDone
+)
+
+// p is the number of design columns, q that of coefficients.
+func (g *regression) p() int { return len(g.d.columns) }
+func (g *regression) q() int {
+	if g.intercept {
+		return g.p() + 1
+	}
+	return g.p()
+}
+
+// fit is the state of a regression. Coefficients are those of the columns
+// (x - mean) / scale, which keeps the information well conditioned; the scale
+// is a power of two, so it costs no digit.
+type fit struct {
+	cohort      []float64
+	mean, scale []float64 // per design column
+	theta, prev []float64
+	steps       float64 // Newton steps taken
+	halvings    float64 // of the current step
+	ll, prevLL  float64 // penalised
+	rawLL       float64
+	decrement   float64 // squared Newton decrement of the last step
+	slow        float64 // steps in a row that shrank too little
+	stepSE      float64 // last step in standard errors
+	ll0, score0 float64 // at theta 0 (Cox)
+	alpha       float64 // null model (GLM): its intercept
+	alphaPrev   float64
+	alphaSteps  float64
+	nullLL      float64
+	nullDone    float64
+	saturated   float64 // log-likelihood of the saturated model
+	pearson     float64
+	vcov        []float64 // packed, of theta, without dispersion
+	meat        []float64 // packed
+	clusters    float64
+	floor       float64 // 1: the step stopped shrinking at the floor of the arithmetic
+}
+
+func (f *fit) tape(t *tape, g *regression) {
+	p, q := g.p(), g.q()
+	t.vec(&f.cohort, cohortFixed+len(g.d.checks))
+	t.vec(&f.mean, p)
+	t.vec(&f.scale, p)
+	t.vec(&f.theta, q)
+	t.vec(&f.prev, q)
+	for _, v := range []*float64{&f.steps, &f.halvings, &f.ll, &f.prevLL, &f.rawLL, &f.decrement, &f.slow, &f.stepSE, &f.ll0, &f.score0,
+		&f.alpha, &f.alphaPrev, &f.alphaSteps, &f.nullLL, &f.nullDone, &f.saturated, &f.pearson, &f.clusters, &f.floor} {
+		t.num(v)
+	}
+	t.vec(&f.vcov, packedLen(q))
+	t.vec(&f.meat, packedLen(q))
+}
+
+func (g *regression) load(s *State) (*fit, error) {
+	t := &tape{f: s.F64, reading: true}
+	f := &fit{}
+	f.tape(t, g)
+	if t.short || t.at != len(t.f) || len(s.F32) != 0 || len(s.Sub) != 0 {
+		return nil, errors.New("state: not of this regression")
+	}
+	for _, v := range f.scale {
+		if !(v > 0) || math.IsInf(v, 0) {
+			return nil, errors.New("state: a scale is not above 0")
+		}
+	}
+	return f, nil
+}
+
+func (g *regression) save(f *fit, phase, round uint32) (*State, error) {
+	t := &tape{}
+	f.tape(t, g)
+	if t.short {
+		return nil, errors.New("state: a vector has the wrong length")
+	}
+	for _, v := range t.f {
+		if v != v {
+			return nil, errors.New("state: a value is not a number")
+		}
+	}
+	return &State{Phase: phase, Iteration: round, Done: phase == phaseDone, F64: t.f}, nil
+}
+
+// Start implements Analysis.
+func (g *regression) Start(consilium.Facts) (*State, error) {
+	p, q := g.p(), g.q()
+	return g.save(&fit{cohort: make([]float64, cohortFixed+len(g.d.checks)), mean: make([]float64, p), scale: g.d.publicScale(),
+		theta: make([]float64, q), prev: make([]float64, q), vcov: make([]float64, packedLen(q)), meat: make([]float64, packedLen(q))}, phaseFirst, 0)
+}
+
+// Layout implements Analysis.
+func (g *regression) Layout(s *State) (consilium.Layout, error) {
+	q := g.q()
+	var l consilium.Layout
+	add := func(name string, n int) {
+		l.Blocks = append(l.Blocks, consilium.Block{Name: name, Kind: consilium.Exact, Length: n})
+	}
+	switch s.Phase {
+	case phaseFirst:
+		add("cohort", cohortFixed+len(g.d.checks))
+		if g.p() > 0 {
+			add("moments", 2*g.p())
+		}
+		if g.family == familyCox {
+			add("fit", coxFitLen)
+		} else {
+			add("start", glmStartLen)
+		}
+		add("score", q)
+		add("information", packedLen(q))
+	case phaseFit:
+		if g.family == familyCox {
+			add("fit", coxFitLen)
+		} else {
+			add("fit", glmFitLen)
+		}
+		add("score", q)
+		add("information", packedLen(q))
+	case phaseRobust:
+		add("clusters", 1)
+		add("meat", packedLen(q))
+	default:
+		return l, errors.New("state: the regression is done")
+	}
+	return l, nil
+}
+
+// Local implements Analysis.
+func (g *regression) Local(ctx context.Context, s *State, _ []byte, rows *Rows, w Writer) ([]byte, error) {
+	f, err := g.load(s)
+	if err != nil {
+		return nil, err
+	}
+	data, err := readFrame(g.facts.Spec, rows, g.reads)
+	if err != nil {
+		return nil, err
+	}
+	x, err := g.d.matrix(data, f.mean, f.scale)
+	if err != nil {
+		return nil, err
+	}
+	var l *localFit
+	if g.family == familyCox {
+		l, err = g.coxLocal(ctx, data, x, f, s.Phase)
+	} else {
+		l, err = g.glmLocal(data, x, f, s.Phase)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if s.Phase == phaseRobust {
+		if err := write(w, "clusters", []float64{l.clusters}); err != nil {
+			return nil, err
+		}
+		return nil, write(w, "meat", values(l.information))
+	}
+	if s.Phase == phaseFirst {
+		if err := write(w, "cohort", cohortBlock(data, rows, l.events, g.d.levelCounts(data))); err != nil {
+			return nil, err
+		}
+		if len(x) > 0 {
+			m := make([]total, 2*len(x))
+			for j, col := range x {
+				for _, v := range col {
+					m[j].add(v)
+					m[len(x)+j].add(float64(v * v))
+				}
+			}
+			if err := write(w, "moments", values(m)); err != nil {
+				return nil, err
+			}
+		}
+	}
+	name := "fit"
+	if s.Phase == phaseFirst && g.family != familyCox {
+		name = "start"
+	}
+	if err := write(w, name, values(l.fit)); err != nil {
+		return nil, err
+	}
+	if err := write(w, "score", values(l.score)); err != nil {
+		return nil, err
+	}
+	return nil, write(w, "information", values(l.information))
+}
+
+// localFit is what one hospital adds up.
+type localFit struct {
+	events      float64
+	fit         []total
+	score       []total
+	information []total // packed; in phaseRobust the meat
+	clusters    float64
+}
+
+func (g *regression) newLocal(fitLen int) *localFit {
+	return &localFit{fit: make([]total, fitLen), score: make([]total, g.q()), information: make([]total, packedLen(g.q()))}
+}
+
+// clusterMeat sums the outer products of the clusters' score sums.
+func (g *regression) clusterMeat(l *localFit, data *frame, residual [][]float64) {
+	q := g.q()
+	n := data.ordinals
+	if g.bySite {
+		n = 1
+	}
+	sums := make([][]total, n)
+	for i := 0; i < data.n; i++ {
+		c := 0
+		if !g.bySite {
+			c = int(data.patient[i])
+		}
+		if sums[c] == nil {
+			sums[c] = make([]total, q)
+			l.clusters++
+		}
+		for j := 0; j < q; j++ {
+			sums[c][j].add(residual[j][i])
+		}
+	}
+	for _, s := range sums {
+		if s == nil {
+			continue
+		}
+		v := values(s)
+		k := 0
+		for i := 0; i < q; i++ {
+			for j := 0; j <= i; j++ {
+				l.information[k].add(float64(v[i] * v[j]))
+				k++
+			}
+		}
+	}
+}
+
+// Update implements Analysis.
+func (g *regression) Update(s *State, o Opened) (*State, error) {
+	f, err := g.load(s)
+	if err != nil {
+		return nil, err
+	}
+	round := s.Iteration + 1
+	q := g.q()
+	if s.Phase == phaseRobust {
+		c, err := o.take("clusters", 1)
+		if err != nil {
+			return nil, err
+		}
+		if f.meat, err = o.take("meat", packedLen(q)); err != nil {
+			return nil, err
+		}
+		f.clusters = c[0]
+		return g.save(f, phaseDone, round)
+	}
+	score, err := o.take("score", q)
+	if err != nil {
+		return nil, err
+	}
+	packed, err := o.take("information", packedLen(q))
+	if err != nil {
+		return nil, err
+	}
+	info := unpack(packed, q)
+	switch s.Phase {
+	case phaseFirst:
+		if f.cohort, err = o.take("cohort", cohortFixed+len(g.d.checks)); err != nil {
+			return nil, err
+		}
+		if code, index := g.checkCohort(f.cohort); code != 0 {
+			return failed(round, code, index), nil
+		}
+		shift, ratio, err := g.rescale(f, o)
+		if err != nil {
+			return nil, err
+		}
+		if g.family != familyCox {
+			start, err := o.take("start", glmStartLen)
+			if err != nil {
+				return nil, err
+			}
+			g.firstGLM(f, start, score, info, shift, ratio)
+			return g.save(f, phaseFit, round)
+		}
+		v, err := o.take("fit", coxFitLen)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range ratio {
+			// The public scale was so far off that the sums of squares have
+			// few digits above 2^-64: begin again in the measured scale.
+			if r < 0x1p-10 {
+				return g.save(f, phaseFit, round)
+			}
+		}
+		for i := range score {
+			score[i] /= ratio[i]
+			for j := range score {
+				info[i][j] /= float64(ratio[i] * ratio[j])
+			}
+		}
+		return g.advance(f, v[0], score, info, 1, round)
+	case phaseFit:
+		if g.family == familyCox {
+			v, err := o.take("fit", coxFitLen)
+			if err != nil {
+				return nil, err
+			}
+			return g.advance(f, v[0], score, info, 1, round)
+		}
+		v, err := o.take("fit", glmFitLen)
+		if err != nil {
+			return nil, err
+		}
+		return g.advanceGLM(f, v, score, info, round)
+	}
+	return nil, errors.New("state: the regression is done")
+}
+
+// checkCohort applies the rules on counts.
+func (g *regression) checkCohort(c []float64) (code, index int) {
+	switch {
+	case c[cohortRows] < 1:
+		return failRows, 0
+	case c[cohortPatients] < float64(g.facts.MinCohort):
+		return failPatients, 0
+	}
+	if !g.facts.Permitted(PermitSmallLevels) {
+		for i, n := range c[cohortFixed:] {
+			if n < minLevelPatients {
+				return failLevel, i
+			}
+		}
+	}
+	switch {
+	case g.family == "gaussian":
+		if c[cohortRows] <= float64(g.q())+g.sites(c) {
+			return failDegrees, 0
+		}
+	case c[cohortEvents] == 0:
+		return failEvents, 0
+	case g.family == "binomial" && c[cohortEvents] == c[cohortRows]:
+		return failAllEvents, 0
+	}
+	return 0, 0
+}
+
+// sites is the number of profiled intercepts.
+func (g *regression) sites(cohort []float64) float64 {
+	if g.absorb {
+		return cohort[cohortSites]
+	}
+	return 0
+}
+
+// rescale moves the state to the measured mean and spread of every column. It
+// returns the mean in the old coordinates and new scale over old scale.
+func (g *regression) rescale(f *fit, o Opened) (shift, ratio []float64, err error) {
+	p := g.p()
+	if p == 0 {
+		return nil, nil, nil
+	}
+	m, err := o.take("moments", 2*p)
+	if err != nil {
+		return nil, nil, err
+	}
+	n := f.cohort[cohortRows]
+	shift, ratio = make([]float64, p), make([]float64, p)
+	for j := 0; j < p; j++ {
+		mean := m[j] / n
+		variance := m[p+j]/n - float64(mean*mean)
+		// Below this the difference is rounding: a constant column, which the
+		// information shows as not estimable.
+		if !(variance > float64(1e-12*(m[p+j]/n))) {
+			variance = 1
+		}
+		ratio[j] = powerOfTwo(math.Sqrt(variance))
+		if !g.intercept && !g.absorb && g.family != familyCox {
+			mean = 0 // without an intercept the origin matters
+		}
+		shift[j] = mean
+		f.mean[j] = float64(mean * f.scale[j])
+		f.scale[j] = float64(f.scale[j] * ratio[j])
+	}
+	return shift, ratio, nil
+}
+
+// collinear is how much of a column's information, given the columns before
+// it, must remain. R's coxph uses 1.8e-12, lm 1e-14 on the same scale.
+const collinear = 1e-11
+
+// penalty adds the ridge: lambda/2 times the squared coefficients in the
+// units of the study, the intercept left out.
+func (g *regression) penalty(f *fit, ll float64, score []float64, info [][]float64) float64 {
+	if g.ridge == 0 {
+		return ll
+	}
+	off := g.q() - g.p()
+	for j := 0; j < g.p(); j++ {
+		k := off + j
+		w := g.ridge / float64(f.scale[j]*f.scale[j])
+		ll -= float64(float64(0.5*w) * float64(f.theta[k]*f.theta[k]))
+		score[k] -= float64(w * f.theta[k])
+		info[k][k] += w
+	}
+	return ll
+}
+
+// advance takes a Newton step from the values at theta, halves the last one,
+// or ends. sigma is the residual standard deviation, 1 where there is none.
+func (g *regression) advance(f *fit, ll float64, score []float64, info [][]float64, sigma float64, round uint32) (*State, error) {
+	done, code, index := g.newton(f, ll, score, info, sigma)
+	switch {
+	case code != 0:
+		return failed(round, code, index), nil
+	case done:
+		return g.finish(f, round)
+	case int(round) >= g.facts.Spec.Rounds.Max:
+		return failed(round, failConverge, 0), nil
+	}
+	return g.save(f, phaseFit, round)
+}
+
+func (g *regression) finish(f *fit, round uint32) (*State, error) {
+	if g.robust {
+		return g.save(f, phaseRobust, round)
+	}
+	return g.save(f, phaseDone, round)
+}
+
+func (g *regression) newton(f *fit, ll float64, score []float64, info [][]float64, sigma float64) (done bool, code, index int) {
+	raw := ll
+	ll = g.penalty(f, ll, score, info)
+	if f.steps > 0 && ll < f.prevLL-float64(1e-11*(1+math.Abs(f.prevLL))) {
+		return g.halve(f)
+	}
+	f.halvings = 0
+	vcov, bad := invert(info, collinear)
+	if bad >= 0 {
+		return false, failEstimable, bad
+	}
+	if f.steps == 0 {
+		f.ll0 = raw
+	}
+	step := apply(vcov, score)
+	decrement := dot(step, score)
+	if f.steps == 0 {
+		f.score0 = decrement
+	}
+	largest, far := 0.0, 0
+	reach := -1.0
+	for j := range step {
+		if s := math.Abs(step[j]) / math.Sqrt(vcov[j][j]); s > largest {
+			largest = s
+		}
+		if a := math.Abs(step[j]); a > reach && (j > 0 || !g.intercept) {
+			reach, far = a, j
+		}
+	}
+	if sigma > 0 {
+		largest /= sigma
+	} else {
+		largest = 0 // a perfect fit: there is no error to measure steps by
+	}
+	// The covariance belongs to theta before this step. A step just below the
+	// tolerance would show in its tenth digit, so that one more round is worth it.
+	done = largest < g.facts.Spec.Rounds.Tolerance/1000
+	if !done && f.steps > 0 && largest < 1e-6 && largest >= float64(0.5*f.stepSE) {
+		done, f.floor = true, 1
+	}
+	// Newton squares its error near a maximum. Where the likelihood only
+	// approaches its supremum, the decrement falls by a constant factor (1/e)
+	// instead: a coefficient is on its way to infinity.
+	if !done && g.family != "gaussian" && f.steps > 0 && decrement < 0.1 && decrement > 1e-14 && decrement > float64(0.15*f.decrement) {
+		f.slow++
+		if f.slow >= 3 {
+			return false, failSeparation, far
+		}
+	} else {
+		f.slow = 0
+	}
+	copy(f.prev, f.theta)
+	for j := range step {
+		f.theta[j] += step[j]
+	}
+	f.ll, f.prevLL, f.rawLL = ll, ll, raw
+	f.decrement, f.stepSE = decrement, largest
+	f.steps++
+	f.vcov = pack(vcov)
+	return done, 0, 0
+}
+
+// halve goes back half of the last step.
+func (g *regression) halve(f *fit) (bool, int, int) {
+	f.halvings++
+	if f.halvings > 30 {
+		return false, failConverge, 0
+	}
+	for j := range f.theta {
+		f.theta[j] = float64(0.5 * (f.theta[j] + f.prev[j]))
+	}
+	return false, 0, 0
+}
+
+// raw turns theta and its covariance into the units of the study.
+func (g *regression) raw(f *fit) (beta []float64, vcov, robust [][]float64) {
+	p, q := g.p(), g.q()
+	off := q - p
+	t := newMatrix(q)
+	for j := 0; j < p; j++ {
+		t[off+j][off+j] = 1 / f.scale[j]
+		if g.intercept {
+			t[0][1+j] = -(f.mean[j] / f.scale[j])
+		}
+	}
+	if g.intercept {
+		t[0][0] = 1
+	}
+	beta = apply(t, f.theta)
+	v := unpack(f.vcov, q)
+	vcov = multiply(multiply(t, v), transpose(t))
+	if g.robust {
+		robust = multiply(multiply(v, unpack(f.meat, q)), v)
+		robust = multiply(multiply(t, robust), transpose(t))
+	}
+	for _, m := range [][][]float64{vcov, robust} {
+		for i := range m {
+			for j := 0; j < i; j++ {
+				a := float64(0.5 * (m[i][j] + m[j][i]))
+				m[i][j], m[j][i] = a, a
+			}
+		}
+	}
+	return beta, vcov, robust
+}
+
+// name is that of coefficient k, of a level check, for problems.
+func (g *regression) name(code, index int) string {
+	if code == failLevel {
+		if index >= 0 && index < len(g.d.checks) {
+			return g.d.checks[index].what
+		}
+		return fmt.Sprintf("level %d", index)
+	}
+	if g.intercept {
+		if index == 0 {
+			return "(Intercept)"
+		}
+		index--
+	}
+	if index >= 0 && index < len(g.d.columns) {
+		return g.d.columns[index].name
+	}
+	return fmt.Sprintf("coefficient %d", index)
+}

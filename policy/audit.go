@@ -1,0 +1,379 @@
+package policy
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"consilium"
+	"consilium/internal/canon"
+)
+
+// AuditRecord is one line of the decision log. It holds no record of a
+// patient: of the input only what the schema marks x-audit keep, or hash, and a
+// keyed digest of the whole, which says later that an input is the same without
+// letting anyone try out guesses.
+type AuditRecord struct {
+	Seq          uint64           `json:"seq"` // from 1
+	Time         int64            `json:"time"`
+	Node         string           `json:"node"` // site or coordinator id
+	Study        string           `json:"study"`
+	Round        uint32           `json:"round"` // 0 before the first
+	PolicyDigest consilium.Digest `json:"policy_digest"`
+	Path         string           `json:"path"` // rego, or memoised for rows
+	InputMAC     string           `json:"input_sha256"`
+	InputMasked  json.RawMessage  `json:"input_masked"`
+	Decision     Decision         `json:"decision"`
+	Counts       *AuditCounts     `json:"counts"` // of rows
+	Bitmap       string           `json:"bitmap"` // of rows: keyed digest of who was allowed
+	Prev         consilium.Digest `json:"prev"`   // of the line before; zero for the first
+}
+
+// AuditCounts says how many rows were asked and left out.
+type AuditCounts struct {
+	In       int     `json:"rows_in"`
+	Out      int     `json:"rows_out"`
+	ByReason []Count `json:"by_reason"`
+}
+
+// AuditEntry is what a caller knows of a decision.
+type AuditEntry struct {
+	Time     int64
+	Node     string
+	Study    consilium.StudyID
+	Round    uint32
+	Point    Point
+	Input    Input
+	Decision Decision     // of Decide; for rows it is taken from Rows
+	Rows     *RowDecision // of FilterRows
+}
+
+// Appender keeps lines. When Append returns nil the line survives a power
+// cut.
+type Appender interface{ Append(line []byte) error }
+
+// Audit writes the log of one hospital or coordinator: the record is durable
+// before the action that it permits, or the action does not happen.
+type Audit struct {
+	mu   sync.Mutex // guards the rest
+	to   Appender
+	key  []byte
+	seq  uint64
+	prev consilium.Digest
+	bad  error // after a failed append the log's end is unknown
+	file *auditFile
+}
+
+// MinAuditKey is the least length of the key of the keyed digests.
+const MinAuditKey = 16
+
+// NewAudit continues a log after seq records whose last has digest prev.
+func NewAudit(to Appender, key []byte, seq uint64, prev consilium.Digest) (*Audit, error) {
+	if to == nil || len(key) < MinAuditKey || (seq == 0) != prev.IsZero() {
+		return nil, fmt.Errorf("policy audit: an appender, a key of at least %d bytes and a fitting end are needed", MinAuditKey)
+	}
+	return &Audit{to: to, key: bytes.Clone(key), seq: seq, prev: prev}, nil
+}
+
+// OpenAudit opens or makes a log file and verifies it from its first record. A
+// last line that a crash cut short is removed: its action never happened.
+func OpenAudit(path string, key []byte) (*Audit, error) {
+	b, err := os.ReadFile(path)
+	fresh := errors.Is(err, os.ErrNotExist)
+	if err != nil && !fresh {
+		return nil, err
+	}
+	whole := bytes.LastIndexByte(b, '\n') + 1
+	head, n, err := VerifyAudit(bytes.NewReader(b[:whole]))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Truncate(int64(whole)); err == nil {
+		_, err = f.Seek(int64(whole), io.SeekStart)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err == nil && fresh {
+		err = syncDir(filepath.Dir(path))
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	file := &auditFile{f}
+	a, err := NewAudit(file, key, n, head)
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	a.file = file
+	return a, nil
+}
+
+// syncDir makes a new file's name durable. Where directories cannot be synced
+// (Windows), the file system's own journal does it.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil && !errors.Is(err, os.ErrInvalid) && !errors.Is(err, os.ErrPermission) {
+		return err
+	}
+	return nil
+}
+
+type auditFile struct{ f *os.File }
+
+func (a *auditFile) Append(line []byte) error {
+	if _, err := a.f.Write(line); err != nil {
+		return err
+	}
+	return a.f.Sync()
+}
+
+// Close closes a log that OpenAudit opened.
+func (a *Audit) Close() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.file == nil {
+		return nil
+	}
+	a.bad = errors.New("closed")
+	return a.file.f.Close()
+}
+
+// Head is the digest of the last line and the number of lines.
+func (a *Audit) Head() (consilium.Digest, uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.prev, a.seq
+}
+
+// Append writes a decision. If it returns an error, nothing may be done on
+// the decision's strength, and the log takes no more records until it is opened
+// again.
+func (a *Audit) Append(entry AuditEntry) (AuditRecord, error) {
+	rec := AuditRecord{Time: entry.Time, Node: entry.Node, Study: string(entry.Study), Round: entry.Round, Path: "rego", Decision: entry.Decision}
+	if entry.Rows != nil {
+		rec.Decision, rec.Path = entry.Rows.Decision, "memoised"
+		rec.Counts = &AuditCounts{In: entry.Rows.In, Out: entry.Rows.Out, ByReason: orEmpty(entry.Rows.Reasons)}
+		rec.Bitmap = a.mac("bitmap", entry.Rows.bitmap())
+	}
+	rec.PolicyDigest = rec.Decision.PolicyDigest
+	if entry.Point == PointRows {
+		entry.Input.Record = nobody()
+	}
+	input, err := entry.Input.encode(entry.Point)
+	if err != nil {
+		return AuditRecord{}, err
+	}
+	rec.InputMAC = a.mac("input", input)
+	if rec.InputMasked, err = a.masked(entry.Point, input); err != nil {
+		return AuditRecord{}, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.bad != nil {
+		return AuditRecord{}, consilium.ErrPolicy.Withf("the decision log is not writable (%w): nothing may be done", a.bad)
+	}
+	rec.Seq, rec.Prev = a.seq+1, a.prev
+	line, err := rec.encode()
+	if err != nil {
+		return AuditRecord{}, err
+	}
+	if err := a.to.Append(append(line, '\n')); err != nil {
+		a.bad = err
+		return AuditRecord{}, consilium.ErrPolicy.Withf("the decision could not be logged (%w): nothing may be done", err)
+	}
+	a.seq, a.prev = rec.Seq, consilium.DomainAuditRecord.Digest([]byte("decision"), line)
+	return rec, nil
+}
+
+func (rec AuditRecord) encode() ([]byte, error) {
+	d, err := rec.Decision.Encode()
+	if err != nil {
+		return nil, err
+	}
+	type alias AuditRecord
+	return canon.Marshal(struct {
+		alias
+		Decision json.RawMessage `json:"decision"`
+	}{alias(rec), d})
+}
+
+func (a *Audit) mac(what string, b []byte) string {
+	h := hmac.New(sha256.New, a.key)
+	h.Write(consilium.DomainAuditMask.Message([]byte(what)))
+	h.Write([]byte{0})
+	h.Write(b)
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// masked keeps of an input what the schema's allow-list lets stand.
+func (a *Audit) masked(p Point, input []byte) (json.RawMessage, error) {
+	all, err := allSchemas()
+	if err != nil {
+		return nil, err
+	}
+	v, err := decode(input)
+	if err != nil {
+		return nil, err
+	}
+	// An input that does not fit the schema was refused; none of it is kept.
+	if _, err := all.check("input:"+string(p), v); err != nil {
+		return json.RawMessage("{}"), nil
+	}
+	m, ok := all.mask(all["input:"+string(p)], v, func(x any) string {
+		b, err := canon.Marshal(x)
+		if err != nil {
+			return ""
+		}
+		return a.mac("field", b)
+	})
+	if !ok {
+		return json.RawMessage("{}"), nil
+	}
+	return canon.Marshal(m)
+}
+
+// VerifyAudit reads a log from its first record and checks the chain. It
+// returns the digest of the last line and the number of lines; an auditor
+// compares them with what the hospital's ledger says.
+func VerifyAudit(r io.Reader) (consilium.Digest, uint64, error) {
+	var prev consilium.Digest
+	var n uint64
+	err := eachAudit(r, func(rec AuditRecord, line []byte) error {
+		if rec.Seq != n+1 || rec.Prev != prev {
+			return fmt.Errorf("decision log: line %d does not follow the line before it", n+1)
+		}
+		n, prev = rec.Seq, consilium.DomainAuditRecord.Digest([]byte("decision"), line)
+		return nil
+	})
+	if err != nil {
+		return consilium.Digest{}, 0, err
+	}
+	return prev, n, nil
+}
+
+func eachAudit(r io.Reader, fn func(AuditRecord, []byte) error) error {
+	s := bufio.NewScanner(r)
+	s.Buffer(make([]byte, 1<<16), 4*MaxInput)
+	n := 0
+	for s.Scan() {
+		n++
+		line := s.Bytes()
+		if err := canon.Check(line); err != nil {
+			return fmt.Errorf("decision log: line %d: %w", n, err)
+		}
+		var rec AuditRecord
+		if err := strict(line, &rec); err != nil {
+			return fmt.Errorf("decision log: line %d: %w", n, err)
+		}
+		if rec.PolicyDigest != rec.Decision.PolicyDigest || rec.Decision.Allow != (len(rec.Decision.Reasons) == 0) {
+			return fmt.Errorf("decision log: line %d contradicts itself", n)
+		}
+		if err := fn(rec, line); err != nil {
+			return err
+		}
+	}
+	if err := s.Err(); err != nil {
+		return fmt.Errorf("decision log: after line %d: %w", n, err)
+	}
+	return nil
+}
+
+// Changed is a logged decision that another policy, or the same one, would
+// not make again.
+type Changed struct {
+	Seq      uint64
+	Point    Point
+	Before   Decision
+	After    Decision
+	Unproven string // why the record could not be replayed, or ""
+}
+
+// Replay decides again what a log holds. inputs finds the question of a record,
+// which the log itself does not hold; it is checked against the record's keyed
+// digest. Under the policy of the log every decision must come out as it was,
+// byte for byte; under another one the list shows what would change. Rows are not
+// replayed: their facts never leave the hospital.
+func (e *Engine) Replay(ctx context.Context, log io.Reader, key []byte, inputs func(AuditRecord) (Input, bool)) ([]Changed, error) {
+	a := &Audit{key: key}
+	var out []Changed
+	err := eachAudit(log, func(rec AuditRecord, _ []byte) error {
+		c := Changed{Seq: rec.Seq, Point: rec.Decision.Point, Before: rec.Decision}
+		if c.Point == PointRows {
+			return nil
+		}
+		in, ok := inputs(rec)
+		if !ok {
+			c.Unproven = "the question is not at hand"
+			out = append(out, c)
+			return nil
+		}
+		b, err := in.encode(c.Point)
+		if err != nil {
+			return err
+		}
+		if !hmac.Equal([]byte(a.mac("input", b)), []byte(rec.InputMAC)) {
+			c.Unproven = "the question is not the one that was decided"
+			out = append(out, c)
+			return nil
+		}
+		if c.After, err = e.Decide(ctx, c.Point, in); err != nil {
+			return err
+		}
+		before, after := c.Before, c.After
+		// Another policy has another digest; what counts is the answer.
+		before.PolicyDigest, after.PolicyDigest = consilium.Digest{}, consilium.Digest{}
+		x, err := before.Encode()
+		if err != nil {
+			return err
+		}
+		y, err := after.Encode()
+		if err != nil {
+			return err
+		}
+		if !bytes.Equal(x, y) {
+			out = append(out, c)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// Explain writes a decision for a person: one line for each reason.
+func Explain(d Decision) string {
+	var b strings.Builder
+	if d.Allow {
+		fmt.Fprintf(&b, "%s: allowed", d.Point)
+		if len(d.Obligations) > 0 {
+			fmt.Fprintf(&b, ", with duties: %s", strings.Join(d.Obligations, ", "))
+		}
+		b.WriteByte('\n')
+		return b.String()
+	}
+	fmt.Fprintf(&b, "%s: refused\n", d.Point)
+	for _, r := range d.Reasons {
+		fmt.Fprintf(&b, "  %s\n", r)
+	}
+	return b.String()
+}

@@ -1,0 +1,230 @@
+# METADATA
+# title: Rules of every hospital, its columns, rows, transfers and releases
+package consilium.law
+
+import rego.v2
+
+import data.consilium.decision
+import data.consilium.facts
+
+roster_entry contains s if {
+	some s in input.federation.sites
+	s.id == input.site.site
+}
+
+ok contains "SITE_IDENTITY" if {
+	some s in roster_entry
+	s.country == input.site.country
+	{r | some r in s.regimes} == facts.regimes
+}
+
+# A withdrawal is judged by the documents alone; it never waits for a roster.
+ok contains "SITE_IDENTITY" if {
+	input.point == "withdrawal"
+	input.site.site != ""
+}
+
+ok contains "REGIME_KNOWN" if {
+	count(input.site.regimes) > 0
+	every r in input.site.regimes {
+		r in data.regimes
+	}
+}
+
+ok contains "REGIME_COUNTRY" if {
+	facts.in_eea(input.site.country)
+	"GDPR" in input.site.regimes
+	input.site.country in input.site.regimes
+}
+
+ok contains "REGIME_COUNTRY" if {
+	input.site.country == "US"
+	"COMMON_RULE" in input.site.regimes
+	some r in {"HIPAA", "US_PRIVACY_ACT"}
+	r in input.site.regimes
+}
+
+ok contains "REGIME_COUNTRY" if {
+	input.site.country == "CH"
+	"CH_HRA" in input.site.regimes
+	some r in input.site.regimes
+	startswith(r, "CH_")
+	r != "CH_HRA"
+}
+
+ok contains "NOT_YET_APPLICABLE" if not "EHDS" in input.site.regimes
+
+ok contains "NOT_YET_APPLICABLE" if data.law.ehds.chapterIV <= input.now
+
+ok contains "COLUMN_DROPPED" if {
+	every name in facts.used {
+		count(decision.columns[name]) == 0
+	}
+}
+
+# Columns.
+keep["COLUMN_UNTAGGED"] contains c.name if {
+	some c in input.study.columns
+	not c.type in {"id", "date"}
+}
+
+keep["COLUMN_UNTAGGED"] contains c.name if {
+	some c in input.study.columns
+	c.tag != ""
+}
+
+keep["COLUMN_UNTAGGED"] contains c.name if {
+	some c in input.study.columns
+	c.patient
+}
+
+keep["COLUMN_CATEGORY"] contains c.name if {
+	some c in input.study.columns
+	c.category in input.site.categories
+}
+
+keep["COLUMN_SITE"] contains c.name if {
+	some c in input.study.columns
+	not c.name in input.site.drop
+}
+
+# Rows. input.now is the moment at which the row is read, in every attempt
+# anew.
+ok contains "ROW_WITHDRAWN" if {
+	input.record.status != "withdrawn"
+	input.now < input.record.withdrawn_at
+}
+
+ok contains "ROW_CONSENT" if input.site.consent == "where_given"
+
+ok contains "ROW_CONSENT" if facts.standing
+
+ok contains "ROW_VALID" if input.record.status == "none"
+
+ok contains "ROW_VALID" if facts.lapsed
+
+ok contains "ROW_VALID" if {
+	input.record.valid_from <= input.now
+	input.now < input.record.valid_to
+}
+
+# A consent that was given binds, also where the ground would be another one.
+ok contains "ROW_PURPOSE" if input.record.status == "none"
+
+ok contains "ROW_PURPOSE" if facts.lapsed
+
+ok contains "ROW_PURPOSE" if {
+	purpose_covered
+	not commercial_refused
+}
+
+purpose_covered if {
+	facts.research
+	data.law.duo.permissions.NRES in input.record.purposes
+}
+
+purpose_covered if {
+	facts.research
+	data.law.duo.permissions.GRU in input.record.purposes
+}
+
+purpose_covered if {
+	facts.research
+	data.law.duo.permissions.HMB in input.record.purposes
+	input.study.purpose.disease != ""
+}
+
+purpose_covered if {
+	facts.research
+	data.law.duo.permissions.DS in input.record.purposes
+	facts.covers_area
+}
+
+commercial_refused if {
+	input.study.legal.commercial
+	some m in {"NPU", "NCU", "NPUNCU"}
+	data.law.duo.modifiers[m] in input.record.purposes
+}
+
+ok contains "ROW_CATEGORY" if input.record.status == "none"
+
+ok contains "ROW_CATEGORY" if facts.lapsed
+
+ok contains "ROW_CATEGORY" if {
+	every category in facts.used_categories {
+		category in input.record.categories
+	}
+}
+
+ok contains "ROW_PART2" if input.record.part2 == false
+
+# Transfers.
+ok contains "TRANSFER_KNOWN" if {
+	some r in facts.addressee
+	input.artefact.class in facts.classes[r.role]
+}
+
+# A coordinator that could reach t shares would read single contributions.
+ok contains "TRANSFER_RECORDS" if input.artefact.keySharesReachable < input.artefact.threshold
+
+ok contains "TRANSFER_RECORDS" if input.artefact.role == "team"
+
+ok contains "TRANSFER_RECORDS" if {
+	input.artefact.role == "site"
+	input.artefact.class in {"aggregate", "round_state"}
+}
+
+# Release.
+ok contains "RELEASE_PATIENTS" if input.release.patients >= facts.min_cohort
+
+ok contains "RELEASE_SITES" if input.release.contributors >= facts.min_sites
+
+ok contains "RELEASE_CELL" if input.release.smallestCell >= facts.min_cohort
+
+ok contains "RELEASE_CELL" if "small-cells" in facts.permits
+
+ok contains "RELEASE_BUDGET" if {
+	input.release.dp == false
+	input.study.dp == false
+}
+
+ok contains "RELEASE_BUDGET" if {
+	input.release.dp
+	input.release.epsilonSpentMicro <= input.release.epsilonBudgetMicro
+}
+
+ok contains "RELEASE_DIFFERENCE" if {
+	every p in input.release.prior {
+		far(p.difference)
+	}
+}
+
+ok contains "RELEASE_DIFFERENCE" if "repeat-cohort" in facts.permits
+
+ok contains "RELEASE_DIFFERENCE" if input.release.dp
+
+far(0)
+
+far(n) if n >= facts.min_cohort
+
+ok contains "RELEASE_ANONYMOUS" if input.release.containsRecords == false
+
+# Withdrawal: what it asks for, whatever the regime.
+obligations contains "exclude_from_next_reading" if input.point == "withdrawal"
+
+obligations contains "delete_caches" if input.point == "withdrawal"
+
+obligations contains "tell_recipients" if {
+	input.point == "withdrawal"
+	"GDPR" in input.site.regimes
+}
+
+obligations contains "write_disclosures" if {
+	input.point == "site"
+	input.site.hipaa.path == "waiver"
+}
+
+obligations contains "note_in_file" if {
+	input.point == "site"
+	"NL" in input.site.regimes
+}

@@ -1,0 +1,275 @@
+package provenance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"consilium"
+)
+
+// GateConfig says which ledger a vault believes.
+type GateConfig struct {
+	Ledger      string                // verifier key of the hospital's ledger, from the roster
+	Site        consilium.PublicKey   // the hospital's identity key, from the roster
+	EarlierKeys []consilium.PublicKey // of the hospital, from earlier rosters
+	Witnesses   WitnessPolicy
+	Seen        []byte // from Gate.Seen of the last run, nil for the first
+	Now         func() time.Time
+}
+
+// Gate stands before a hospital's rows: it follows the hospital's own ledger
+// as a stranger would, and lets through only rows that re-derive to a batch
+// root in it. It reads every entry once, so it also knows what is missing. It
+// is safe for concurrent use.
+type Gate struct {
+	checkpoint *checkpointVerifier
+	seenPolicy *checkpointVerifier // the same, any age
+	keys       []consilium.PublicKey
+	now        func() time.Time
+
+	mu   sync.Mutex // guards seen and know
+	seen *Checkpoint
+	know *knowledge
+}
+
+// knowledge is what the entries of the ledger say, up to edge.Size().
+type knowledge struct {
+	edge    *Edge
+	streams map[ID][]*knownBatch // in the order of seq
+	batches map[ID]*knownBatch
+	refs    map[consilium.Digest]RecordType // of consents, withdrawals and erasures
+}
+
+type knownBatch struct {
+	header Header
+	digest consilium.Digest
+	index  uint64
+	key    consilium.PublicKey
+}
+
+func (k *knowledge) clone() *knowledge {
+	c := &knowledge{edge: k.edge.Clone(), streams: make(map[ID][]*knownBatch, len(k.streams)),
+		batches: make(map[ID]*knownBatch, len(k.batches)), refs: make(map[consilium.Digest]RecordType, len(k.refs))}
+	for id, s := range k.streams {
+		c.streams[id] = s[:len(s):len(s)]
+	}
+	for id, b := range k.batches {
+		c.batches[id] = b
+	}
+	for r, t := range k.refs {
+		c.refs[r] = t
+	}
+	return c
+}
+
+// NewGate checks cfg. A Seen that does not verify is an error: whoever
+// replaced it wants something forgotten.
+func NewGate(cfg GateConfig) (*Gate, error) {
+	if cfg.Ledger == "" || cfg.Site.IsZero() {
+		return nil, consilium.ErrInvalid.Withf("gate: the ledger's and the hospital's key are needed")
+	}
+	g := &Gate{now: cfg.Now, keys: append([]consilium.PublicKey{cfg.Site}, cfg.EarlierKeys...),
+		know: &knowledge{edge: &Edge{}, streams: map[ID][]*knownBatch{}, batches: map[ID]*knownBatch{}, refs: map[consilium.Digest]RecordType{}}}
+	if g.now == nil {
+		g.now = time.Now
+	}
+	var err error
+	if g.checkpoint, err = (CheckpointPolicy{Log: cfg.Ledger, Witnesses: cfg.Witnesses}).compile(); err != nil {
+		return nil, consilium.ErrInvalid.Withf("gate: %w", err)
+	}
+	if g.seenPolicy, err = (CheckpointPolicy{Log: cfg.Ledger, Witnesses: cfg.Witnesses.AnyAge()}).compile(); err != nil {
+		return nil, consilium.ErrInvalid.Withf("gate: %w", err)
+	}
+	if cfg.Seen != nil {
+		if g.seen, err = g.seenPolicy.verify(cfg.Seen, g.now()); err != nil {
+			return nil, fmt.Errorf("gate: the checkpoint seen last: %w", err)
+		}
+	}
+	return g, nil
+}
+
+// Seen is the checkpoint seen last, to be kept for the next run; nil if none.
+func (g *Gate) Seen() []byte {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.seen == nil {
+		return nil
+	}
+	return append([]byte(nil), g.seen.Raw...)
+}
+
+// entriesAtOnce bounds the entries in memory: at most 64 MiB.
+const entriesAtOnce = 1024
+
+// Update reads what the ledger published since the last look. An error is a
+// consilium.ErrLedger, and nothing that was seen is forgotten.
+func (g *Gate) Update(ctx context.Context, view View) (*Checkpoint, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c, _, err := g.update(ctx, view)
+	return c, err
+}
+
+func (g *Gate) update(ctx context.Context, view View) (*Checkpoint, *knowledge, error) {
+	raw, err := view.Checkpoint(ctx)
+	if err != nil {
+		return nil, nil, consilium.ErrLedger.With(err)
+	}
+	c, err := g.checkpoint.verify(raw, g.now())
+	if err != nil {
+		return nil, nil, err
+	}
+	if g.seen != nil {
+		switch {
+		case c.Size < g.seen.Size:
+			return nil, nil, consilium.ErrLedger.Withf("%w: size %d, was %d", ErrRollback, c.Size, g.seen.Size)
+		case c.Size == g.seen.Size && c.Root != g.seen.Root:
+			return nil, nil, consilium.ErrLedger.Withf("%w: two roots at size %d", ErrSplitView, c.Size)
+		}
+	}
+	// The stored tree is extended entry by entry. That proves consistency with
+	// what was seen and inclusion of every entry at once, and it is complete.
+	k := g.know
+	if c.Size > k.edge.Size() {
+		k = k.clone()
+		for k.edge.Size() < c.Size {
+			from := k.edge.Size()
+			to := min(from+entriesAtOnce, c.Size)
+			entries, err := view.Entries(ctx, from, to, c.Size)
+			if err != nil {
+				return nil, nil, consilium.ErrLedger.With(err)
+			}
+			if uint64(len(entries)) != to-from {
+				return nil, nil, consilium.ErrLedger.Withf("the ledger returned %d entries, want %d", len(entries), to-from)
+			}
+			if err := g.learn(ctx, view, k, entries, c); err != nil {
+				return nil, nil, err
+			}
+		}
+	}
+	if k.edge.Root() != c.Root {
+		return nil, nil, g.explain(ctx, view, c)
+	}
+	g.seen, g.know = c, k
+	return c, k, nil
+}
+
+// explain tells a log that shows two histories from one whose stored entries
+// were changed: in the second case its own proof of consistency still holds.
+func (g *Gate) explain(ctx context.Context, view View, c *Checkpoint) error {
+	if g.seen != nil && g.seen.Size > 0 {
+		path, err := view.Consistency(ctx, g.seen.Size, c.Size)
+		if err != nil {
+			return consilium.ErrLedger.Withf("%w: no proof from size %d to %d: %w", ErrSplitView, g.seen.Size, c.Size, err)
+		}
+		if err := VerifyConsistency(g.seen.Size, g.seen.Root, c.Size, c.Root, path); err != nil {
+			return consilium.ErrLedger.Withf("%w: sizes %d and %d: %w", ErrSplitView, g.seen.Size, c.Size, err)
+		}
+	}
+	return consilium.ErrLedger.Withf("%w at size %d", ErrCorrupt, c.Size)
+}
+
+// learn appends entries to k, checking each.
+func (g *Gate) learn(ctx context.Context, view View, k *knowledge, entries [][]byte, c *Checkpoint) error {
+	type checked struct {
+		entry *Entry
+		key   consilium.PublicKey
+		err   error
+	}
+	out := make([]checked, len(entries))
+	parallel(len(entries), func(lo, hi int) {
+		for i := lo; i < hi; i++ {
+			o := &out[i]
+			for _, key := range g.keys {
+				o.key = key
+				if o.entry, o.err = checkEntry(entries[i], key); o.err == nil || !errors.Is(o.err, consilium.ErrSignature) {
+					break
+				}
+			}
+		}
+	})
+	for i := range out {
+		at := k.edge.Size()
+		k.edge.AppendData(entries[i])
+		// The prefix that was seen must hash to what was seen, before any word of
+		// it is believed.
+		if g.seen != nil && k.edge.Size() == g.seen.Size && k.edge.Root() != g.seen.Root {
+			return g.explain(ctx, view, c)
+		}
+		if err := out[i].err; err != nil {
+			return consilium.ErrLedger.Withf("%w: entry %d: %w", ErrForgedEntry, at, err)
+		}
+		if err := k.apply(g.checkpoint.origin, out[i].entry, at, out[i].key); err != nil {
+			return consilium.ErrLedger.Withf("entry %d: %w", at, err)
+		}
+	}
+	return nil
+}
+
+func (k *knowledge) apply(origin string, e *Entry, at uint64, key consilium.PublicKey) error {
+	if e.Domain == consilium.DomainBatch {
+		sh, err := headerOf(e)
+		if err != nil {
+			return err
+		}
+		h, digest := sh.Header, sh.Digest()
+		if h.Origin != origin {
+			return fmt.Errorf("batch %s is made for the ledger %s", h.Batch, clip(h.Origin))
+		}
+		if b := k.batches[h.Batch]; b != nil {
+			if b.digest == digest {
+				return nil // the same header again: an append that was retried
+			}
+			return fmt.Errorf("batch %s has two headers", h.Batch)
+		}
+		stream := k.streams[h.Stream]
+		switch {
+		case h.Seq != uint64(len(stream)):
+			return fmt.Errorf("stream %s goes from seq %d to %d", h.Stream, len(stream), h.Seq)
+		case h.Seq > 0 && h.Prev != stream[h.Seq-1].digest:
+			return fmt.Errorf("stream %s forks at seq %d", h.Stream, h.Seq)
+		}
+		b := &knownBatch{header: h, digest: digest, index: at, key: key}
+		k.batches[h.Batch] = b
+		k.streams[h.Stream] = append(stream, b)
+		return nil
+	}
+	r, err := ParseRecord(e.Payload)
+	if err != nil {
+		return err
+	}
+	switch r.Type {
+	case RecordConsent, RecordWithdrawal:
+		for _, ref := range r.Refs {
+			if _, ok := k.refs[ref]; !ok {
+				k.refs[ref] = r.Type
+			}
+		}
+	case RecordErasure:
+		for _, ref := range r.Refs {
+			k.refs[ref] = RecordErasure
+		}
+	}
+	return nil
+}
+
+// ledgerRefs is what the ledger says of consents, at the last look.
+func (g *Gate) ledgerRefs() (map[consilium.Digest]RecordType, *Checkpoint) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.know.refs, g.seen // know is replaced, never changed
+}
+
+// BatchIndex is where the ledger holds a batch's header, for receipts.
+func (g *Gate) BatchIndex(batch ID) (uint64, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	b, ok := g.know.batches[batch]
+	if !ok {
+		return 0, false
+	}
+	return b.index, true
+}

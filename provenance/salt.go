@@ -1,0 +1,239 @@
+package provenance
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"slices"
+	"sync"
+
+	"consilium"
+)
+
+// Salts holds one random key for each patient of a hospital, from which the
+// salts of the patient's leaves derive. A key is never derived from anything
+// that outlives it: once it is erased, nobody can link the patient's leaf
+// hashes to any value again, and the hashes stay as they are.
+//
+// On disk the keys are sealed under the caller's KEK. Erase replaces the
+// file; it cannot reach backups, snapshots or worn flash blocks: keep those
+// shorter than the deadline by which an erasure must hold.
+//
+// It is safe for concurrent use.
+type Salts struct {
+	path string // "" keeps the keys in memory
+	kek  *KEK
+
+	mu   sync.RWMutex // guards keys
+	keys map[Pseudonym]*patientKey
+}
+
+// patientKey is HMAC-SHA256 (RFC 2104) with the padded key blocks prepared.
+type patientKey struct {
+	key          [32]byte
+	inner, outer [64]byte
+}
+
+func newPatientKey(key [32]byte) *patientKey {
+	p := &patientKey{key: key}
+	for i := range p.inner {
+		var b byte
+		if i < len(key) {
+			b = key[i]
+		}
+		p.inner[i], p.outer[i] = b^0x36, b^0x5c
+	}
+	return p
+}
+
+// mac is HMAC-SHA256 over a message of at most 160 bytes, on the stack: a
+// table has about as many patients as rows, so keeping hash states costs more
+// than hashing the key blocks again.
+func (p *patientKey) mac(msg []byte) consilium.Digest {
+	var b [64 + 160]byte
+	copy(b[:], p.inner[:])
+	n := 64 + copy(b[64:], msg)
+	if n != 64+len(msg) {
+		panic("provenance: a salt message above 160 bytes")
+	}
+	in := sha256.Sum256(b[:n])
+	var o [96]byte
+	copy(o[:], p.outer[:])
+	copy(o[64:], in[:])
+	return sha256.Sum256(o[:])
+}
+
+var rowSaltPrefix = consilium.DomainRowSalt.Message(nil)
+var auditMaskPrefix = consilium.DomainAuditMask.Message(nil)
+
+// rowSalt is HMAC-SHA256(K_patient, domain || batch || index).
+func (p *patientKey) rowSalt(batch ID, index uint32) consilium.Digest {
+	var b [96]byte
+	m := append(b[:0], rowSaltPrefix...)
+	m = append(m, batch[:]...)
+	m = append(m, byte(index>>24), byte(index>>16), byte(index>>8), byte(index))
+	return p.mac(m)
+}
+
+// rowName names a row in the audit: nobody without the patient's key can tell
+// whose it is, and it says nothing about the leaf's salt.
+func (p *patientKey) rowName(batch ID, index uint32) consilium.Digest {
+	var b [96]byte
+	m := append(b[:0], auditMaskPrefix...)
+	m = append(m, batch[:]...)
+	m = append(m, byte(index>>24), byte(index>>16), byte(index>>8), byte(index))
+	return p.mac(m)
+}
+
+// NewSalts keeps keys in memory only.
+func NewSalts() *Salts { return &Salts{keys: map[Pseudonym]*patientKey{}} }
+
+// OpenSalts loads the keys at path, or starts an empty store there. A file
+// that does not open under kek is an error and stays as it is.
+func OpenSalts(path string, kek *KEK) (*Salts, error) {
+	if kek == nil || path == "" {
+		return nil, errors.New("salts: a path and a key-encryption key are needed")
+	}
+	s := &Salts{path: path, kek: kek, keys: map[Pseudonym]*patientKey{}}
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return s, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("salts: %w", err)
+	}
+	plain, err := kek.open(consilium.DomainSaltStore, nil, b)
+	if err != nil {
+		return nil, fmt.Errorf("salts %w", err)
+	}
+	if s.keys, err = parseSalts(plain); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+const saltsVersion = 1
+
+func parseSalts(b []byte) (map[Pseudonym]*patientKey, error) {
+	d := dec{b: b}
+	if v := d.u8(); d.err == nil && v != saltsVersion {
+		d.fail("version %d", v)
+	}
+	n := d.count(48)
+	keys := make(map[Pseudonym]*patientKey, n)
+	var last Pseudonym
+	for i := 0; i < n; i++ {
+		p, k := Pseudonym(d.id()), d.digest()
+		if p.IsZero() || i > 0 && bytes.Compare(last[:], p[:]) >= 0 {
+			d.fail("patients are not in ascending order")
+		}
+		keys[p], last = newPatientKey(k), p
+	}
+	if err := d.done("salts"); err != nil {
+		return nil, err
+	}
+	return keys, nil
+}
+
+func encodeSalts(keys map[Pseudonym]*patientKey) []byte {
+	order := make([]Pseudonym, 0, len(keys))
+	for p := range keys {
+		order = append(order, p)
+	}
+	slices.SortFunc(order, func(a, b Pseudonym) int { return bytes.Compare(a[:], b[:]) })
+	w := enc{make([]byte, 0, 5+48*len(order))}
+	w.u8(saltsVersion)
+	w.u32(uint32(len(order)))
+	for _, p := range order {
+		w.raw(p[:])
+		w.raw(keys[p].key[:])
+	}
+	return w.b
+}
+
+// store writes keys; s.mu is held. Memory changes only after the disk has.
+func (s *Salts) store(keys map[Pseudonym]*patientKey) error {
+	if s.path != "" {
+		b, err := s.kek.seal(consilium.DomainSaltStore, nil, encodeSalts(keys))
+		if err != nil {
+			return fmt.Errorf("salts: %w", err)
+		}
+		if err := writeFile(s.path, b); err != nil {
+			return fmt.Errorf("salts: %w", err)
+		}
+	}
+	s.keys = keys
+	return nil
+}
+
+// Ensure makes a key for every patient that has none. When it returns, the
+// keys are on disk.
+func (s *Salts) Ensure(patients ...Pseudonym) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var next map[Pseudonym]*patientKey
+	for _, p := range patients {
+		if p.IsZero() {
+			return errors.New("salts: a patient without pseudonym")
+		}
+		if s.keys[p] != nil || next[p] != nil {
+			continue
+		}
+		if next == nil {
+			next = make(map[Pseudonym]*patientKey, len(s.keys)+len(patients))
+			for q, k := range s.keys {
+				next[q] = k
+			}
+		}
+		var key [32]byte
+		rand.Read(key[:])
+		next[p] = newPatientKey(key)
+	}
+	if next == nil {
+		return nil
+	}
+	return s.store(next)
+}
+
+// Erase destroys a patient's key and reports whether there was one.
+func (s *Salts) Erase(p Pseudonym) (bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.keys[p] == nil {
+		return false, nil
+	}
+	next := make(map[Pseudonym]*patientKey, len(s.keys))
+	for q, k := range s.keys {
+		if q != p {
+			next[q] = k
+		}
+	}
+	return true, s.store(next)
+}
+
+// Has reports whether p has a key.
+func (s *Salts) Has(p Pseudonym) bool { return s.get(p) != nil }
+
+// Len is the number of patients with a key.
+func (s *Salts) Len() int {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return len(s.keys)
+}
+
+func (s *Salts) get(p Pseudonym) *patientKey {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.keys[p]
+}
+
+func (s *Salts) String() string             { return "Salts(redacted)" }
+func (s *Salts) GoString() string           { return "Salts(redacted)" }
+func (s *Salts) LogValue() slog.Value       { return slog.StringValue("Salts(redacted)") }
+func (s *Salts) Format(f fmt.State, _ rune) { io.WriteString(f, "Salts(redacted)") }

@@ -1,0 +1,232 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"consilium"
+	"consilium/internal/hatch"
+)
+
+// actor drives one study. Its loop takes events into the replica and then does
+// whatever the replica and the journal say is owed now; nothing is remembered
+// only in the loop, so a restarted gate goes on where the old one died.
+type actor struct {
+	gate  *Gate
+	study consilium.StudyID
+	log   *slog.Logger
+
+	mu    sync.Mutex // guards queue
+	queue []*consilium.Event
+	wake  chan struct{}
+
+	rep    *replica
+	posted map[string]bool
+	sec    *secrets
+	shape  *hatch.Shape // of sec.Round, once the vault has started
+	now    *attempt     // what this process knows of the open attempt
+
+	told       uint32 // the last round that the vault was told about
+	offer      *offer // the last closed round's state, for members that missed it
+	releasedAt time.Time
+	result     *hatch.ReleaseReply
+	failed     error // why this hospital takes no further part, if so
+}
+
+func newActor(g *Gate, study consilium.StudyID) *actor {
+	return &actor{
+		gate: g, study: study,
+		log:    g.log.With("study", string(study)),
+		wake:   make(chan struct{}, 1),
+		rep:    newReplica(study, g.cfg.Site, g.roster),
+		posted: map[string]bool{},
+	}
+}
+
+func (a *actor) enqueue(ev *consilium.Event) {
+	a.mu.Lock()
+	a.queue = append(a.queue, ev)
+	a.mu.Unlock()
+	select {
+	case a.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (a *actor) take() []*consilium.Event {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	q := a.queue
+	a.queue = nil
+	return q
+}
+
+// errDisk marks a failure of the hospital's own journal: the gate stops and
+// recovers from what is durable.
+var errDisk = errors.New("the gate's own storage failed")
+
+// run works until the study ends or ctx does. A failure of this study is
+// logged and ends the hospital's part in it; only a failure of the gate's own
+// storage ends the gate.
+func (a *actor) run(ctx context.Context) error {
+	var err error
+	if a.sec, err = a.gate.secrets.load(a.study); err != nil {
+		return fmt.Errorf("%w: %w", errDisk, err)
+	}
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		for _, ev := range a.take() {
+			if err := a.rep.observe(ev, a.gate.cfg.Now()); err != nil {
+				a.log.Warn("event ignored", "seq", ev.Seq, "kind", ev.Kind.String(), "err", err)
+			}
+		}
+		next := time.Hour
+		if live, wait := a.gate.replayed(); !live {
+			next = wait
+		} else {
+			if a.rep.ended.Ended() {
+				return a.finish(ctx)
+			}
+			if a.failed == nil {
+				wait, err := a.advance(ctx)
+				switch {
+				case ctx.Err() != nil:
+					return ctx.Err()
+				case errors.Is(err, errDisk):
+					return err
+				case retryable(err):
+					a.log.Warn("will try again", "err", err)
+					wait = 500 * time.Millisecond
+				case err != nil:
+					a.failed = err
+					a.log.Error("this hospital takes no further part in the study", "err", err)
+					if err := a.leave(ctx, err); err != nil {
+						return err
+					}
+				}
+				if wait > 0 {
+					next = wait
+				}
+			}
+		}
+		timer.Reset(next)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-a.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// retryable tells what may come right by itself from what may not.
+func retryable(err error) bool {
+	return errors.Is(err, consilium.ErrUnavailable) || errors.Is(err, consilium.ErrNotLeader) ||
+		errors.Is(err, consilium.ErrBlobMissing) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// leave posts why this hospital stops, so that the others do not wait for it.
+func (a *actor) leave(ctx context.Context, why error) error {
+	if a.rep.submission == nil || a.rep.round == nil && a.rep.enrols[a.gate.cfg.Site] == nil {
+		return nil
+	}
+	w := &consilium.Withdraw{Study: a.study, Reason: publicReason(why)}
+	return a.promise(ctx, "withdraw", consilium.KindWithdraw, func() ([]byte, error) {
+		return w.Encode(), a.gate.trail.Write(a.study, 0, "withdraw", map[string]any{"reason": w.Reason})
+	})
+}
+
+// publicReason keeps a hospital's inner errors inside: outward go the code and
+// the sentinel's own text.
+func publicReason(err error) string {
+	var e *consilium.Error
+	if errors.As(err, &e) {
+		return string(e.Code) + ": " + e.Msg
+	}
+	return "an error at the hospital; its log says more"
+}
+
+// promise makes a statement once: the first time it builds, signs and
+// journals it; every time it makes sure that the coordinator has these very
+// bytes.
+func (a *actor) promise(ctx context.Context, slot string, kind consilium.MessageKind, build func() ([]byte, error)) error {
+	if a.posted[slot] {
+		return nil
+	}
+	m, err := a.promised(slot, kind, build)
+	if err != nil {
+		return err
+	}
+	return a.post(ctx, slot, m)
+}
+
+// promised returns the slot's message, building and journalling it first if
+// there is none.
+func (a *actor) promised(slot string, kind consilium.MessageKind, build func() ([]byte, error)) (*consilium.Message, error) {
+	if b, ok := a.gate.journal.promise(a.study, slot); ok {
+		m, err := consilium.ParseMessage(b)
+		if err != nil {
+			return nil, fmt.Errorf("%w: slot %s: %w", errDisk, slot, err)
+		}
+		return m, nil
+	}
+	body, err := build()
+	if err != nil {
+		return nil, err
+	}
+	sig, err := a.gate.cfg.Signer.Sign(kind.Domain(), body)
+	if err != nil {
+		return nil, err
+	}
+	m := &consilium.Message{Kind: kind, Study: a.study, By: string(a.gate.cfg.Site), Body: body, Signature: sig}
+	if err := a.gate.journal.setPromise(a.study, slot, m.Encode()); err != nil {
+		return nil, fmt.Errorf("%w: %w", errDisk, err)
+	}
+	return m, nil
+}
+
+func (a *actor) post(ctx context.Context, slot string, m *consilium.Message) error {
+	err := a.gate.cfg.Coordinator.Post(ctx, m)
+	if late(err) {
+		// The study went on without this statement: it was in time or it was
+		// not needed.
+		a.log.Info("statement came late", "slot", slot, "err", err)
+		err = nil
+	}
+	if err == nil {
+		a.posted[slot] = true
+	}
+	return err
+}
+
+func late(err error) bool {
+	return errors.Is(err, consilium.ErrRoundClosed) || errors.Is(err, consilium.ErrWrongPhase) || errors.Is(err, consilium.ErrStudyEnded)
+}
+
+// finish forgets a study that is over. What was promised stays promised: an
+// ended study takes no more statements.
+func (a *actor) finish(ctx context.Context) error {
+	if err := a.gate.trail.Write(a.study, 0, "ended", map[string]any{"phase": a.rep.ended.String(), "reason": a.rep.reason}); err != nil {
+		return fmt.Errorf("%w: %w", errDisk, err)
+	}
+	if err := a.anchorTrail(ctx); err != nil {
+		a.log.Warn("trail not anchored", "err", err)
+	}
+	if err := a.gate.cfg.Vault.Forget(ctx, a.study); err != nil {
+		a.log.Warn("vault did not forget", "err", err)
+	}
+	if err := a.gate.secrets.drop(a.study); err != nil {
+		return fmt.Errorf("%w: %w", errDisk, err)
+	}
+	a.dropSpool()
+	if err := a.gate.journal.setEnded(a.study); err != nil {
+		return fmt.Errorf("%w: %w", errDisk, err)
+	}
+	a.log.Info("study ended", "phase", a.rep.ended.String(), "reason", a.rep.reason)
+	return nil
+}

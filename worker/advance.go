@@ -1,0 +1,193 @@
+package worker
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"consilium"
+	"consilium/he/party"
+	"consilium/internal/hatch"
+)
+
+// advance does everything that is owed now and returns how long it may be
+// left alone; 0 means until the next event.
+func (a *actor) advance(ctx context.Context) (time.Duration, error) {
+	if a.rep.charter == nil {
+		return 0, a.enrol(ctx)
+	}
+	if a.rep.position == 0 {
+		return 0, nil // a charter without this hospital
+	}
+	if a.sec.Group == nil {
+		return 0, consilium.ErrStale.Withf("the group key of this study is gone from the hospital's disk")
+	}
+	if err := a.start(ctx); err != nil {
+		return 0, err
+	}
+	if a.rep.round == nil {
+		return 0, nil
+	}
+	if wait, err := a.reachRound(ctx); err != nil || wait > 0 {
+		return wait, err
+	}
+	rd := a.rep.round
+	if rd.closed {
+		return a.afterClose(ctx, rd)
+	}
+	if rd.rejected {
+		return 0, nil // the leader opens the one retry or aborts
+	}
+	if err := a.prepare(); err != nil {
+		return 0, err
+	}
+	if err := a.contribute(ctx); err != nil {
+		return 0, err
+	}
+	wait, err := a.acknowledge(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if err := a.vote(ctx); err != nil {
+		return 0, err
+	}
+	if err := a.openSum(ctx); err != nil {
+		return 0, err
+	}
+	if err := a.update(ctx); err != nil {
+		return 0, err
+	}
+	w, err := a.leaveState(ctx)
+	return soonest(wait, w), err
+}
+
+// afterClose does what a closed round asks for until the next one opens, and
+// the release when the analysis has ended.
+func (a *actor) afterClose(ctx context.Context, rd *round) (time.Duration, error) {
+	if wait, err := a.settle(ctx, rd); err != nil || wait > 0 {
+		return wait, err
+	}
+	wait, err := a.leaveState(ctx)
+	if err != nil || !rd.done {
+		return wait, err
+	}
+	group, err := party.ParseGroupKey(a.sec.Group)
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", errDisk, err)
+	}
+	w, err := a.release(ctx, group)
+	return soonest(wait, w), err
+}
+
+func soonest(a, b time.Duration) time.Duration {
+	switch {
+	case a == 0:
+		return b
+	case b == 0:
+		return a
+	}
+	return min(a, b)
+}
+
+// reachRound brings this hospital's key and state to the open round: through
+// what it computed itself, or, if it missed a closing, through the sealed state
+// that another member left, checked against the t signatures that certified its
+// digest.
+func (a *actor) reachRound(ctx context.Context) (time.Duration, error) {
+	want := a.rep.round.opened.Round
+	for a.sec.Round < want {
+		group, err := party.ParseGroupKey(a.sec.Group)
+		if err != nil {
+			return 0, fmt.Errorf("%w: %w", errDisk, err)
+		}
+		if prev := a.rep.prev; a.sec.Round == want-1 && prev != nil && prev.opened.Round == a.sec.Round {
+			if wait, err := a.settle(ctx, prev); err != nil || wait > 0 {
+				return wait, err
+			}
+			if err := a.turn(ctx, group, a.sec.Next); err != nil {
+				return 0, err
+			}
+			continue
+		}
+		// Rounds closed while this hospital was away: their states are gone
+		// with their keys, only the last one is needed.
+		if err := a.ratchet(group, nil); err != nil {
+			return 0, err
+		}
+	}
+	if a.sec.Round > want {
+		return 0, consilium.ErrStale.Withf("the log is at round %d, this hospital has closed round %d", want, a.sec.Round-1)
+	}
+	if a.sec.State == nil {
+		return 0, consilium.ErrStale.Withf("no state for round %d", want)
+	}
+	return 0, nil
+}
+
+// turn moves on to the next round with its state.
+func (a *actor) turn(ctx context.Context, group *party.GroupKey, state []byte) error {
+	round := a.sec.Round
+	shape, err := a.gate.cfg.Vault.Adopt(ctx, hatch.AdoptRequest{Study: a.study, Round: round, State: state})
+	if err != nil {
+		return err
+	}
+	if err := a.ratchet(group, state); err != nil {
+		return err
+	}
+	a.shape, a.now = &shape, nil
+	a.dropSpool()
+	return nil
+}
+
+// ratchet replaces the group key by the next round's and drops the sealing
+// keys that no later round uses. What was, is gone from the disk as far as a
+// file system forgets.
+func (a *actor) ratchet(group *party.GroupKey, state []byte) error {
+	a.gate.cfg.Crash("close/before-secret")
+	next := group.Ratchet()
+	a.sec.Group, a.sec.Round, a.sec.State, a.sec.Next = next.Secret(), next.Round(), state, nil
+	a.forgetSealing()
+	if err := a.gate.secrets.save(a.study, a.sec); err != nil {
+		return fmt.Errorf("%w: %w", errDisk, err)
+	}
+	a.gate.cfg.Crash("close/after-secret")
+	return nil
+}
+
+// forgetSealing keeps the key that the open round deals to and those of
+// headers that a later round may name.
+func (a *actor) forgetSealing() {
+	rd := a.rep.round
+	if rd == nil || rd.opened.Round != a.sec.Round {
+		return
+	}
+	used := rd.opened.Sealing[a.rep.position-1]
+	for name := range a.sec.Sealing {
+		switch {
+		case name == charterKey && used.IsZero(), name == used.String():
+		default:
+			if own := rd.headers[a.rep.position]; own != nil && name == own.digest.String() {
+				continue
+			}
+			delete(a.sec.Sealing, name)
+		}
+	}
+}
+
+// prepare makes the working memory of the open attempt.
+func (a *actor) prepare() error {
+	o := a.rep.round.opened
+	if a.now != nil && a.now.round == o.Round && a.now.attempt == o.Attempt {
+		return nil
+	}
+	group, err := party.ParseGroupKey(a.sec.Group)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errDisk, err)
+	}
+	n, err := newAttempt(a.rep, a.shape, group)
+	if err != nil {
+		return err
+	}
+	a.now = n
+	return nil
+}

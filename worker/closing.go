@@ -1,0 +1,256 @@
+package worker
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"consilium"
+	"consilium/he/party"
+	"consilium/internal/hatch"
+	"consilium/internal/seal"
+	"consilium/provenance"
+)
+
+// rankDelay is how long each further member waits before it does what one
+// member is enough for: leaving the sealed state, publishing the result.
+const rankDelay = 3 * time.Second
+
+// settle brings this hospital past a closed round: the certified next state,
+// which it computed itself or takes from the sealed state that another member
+// left, is durable in secrets.Next, and the vault knows. A positive duration
+// means that the sealed state is not there yet.
+func (a *actor) settle(ctx context.Context, rd *round) (time.Duration, error) {
+	group, err := party.ParseGroupKey(a.sec.Group)
+	if err != nil {
+		return 0, fmt.Errorf("%w: %w", errDisk, err)
+	}
+	if a.sec.Next != nil && group.Salted(consilium.DomainState, a.sec.Next) != rd.next {
+		a.log.Error("this hospital's state is not the certified one", "round", rd.opened.Round)
+		a.sec.Next = nil
+	}
+	if a.sec.Next == nil {
+		offer := a.rep.offered[rd.opened.Round]
+		if offer == nil || offer.Next != rd.next {
+			return 2 * time.Second, nil
+		}
+		state, err := a.fetchState(ctx, group, offer)
+		if err != nil {
+			return 0, err
+		}
+		a.log.Info("caught up from the sealed state", "round", rd.opened.Round)
+		a.sec.Next = state
+		if err := a.gate.secrets.save(a.study, a.sec); err != nil {
+			return 0, fmt.Errorf("%w: %w", errDisk, err)
+		}
+	}
+	if a.told < rd.opened.Round {
+		if _, in := rd.proposed.Has(a.rep.position); in {
+			if err := a.gate.cfg.Vault.Opened(ctx, a.study, rd.opened.Round); err != nil {
+				return 0, err
+			}
+		}
+		a.told = rd.opened.Round
+	}
+	return 0, a.prepareOffer(rd, group)
+}
+
+// offer is a certified state that this hospital may have to leave, sealed to
+// the group of its round, for members that missed the round.
+type offer struct {
+	at      consilium.At
+	next    consilium.Digest
+	sealed  []byte
+	since   time.Time
+	signers []consilium.Position
+	slot    string
+}
+
+// prepareOffer seals the state while the round's key still exists.
+func (a *actor) prepareOffer(rd *round, group *party.GroupKey) error {
+	if a.offer != nil && a.offer.at.Round == rd.opened.Round || a.rep.offered[rd.opened.Round] != nil {
+		return nil
+	}
+	o := &offer{
+		at:   consilium.At{Charter: a.rep.digest, Round: rd.opened.Round, Attempt: rd.opened.Attempt, Position: a.rep.position},
+		next: rd.next, since: a.gate.cfg.Now(), slot: slot("sealed", rd.opened),
+	}
+	for p, v := range rd.states {
+		if v.Next == rd.next && v.Done == rd.done && v.Set == rd.set {
+			o.signers = append(o.signers, p)
+		}
+	}
+	slices.Sort(o.signers)
+	var err error
+	o.sealed, err = group.SealState(o.at, a.sec.Next)
+	a.offer = o
+	return err
+}
+
+// leaveState hands over the sealed state when it is this hospital's turn: the
+// members that signed the state go one after the other until one has done it.
+func (a *actor) leaveState(ctx context.Context) (time.Duration, error) {
+	o := a.offer
+	if o == nil || a.rep.offered[o.at.Round] != nil {
+		return 0, nil
+	}
+	wait, ok := a.turnOf(o.signers, o.since)
+	if !ok || wait > 0 {
+		return max(wait, 0), nil
+	}
+	if _, done := a.gate.journal.promise(a.study, o.slot); done {
+		return 0, a.promise(ctx, o.slot, consilium.KindSealedState, nil)
+	}
+	d, err := a.gate.cfg.Coordinator.PutBlob(ctx, bytes.NewReader(o.sealed), uint64(len(o.sealed)))
+	if err != nil {
+		return 0, err
+	}
+	return 0, a.promise(ctx, o.slot, consilium.KindSealedState, func() ([]byte, error) {
+		s := &consilium.SealedState{At: o.at, Next: o.next, Blob: d}
+		return s.Encode(), nil
+	})
+}
+
+// turnOf is how long this hospital lets members of lower rank go first.
+func (a *actor) turnOf(members []consilium.Position, since time.Time) (time.Duration, bool) {
+	i := slices.Index(members, a.rep.position)
+	if i < 0 {
+		return 0, false
+	}
+	return since.Add(time.Duration(i) * rankDelay).Sub(a.gate.cfg.Now()), true
+}
+
+// maxState bounds a sealed state that this hospital will read.
+const maxState = 1 << 31
+
+// fetchState reads a sealed state and checks it against the certified digest.
+func (a *actor) fetchState(ctx context.Context, group *party.GroupKey, offer *consilium.SealedState) ([]byte, error) {
+	src, err := a.gate.cfg.Coordinator.Fetch(ctx, offer.Blob, 0, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
+	sealed, err := io.ReadAll(io.LimitReader(src, maxState))
+	if err != nil {
+		return nil, consilium.ErrUnavailable.With(err)
+	}
+	at := offer.At
+	at.Position = a.rep.position
+	state, err := group.OpenState(at, sealed)
+	if err != nil {
+		return nil, err
+	}
+	if group.Salted(consilium.DomainState, state) != offer.Next {
+		return nil, consilium.ErrInvalid.Withf("the sealed state of round %d is not the certified one", offer.Round)
+	}
+	return state, nil
+}
+
+// release decides on the opened result, signs the decision, and takes its
+// turn at handing the result to the team.
+func (a *actor) release(ctx context.Context, group *party.GroupKey) (time.Duration, error) {
+	r, rd := a.rep, a.rep.round
+	if a.result == nil {
+		// The vault may have an older state, if another process opened the last
+		// round.
+		if _, err := a.gate.cfg.Vault.Adopt(ctx, hatch.AdoptRequest{Study: a.study, Round: rd.opened.Round, State: a.sec.Next}); err != nil {
+			return 0, err
+		}
+		reply, err := a.gate.cfg.Vault.Release(ctx, hatch.ReleaseRequest{Study: a.study, Contributors: rd.proposed.Positions(), Rounds: rd.opened.Round})
+		if err != nil {
+			return 0, err
+		}
+		a.result = &reply
+	}
+	envelope, err := resultEnvelope(a.result)
+	if err != nil {
+		return 0, err
+	}
+	digest := group.Salted(consilium.DomainResult, envelope)
+	if _, ok := a.gate.journal.promise(a.study, "release"); !ok {
+		if err := a.record(rd.opened.Round, a.result.Records); err != nil {
+			return 0, err
+		}
+	}
+	err = a.promise(ctx, "release", consilium.KindRelease, func() ([]byte, error) {
+		defer a.gate.cfg.Crash("release/after-promise")
+		m := &consilium.Release{At: r.at(r.position), Result: digest, Decision: a.result.Decision, Allow: a.result.Allow}
+		if !m.Allow {
+			m.Code, m.Reason = cut(a.result.Code, 128), cut(a.result.Reason, consilium.MaxReasonSize)
+			if m.Code == "" {
+				m.Code = string(consilium.ErrPolicy.Code)
+			}
+		}
+		return m.Encode(), a.gate.trail.Write(a.study, rd.opened.Round, "release", map[string]any{
+			"result": digest, "decision": m.Decision, "allow": m.Allow, "code": m.Code,
+		})
+	})
+	if err != nil {
+		return 0, err
+	}
+	agreed, signers := r.released()
+	if signers == nil || r.published != nil {
+		return 0, nil
+	}
+	if agreed != digest {
+		a.log.Error("this hospital's result is not the released one")
+		return 0, nil
+	}
+	if a.releasedAt.IsZero() {
+		a.releasedAt = a.gate.cfg.Now()
+	}
+	wait, ok := a.turnOf(signers, a.releasedAt)
+	if !ok || wait > 0 {
+		return max(wait, 0), nil
+	}
+	if _, done := a.gate.journal.promise(a.study, "publish"); done {
+		return 0, a.promise(ctx, "publish", consilium.KindPublish, nil)
+	}
+	// The salt goes along, so that the team can check the digest that t
+	// hospitals signed.
+	salt := group.Salt(consilium.DomainResult)
+	sealed, err := seal.Seal(r.charter.TeamKey, consilium.DomainTeamEnvelope, r.digest[:], append(salt[:], envelope...))
+	if err != nil {
+		return 0, err
+	}
+	d, err := a.gate.cfg.Coordinator.PutBlob(ctx, bytes.NewReader(sealed), uint64(len(sealed)))
+	if err != nil {
+		return 0, err
+	}
+	return 0, a.promise(ctx, "publish", consilium.KindPublish, func() ([]byte, error) {
+		m := &consilium.Publish{At: r.at(r.position), Result: digest, Blob: d}
+		return m.Encode(), nil
+	})
+}
+
+// resultEnvelope is what the team receives: the result and its files in one
+// encoding, so that t hospitals sign the same bytes.
+func resultEnvelope(reply *hatch.ReleaseReply) ([]byte, error) {
+	env := consilium.ResultEnvelope{Result: reply.Result}
+	names := make([]string, 0, len(reply.Files))
+	for name := range reply.Files {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for _, name := range names {
+		env.Files = append(env.Files, consilium.ResultFile{Name: name, Content: reply.Files[name]})
+	}
+	return env.Encode()
+}
+
+// anchorTrail enters the head of this hospital's trail into its own ledger:
+// from then on no entry of the trail can be changed unnoticed.
+func (a *actor) anchorTrail(ctx context.Context) error {
+	entry, err := provenance.SignRecord(a.gate.cfg.Signer, &provenance.AuditRecord{
+		Type: provenance.RecordAccess, Time: a.gate.cfg.Now().UnixMilli(), Actor: string(a.gate.cfg.Site), Study: a.study, Outcome: "trail",
+		Digests: map[string]consilium.Digest{"trail": a.gate.trail.Head()},
+	})
+	if err != nil {
+		return err
+	}
+	_, err = a.gate.cfg.Ledger.Append(ctx, entry)
+	return err
+}

@@ -1,0 +1,283 @@
+package worker
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"consilium"
+	"consilium/he/party"
+	"consilium/internal/canon"
+	"consilium/internal/hatch"
+	"consilium/internal/seal"
+)
+
+// charterKey is where secrets.Sealing keeps the sealing key of the enrolment.
+const charterKey = "charter"
+
+// enrol brings a study from its submission to its charter.
+func (a *actor) enrol(ctx context.Context) error {
+	r := a.rep
+	if r.submission == nil || !r.admitted || !r.boardApproved(a.gate.cfg.Now()) {
+		return nil
+	}
+	if only := r.spec.Sites.Only; len(only) > 0 && !slices.Contains(only, a.gate.cfg.Site) {
+		return nil
+	}
+	if a.posted["decline"] {
+		return nil
+	}
+	if _, declined := a.gate.journal.promise(a.study, "decline"); declined {
+		return a.promise(ctx, "decline", consilium.KindDecline, nil)
+	}
+	if _, enrolled := a.gate.journal.promise(a.study, "enrol"); !enrolled {
+		if r.enrols[a.gate.cfg.Site] != nil {
+			return consilium.ErrStale.Withf("the log holds an enrolment of this hospital that its journal does not: the journal was rolled back")
+		}
+		reply, err := a.gate.cfg.Vault.Admit(ctx, hatch.AdmitRequest{
+			Study: a.study, Submission: r.submitted, Approval: r.approved, Roster: a.gate.cfg.Roster.Payload,
+		})
+		if err != nil {
+			return err
+		}
+		if err := a.record(0, reply.Records); err != nil {
+			return err
+		}
+		if !reply.Allow {
+			return a.decline(ctx, reply.Decision, reply.Code, reply.Reason)
+		}
+		if err := a.makeEnrolSecret(); err != nil {
+			return err
+		}
+		return a.promise(ctx, "enrol", consilium.KindEnrol, func() ([]byte, error) {
+			defer a.gate.cfg.Crash("enrol/after-promise")
+			return a.enrolment(reply.Decision)
+		})
+	}
+	if err := a.promise(ctx, "enrol", consilium.KindEnrol, nil); err != nil {
+		return err
+	}
+	if r.draft == nil {
+		return nil
+	}
+	p, ok := r.draft.Position(a.gate.cfg.Site)
+	if !ok {
+		return nil // left out: the study runs without this hospital
+	}
+	if r.draft.Members[p-1].Key != a.gate.cfg.Signer.Public() || r.draft.Roster != a.gate.rosterD {
+		return fmt.Errorf("%w: the draft names another roster or key for this hospital", errForged)
+	}
+	if err := a.checkLineage(memberSites(r.draft, nil)); err != nil {
+		return err
+	}
+	if err := a.reveal(ctx); err != nil {
+		return err
+	}
+	if len(r.reveals) < len(r.draft.Members) {
+		return nil
+	}
+	return a.signCharter(ctx, p)
+}
+
+func (a *actor) decline(ctx context.Context, decision consilium.Digest, code, reason string) error {
+	a.log.Info("study declined", "code", code, "reason", reason)
+	return a.promise(ctx, "decline", consilium.KindDecline, func() ([]byte, error) {
+		d := &consilium.Decline{Study: a.study, Submission: consilium.DomainSubmission.Digest(a.rep.submitted), Decision: decision,
+			Code: cut(code, 128), Reason: cut(reason, consilium.MaxReasonSize)}
+		return d.Encode(), a.gate.trail.Write(a.study, 0, "decline", map[string]any{"code": d.Code, "reason": d.Reason, "decision": decision})
+	})
+}
+
+func cut(s string, n int) string {
+	if len(s) > n {
+		return s[:n]
+	}
+	return s
+}
+
+// makeEnrolSecret makes what the enrolment commits to, durably, before the
+// commitment is sent. If we crash before the promise, Open finds the secret and
+// uses it.
+func (a *actor) makeEnrolSecret() error {
+	if a.sec.Enrol != nil {
+		return nil
+	}
+	a.gate.cfg.Crash("enrol/before-secret")
+	key, err := seal.Generate()
+	if err != nil {
+		return err
+	}
+	kb, err := key.Bytes()
+	if err != nil {
+		return err
+	}
+	c, err := party.NewContribution()
+	if err != nil {
+		return err
+	}
+	var nonce consilium.Digest
+	if _, err := io.ReadFull(rand.Reader, nonce[:]); err != nil {
+		return err
+	}
+	a.sec.Sealing[charterKey] = kb
+	a.sec.Enrol = &enrolSecret{Nonce: nonce, Contribution: c.Secret()}
+	if err := a.gate.secrets.save(a.study, a.sec); err != nil {
+		return fmt.Errorf("%w: %w", errDisk, err)
+	}
+	a.gate.cfg.Crash("enrol/after-secret")
+	return nil
+}
+
+func (a *actor) enrolment(decision consilium.Digest) ([]byte, error) {
+	key, err := seal.Parse(a.sec.Sealing[charterKey])
+	if err != nil {
+		return nil, err
+	}
+	c, err := party.ParseContribution(a.sec.Enrol.Contribution)
+	if err != nil {
+		return nil, err
+	}
+	e := &consilium.Enrol{
+		Study: a.study, Submission: consilium.DomainSubmission.Digest(a.rep.submitted), Roster: a.gate.rosterD,
+		Sealing: key.Public(), Nonce: a.sec.Enrol.Nonce,
+		Commitment: c.Commitment(a.study, a.gate.cfg.Site, a.sec.Enrol.Nonce), Decision: decision,
+	}
+	return e.Encode(), a.gate.trail.Write(a.study, 0, "enrol", map[string]any{
+		"submission": e.Submission, "decision": decision, "spec": consilium.SpecDigest(a.rep.submission.SpecBytes), "policy": a.rep.submission.Policy,
+	})
+}
+
+// reveal hands every member this hospital's contribution to the group key.
+// All commitments are in the draft by now, so no member can choose its own
+// after seeing another's.
+func (a *actor) reveal(ctx context.Context) error {
+	return a.promise(ctx, "reveal", consilium.KindReveal, func() ([]byte, error) {
+		if a.sec.Enrol == nil {
+			return nil, consilium.ErrStale.Withf("the secret of this hospital's enrolment is gone")
+		}
+		draft := consilium.CharterDigest(a.rep.drafted)
+		m := &consilium.Reveal{Draft: draft}
+		for i, member := range a.rep.draft.Members {
+			box, err := seal.Seal(member.Sealing, consilium.DomainSealedReveal, revealContext(draft, a.gate.cfg.Site, member.Site), a.sec.Enrol.Contribution)
+			if err != nil {
+				return nil, err
+			}
+			m.Boxes = append(m.Boxes, consilium.SealedBox{To: consilium.Position(i + 1), Sealed: box})
+		}
+		return m.Encode(), nil
+	})
+}
+
+func revealContext(draft consilium.Digest, from, to consilium.SiteID) []byte {
+	d := consilium.DomainSealedReveal.Digest(draft[:], []byte(from), []byte(to))
+	return d[:]
+}
+
+// signCharter computes the group key from every member's contribution and
+// signs the charter with its confirmation. Members that computed another key
+// would sign other bytes, and the study would not start.
+func (a *actor) signCharter(ctx context.Context, p consilium.Position) error {
+	return a.promise(ctx, "charter", consilium.KindCharter, func() ([]byte, error) {
+		r := a.rep
+		draft := consilium.CharterDigest(r.drafted)
+		key, err := seal.Parse(a.sec.Sealing[charterKey])
+		if err != nil {
+			return nil, err
+		}
+		contributions := make([]*party.Contribution, len(r.draft.Members))
+		for i, m := range r.draft.Members {
+			box := r.reveals[consilium.Position(i+1)].Boxes[p-1]
+			b, err := key.Open(consilium.DomainSealedReveal, revealContext(draft, m.Site, a.gate.cfg.Site), box.Sealed)
+			if err != nil {
+				return nil, consilium.ErrInvalid.Withf("the reveal of %s does not open", m.Site)
+			}
+			if contributions[i], err = party.ParseContribution(b); err != nil {
+				return nil, err
+			}
+		}
+		group, err := party.Combine(draft, r.draft, contributions)
+		if err != nil {
+			return nil, err
+		}
+		charter := *r.draft
+		charter.Confirmation = group.Confirmation()
+		if err := charter.Validate(); err != nil {
+			return nil, consilium.ErrInvalid.With(err)
+		}
+		payload, err := canon.Marshal(&charter)
+		if err != nil {
+			return nil, err
+		}
+		a.gate.cfg.Crash("charter/before-secret")
+		a.sec.Group, a.sec.Round = group.Secret(), 1
+		if err := a.gate.secrets.save(a.study, a.sec); err != nil {
+			return nil, fmt.Errorf("%w: %w", errDisk, err)
+		}
+		defer a.gate.cfg.Crash("charter/after-promise")
+		return payload, a.gate.trail.Write(a.study, 0, "charter", map[string]any{"charter": consilium.CharterDigest(payload)})
+	})
+}
+
+// start prepares the vault once the charter stands, and destroys what only
+// the enrolment needed.
+func (a *actor) start(ctx context.Context) error {
+	if a.shape != nil {
+		return nil
+	}
+	r := a.rep
+	if r.position == 0 {
+		return nil
+	}
+	shape, err := a.gate.cfg.Vault.Start(ctx, hatch.StartRequest{
+		Study: a.study, Charter: r.chartered, Submission: r.submitted, Approval: r.approved, Roster: a.gate.cfg.Roster.Payload, Position: r.position,
+	})
+	if err != nil {
+		return err
+	}
+	if a.sec.State == nil {
+		if a.sec.Round != 1 {
+			return errors.New("no state for a round after the first")
+		}
+		a.sec.State, a.sec.Enrol = shape.State, nil
+		if err := a.gate.secrets.save(a.study, a.sec); err != nil {
+			return fmt.Errorf("%w: %w", errDisk, err)
+		}
+	} else if a.sec.Round > 1 {
+		if shape, err = a.gate.cfg.Vault.Adopt(ctx, hatch.AdoptRequest{Study: a.study, Round: a.sec.Round - 1, State: a.sec.State}); err != nil {
+			return err
+		}
+	}
+	a.shape = &shape
+	return nil
+}
+
+// record writes the vault's records to the trail, before what they announce.
+func (a *actor) record(round uint32, records []hatch.Record) error {
+	for _, rec := range records {
+		if err := a.gate.trail.Write(a.study, round, rec.Type, json.RawMessage(rec.JSON)); err != nil {
+			return fmt.Errorf("%w: %w", errDisk, err)
+		}
+	}
+	return nil
+}
+
+// memberSites lists the sites of some positions, or of all, ascending.
+func memberSites(c *consilium.Charter, positions []consilium.Position) []consilium.SiteID {
+	var out []consilium.SiteID
+	if positions == nil {
+		for i := range c.Members {
+			out = append(out, c.Members[i].Site)
+		}
+		return sortedSites(out)
+	}
+	for _, p := range positions {
+		if m := c.Member(p); m != nil {
+			out = append(out, m.Site)
+		}
+	}
+	return sortedSites(out)
+}

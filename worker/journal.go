@@ -1,0 +1,392 @@
+package worker
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sort"
+	"sync"
+
+	"consilium"
+	"consilium/internal/durable"
+)
+
+// Kinds of journal records. The journal holds nothing secret: promises that
+// were or may have been sent, and what binds later ones. Secrets are in one
+// file per study that is replaced, never appended to.
+const (
+	recordPromise uint8 = 1 // a message, by its slot
+	recordLock    uint8 = 2 // members that may be opened in a round
+	recordFrozen  uint8 = 3 // members and row sets of a study
+	recordOpened  uint8 = 4 // an opened sum, for the differencing rule across studies
+	recordEnded   uint8 = 5 // a study is over
+	recordVector  uint8 = 6 // digest of the one vector of a round
+)
+
+// journal is what a gate remembers across crashes. Every method that records
+// returns after the record is durable.
+type journal struct {
+	mu     sync.Mutex
+	log    *durable.Journal
+	slots  map[consilium.StudyID]map[string][]byte // slot -> encoded message
+	locks  map[consilium.StudyID]map[uint32][]consilium.Position
+	frozen map[consilium.StudyID]*frozen
+	vector map[consilium.StudyID]map[uint32]consilium.Digest
+	ended  map[consilium.StudyID]bool
+	opened []openedSum
+}
+
+// frozen is what the first opening of an exact study fixes.
+type frozen struct {
+	Members []consilium.Position `json:"members"`
+	RowSets []consilium.Digest   `json:"rowSets"` // salted, parallel to Members
+}
+
+// openedSum is one entry of the hospital's ledger of opened sums.
+type openedSum struct {
+	Study   consilium.StudyID  `json:"study"`
+	Lineage consilium.Digest   `json:"lineage"`
+	Faults  int                `json:"faults"`
+	Sites   []consilium.SiteID `json:"sites"` // ascending
+}
+
+type promiseRecord struct {
+	Study   consilium.StudyID `json:"study"`
+	Slot    string            `json:"slot"`
+	Message []byte            `json:"message"`
+}
+
+type lockRecord struct {
+	Study   consilium.StudyID    `json:"study"`
+	Round   uint32               `json:"round"`
+	Members []consilium.Position `json:"members"`
+}
+
+type frozenRecord struct {
+	Study consilium.StudyID `json:"study"`
+	frozen
+}
+
+type vectorRecord struct {
+	Study  consilium.StudyID `json:"study"`
+	Round  uint32            `json:"round"`
+	Vector consilium.Digest  `json:"vector"`
+}
+
+type endedRecord struct {
+	Study consilium.StudyID `json:"study"`
+}
+
+func openJournal(path string) (*journal, error) {
+	j := &journal{
+		slots:  map[consilium.StudyID]map[string][]byte{},
+		locks:  map[consilium.StudyID]map[uint32][]consilium.Position{},
+		frozen: map[consilium.StudyID]*frozen{},
+		vector: map[consilium.StudyID]map[uint32]consilium.Digest{},
+		ended:  map[consilium.StudyID]bool{},
+	}
+	log, err := durable.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	j.log = log
+	if err := log.Replay(j.replay); err != nil {
+		log.Close()
+		return nil, fmt.Errorf("journal %s: %w", path, err)
+	}
+	return j, nil
+}
+
+func (j *journal) close() error { return j.log.Close() }
+
+func (j *journal) replay(kind uint8, data []byte) error {
+	switch kind {
+	case recordPromise:
+		var r promiseRecord
+		if err := json.Unmarshal(data, &r); err != nil {
+			return err
+		}
+		j.keepPromise(r)
+	case recordLock:
+		var r lockRecord
+		if err := json.Unmarshal(data, &r); err != nil {
+			return err
+		}
+		j.keepLock(r)
+	case recordFrozen:
+		var r frozenRecord
+		if err := json.Unmarshal(data, &r); err != nil {
+			return err
+		}
+		j.frozen[r.Study] = &r.frozen
+	case recordOpened:
+		var r openedSum
+		if err := json.Unmarshal(data, &r); err != nil {
+			return err
+		}
+		j.opened = append(j.opened, r)
+	case recordEnded:
+		var r endedRecord
+		if err := json.Unmarshal(data, &r); err != nil {
+			return err
+		}
+		j.keepEnded(r.Study)
+	case recordVector:
+		var r vectorRecord
+		if err := json.Unmarshal(data, &r); err != nil {
+			return err
+		}
+		j.keepVector(r)
+	default:
+		return fmt.Errorf("record of unknown kind %d: a newer release wrote it", kind)
+	}
+	return nil
+}
+
+func (j *journal) keepPromise(r promiseRecord) {
+	if j.slots[r.Study] == nil {
+		j.slots[r.Study] = map[string][]byte{}
+	}
+	j.slots[r.Study][r.Slot] = r.Message
+}
+
+func (j *journal) keepLock(r lockRecord) {
+	if j.locks[r.Study] == nil {
+		j.locks[r.Study] = map[uint32][]consilium.Position{}
+	}
+	j.locks[r.Study][r.Round] = r.Members
+}
+
+func (j *journal) keepVector(r vectorRecord) {
+	if j.vector[r.Study] == nil {
+		j.vector[r.Study] = map[uint32]consilium.Digest{}
+	}
+	j.vector[r.Study][r.Round] = r.Vector
+}
+
+func (j *journal) keepEnded(study consilium.StudyID) {
+	j.ended[study] = true
+	delete(j.slots, study)
+	delete(j.locks, study)
+	delete(j.frozen, study)
+	delete(j.vector, study)
+}
+
+func (j *journal) append(kind uint8, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return j.log.Append(kind, b)
+}
+
+// promise returns the message of a slot, if one was journalled.
+func (j *journal) promise(study consilium.StudyID, slot string) ([]byte, bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	m, ok := j.slots[study][slot]
+	return m, ok
+}
+
+// setPromise journals the one message of a slot. A second, different message
+// for the same slot is refused: that is the promise.
+func (j *journal) setPromise(study consilium.StudyID, slot string, message []byte) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if _, ok := j.slots[study][slot]; ok {
+		return fmt.Errorf("slot %s of study %s is taken", slot, study)
+	}
+	r := promiseRecord{study, slot, message}
+	if err := j.append(recordPromise, r); err != nil {
+		return err
+	}
+	j.keepPromise(r)
+	return nil
+}
+
+// lock returns the members that a round is locked to, or nil.
+func (j *journal) lock(study consilium.StudyID, round uint32) []consilium.Position {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.locks[study][round]
+}
+
+func (j *journal) setLock(study consilium.StudyID, round uint32, members []consilium.Position) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	r := lockRecord{study, round, members}
+	if err := j.append(recordLock, r); err != nil {
+		return err
+	}
+	j.keepLock(r)
+	return nil
+}
+
+func (j *journal) freeze(study consilium.StudyID) *frozen {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.frozen[study]
+}
+
+func (j *journal) setFrozen(study consilium.StudyID, f *frozen) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err := j.append(recordFrozen, frozenRecord{study, *f}); err != nil {
+		return err
+	}
+	j.frozen[study] = f
+	return nil
+}
+
+func (j *journal) vectorOf(study consilium.StudyID, round uint32) (consilium.Digest, bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	d, ok := j.vector[study][round]
+	return d, ok
+}
+
+func (j *journal) setVector(study consilium.StudyID, round uint32, vector consilium.Digest) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	r := vectorRecord{study, round, vector}
+	if err := j.append(recordVector, r); err != nil {
+		return err
+	}
+	j.keepVector(r)
+	return nil
+}
+
+// sums lists the opened sums of a lineage by other studies.
+func (j *journal) sums(lineage consilium.Digest, except consilium.StudyID) []openedSum {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var out []openedSum
+	for _, o := range j.opened {
+		if o.Lineage == lineage && o.Study != except {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+// setOpened records an opened sum once per study and lineage and set.
+func (j *journal) setOpened(o openedSum) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, have := range j.opened {
+		if have.Study == o.Study && have.Lineage == o.Lineage && equalSites(have.Sites, o.Sites) {
+			return nil
+		}
+	}
+	if err := j.append(recordOpened, o); err != nil {
+		return err
+	}
+	j.opened = append(j.opened, o)
+	return nil
+}
+
+func (j *journal) setEnded(study consilium.StudyID) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.ended[study] {
+		return nil
+	}
+	if err := j.append(recordEnded, endedRecord{study}); err != nil {
+		return err
+	}
+	j.keepEnded(study)
+	return nil
+}
+
+func (j *journal) hasEnded(study consilium.StudyID) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.ended[study]
+}
+
+func equalSites(a, b []consilium.SiteID) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// secrets is what a gate must keep secret of one live study. The file is
+// replaced whole, so what a round no longer needs is gone from it ("best
+// effort": Go and storage may keep copies).
+type secrets struct {
+	Enrol   *enrolSecret      `json:"enrol,omitempty"` // gone once the charter is signed by all
+	Group   []byte            `json:"group,omitempty"` // the group key of Round, as he/party encodes it
+	Round   uint32            `json:"round"`           // the round that Group and State belong to
+	State   []byte            `json:"state,omitempty"` // analysis state that Round starts from
+	Next    []byte            `json:"next,omitempty"`  // the state after Round, once this hospital has opened its sum
+	Sealing map[string][]byte `json:"sealing"`         // secret by the header digest that published it; "charter" for the first
+}
+
+type enrolSecret struct {
+	Nonce        consilium.Digest `json:"nonce"`
+	Contribution []byte           `json:"contribution"`
+}
+
+// secretStore keeps one secrets file per live study.
+type secretStore struct{ dir string }
+
+func newSecretStore(dir string) (secretStore, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return secretStore{}, err
+	}
+	return secretStore{dir}, nil
+}
+
+func (s secretStore) path(study consilium.StudyID) string {
+	return filepath.Join(s.dir, string(study)+".json")
+}
+
+func (s secretStore) load(study consilium.StudyID) (*secrets, error) {
+	b, err := os.ReadFile(s.path(study))
+	if errors.Is(err, fs.ErrNotExist) {
+		return &secrets{Sealing: map[string][]byte{}}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out secrets
+	if err := json.Unmarshal(b, &out); err != nil {
+		return nil, fmt.Errorf("secrets of study %s: %w", study, err)
+	}
+	if out.Sealing == nil {
+		out.Sealing = map[string][]byte{}
+	}
+	return &out, nil
+}
+
+func (s secretStore) save(study consilium.StudyID, v *secrets) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(s.path(study), b, 0o600)
+}
+
+func (s secretStore) drop(study consilium.StudyID) error {
+	err := os.Remove(s.path(study))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
+// sortedSites returns the sites in ascending order.
+func sortedSites(in []consilium.SiteID) []consilium.SiteID {
+	out := append([]consilium.SiteID(nil), in...)
+	sort.Slice(out, func(i, k int) bool { return out[i] < out[k] })
+	return out
+}

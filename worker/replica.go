@@ -1,0 +1,624 @@
+package worker
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sort"
+	"time"
+
+	"consilium"
+	"consilium/internal/canon"
+	"consilium/internal/hybrid"
+)
+
+// replica is one study as this hospital can prove it: rebuilt from events,
+// every statement checked against the signature of who is said to have made it.
+// The coordinator's own events are proposals; what they claim is recomputed.
+//
+// A replica changes only in observe, which has no side effect.
+type replica struct {
+	id     consilium.StudyID
+	self   consilium.SiteID
+	roster *consilium.Roster
+
+	submission *consilium.Submission
+	submitted  []byte // payload
+	submitter  *consilium.Message
+	spec       *consilium.Spec
+
+	approval  *consilium.Approval
+	approved  []byte // payload
+	approvers map[string]consilium.Signature
+	admitted  bool
+
+	enrols  map[consilium.SiteID]*consilium.Enrol
+	draft   *consilium.Charter
+	drafted []byte
+	reveals map[consilium.Position]*consilium.Reveal
+	signed  map[consilium.Position]*consilium.Message // KindCharter messages
+
+	charter   *consilium.Charter
+	chartered []byte
+	digest    consilium.Digest // H(E)
+	position  consilium.Position
+
+	sealing  map[consilium.Digest]sealingKey // every header's next sealing key, by header digest
+	round    *round
+	prev     *round                            // the round that closed before it
+	offered  map[uint32]*consilium.SealedState // by round
+	lastDone bool
+
+	releases  map[consilium.Position]*consilium.Release
+	published *consilium.Publish
+	ended     consilium.Phase
+	reason    string
+}
+
+type sealingKey struct {
+	position consilium.Position
+	key      consilium.SealingKey
+}
+
+// round is one attempt of one round.
+type round struct {
+	opened   *consilium.RoundOpened
+	since    time.Time     // by this hospital's clock
+	wait     time.Duration // until the deadline, as the coordinator gave it
+	headers  map[consilium.Position]*signedHeader
+	proposed *consilium.Contributors
+	set      consilium.Digest
+	votes    map[consilium.Position]consilium.Digest
+	openings map[consilium.Position]*consilium.Opening
+	summed   *consilium.Summed
+	states   map[consilium.Position]*consilium.StateVote
+	closed   bool
+	rejected bool
+	next     consilium.Digest
+	done     bool
+}
+
+type signedHeader struct {
+	digest consilium.Digest
+	header *consilium.Header
+	body   []byte
+}
+
+func newReplica(id consilium.StudyID, self consilium.SiteID, roster *consilium.Roster) *replica {
+	return &replica{
+		id: id, self: self, roster: roster,
+		approvers: map[string]consilium.Signature{},
+		enrols:    map[consilium.SiteID]*consilium.Enrol{},
+		reveals:   map[consilium.Position]*consilium.Reveal{},
+		signed:    map[consilium.Position]*consilium.Message{},
+		sealing:   map[consilium.Digest]sealingKey{},
+		offered:   map[uint32]*consilium.SealedState{},
+		releases:  map[consilium.Position]*consilium.Release{},
+	}
+}
+
+// errForged marks an event that no honest federation would hold. It is logged
+// and otherwise ignored: the coordinator must not be able to stop a hospital
+// by inserting one.
+var errForged = errors.New("not what an honest federation logs")
+
+// observe takes one event. now is this hospital's clock.
+func (r *replica) observe(ev *consilium.Event, now time.Time) error {
+	if r.ended.Ended() {
+		return nil
+	}
+	switch ev.Kind {
+	case consilium.EventMessage:
+		m, err := consilium.ParseMessage(ev.Body)
+		if err != nil {
+			return err
+		}
+		if m.Study != r.id {
+			return fmt.Errorf("%w: a message of study %s", errForged, m.Study)
+		}
+		return r.message(m)
+	case consilium.EventAdmitted:
+		r.admitted = true
+	case consilium.EventDrafted:
+		return r.takeDraft(ev.Body)
+	case consilium.EventChartered:
+		return r.takeCharter(ev.Body)
+	case consilium.EventOpened:
+		return r.open(ev.Body, now, ev.Time)
+	case consilium.EventProposed:
+		return r.propose(ev.Body)
+	case consilium.EventSummed:
+		s, err := consilium.ParseSummed(ev.Body)
+		if err != nil {
+			return err
+		}
+		if r.round == nil || r.round.proposed == nil || s.Set != r.round.set {
+			return fmt.Errorf("%w: a sum over a set that is not proposed", errForged)
+		}
+		r.round.summed = s
+	case consilium.EventRefused:
+		r.ended, r.reason = consilium.PhaseRefused, reasonText(ev.Body)
+	case consilium.EventAborted:
+		r.ended, r.reason = consilium.PhaseAborted, reasonText(ev.Body)
+	case consilium.EventCancelled:
+		r.ended, r.reason = consilium.PhaseCancelled, reasonText(ev.Body)
+	case consilium.EventDone:
+		r.ended = consilium.PhaseDone
+	}
+	// Certified, closed, waiting, resumed and releasing say nothing that the
+	// hospital does not derive from votes itself.
+	return nil
+}
+
+func reasonText(b []byte) string {
+	if len(b) > consilium.MaxReasonSize {
+		b = b[:consilium.MaxReasonSize]
+	}
+	return string(b)
+}
+
+// message checks who signed m and takes it.
+func (r *replica) message(m *consilium.Message) error {
+	switch m.Kind {
+	case consilium.KindSubmission:
+		return r.takeSubmission(m)
+	case consilium.KindApproval:
+		return r.takeApproval(m)
+	case consilium.KindCancel:
+		return nil // the coordinator ends the study; nothing is permitted by it
+	}
+	site, ok := r.roster.Site(consilium.SiteID(m.By))
+	if !ok {
+		return fmt.Errorf("%w: %s by %q, who is not a hospital of the roster", errForged, m.Kind, m.By)
+	}
+	if err := hybrid.Verify(site.Key, m.Kind.Domain(), m.Body, &m.Signature); err != nil {
+		return fmt.Errorf("%s by %s: %w", m.Kind, m.By, err)
+	}
+	switch m.Kind {
+	case consilium.KindEnrol:
+		e, err := consilium.ParseEnrol(m.Body)
+		if err != nil {
+			return err
+		}
+		if e.Study != r.id {
+			return fmt.Errorf("%w: an enrolment for study %s", errForged, e.Study)
+		}
+		if _, ok := r.enrols[site.ID]; !ok {
+			r.enrols[site.ID] = e
+		}
+		return nil
+	case consilium.KindDecline, consilium.KindWithdraw:
+		return nil
+	case consilium.KindReveal:
+		v, err := consilium.ParseReveal(m.Body)
+		if err != nil {
+			return err
+		}
+		if r.draft == nil || v.Draft != consilium.CharterDigest(r.drafted) || len(v.Boxes) != len(r.draft.Members) {
+			return fmt.Errorf("%w: a reveal for another draft", errForged)
+		}
+		p, ok := r.draft.Position(site.ID)
+		if !ok {
+			return fmt.Errorf("%w: a reveal by a stranger to the draft", errForged)
+		}
+		if r.reveals[p] == nil {
+			r.reveals[p] = v
+		}
+		return nil
+	case consilium.KindCharter:
+		if r.draft == nil {
+			return fmt.Errorf("%w: a charter signature before a draft", errForged)
+		}
+		p, ok := r.draft.Position(site.ID)
+		if !ok {
+			return fmt.Errorf("%w: a charter signature by a stranger to the draft", errForged)
+		}
+		r.signed[p] = m
+		return nil
+	}
+	if r.charter == nil {
+		return fmt.Errorf("%w: %s before the charter", errForged, m.Kind)
+	}
+	p, ok := r.charter.Position(site.ID)
+	if !ok || r.charter.Members[p-1].Key != site.Key {
+		return fmt.Errorf("%w: %s by %s, who is not a member with this key", errForged, m.Kind, m.By)
+	}
+	return r.roundMessage(m, p)
+}
+
+func (r *replica) takeSubmission(m *consilium.Message) error {
+	if r.submission != nil {
+		return nil
+	}
+	s, err := consilium.ParseSubmission(m.Body)
+	if err != nil {
+		return err
+	}
+	if err := canon.Check(m.Body); err != nil {
+		return err
+	}
+	if consilium.NewStudyID(consilium.DomainSubmission.Digest(m.Body)) != r.id {
+		return fmt.Errorf("%w: the submission does not have this study's id", errForged)
+	}
+	team, ok := r.roster.Researcher(s.Team)
+	if !ok || m.By != string(s.Team) {
+		return fmt.Errorf("%w: submitted by %q", errForged, m.By)
+	}
+	if err := hybrid.Verify(team.Key, consilium.DomainSubmission, m.Body, &m.Signature); err != nil {
+		return err
+	}
+	spec, err := consilium.ParseSpec(s.SpecBytes)
+	if err != nil {
+		return err
+	}
+	r.submission, r.submitted, r.submitter, r.spec = s, m.Body, m, spec
+	return nil
+}
+
+func (r *replica) takeApproval(m *consilium.Message) error {
+	if r.submission == nil {
+		return fmt.Errorf("%w: an approval before the submission", errForged)
+	}
+	a, err := consilium.ParseApproval(m.Body)
+	if err != nil {
+		return err
+	}
+	if a.Study != r.id || a.Spec != consilium.SpecDigest(r.submission.SpecBytes) || a.Policy != r.submission.Policy {
+		return fmt.Errorf("%w: an approval of something else", errForged)
+	}
+	if r.approval != nil && !bytes.Equal(m.Body, r.approved) {
+		return fmt.Errorf("%w: two different approvals", errForged)
+	}
+	for _, member := range r.roster.Board.Members {
+		if m.By != "board/"+member.ID {
+			continue
+		}
+		if err := hybrid.Verify(member.Key, consilium.DomainApproval, m.Body, &m.Signature); err != nil {
+			return err
+		}
+		r.approval, r.approved = a, m.Body
+		r.approvers[member.ID] = m.Signature
+		return nil
+	}
+	return fmt.Errorf("%w: an approval by %q, who is not of the board", errForged, m.By)
+}
+
+// boardApproved reports whether the board's threshold has signed and the
+// approval is in force.
+func (r *replica) boardApproved(now time.Time) bool {
+	return r.approval != nil && len(r.approvers) >= r.roster.Board.Threshold &&
+		now.Unix() >= r.approval.NotBefore && now.Unix() < r.approval.NotAfter
+}
+
+// takeDraft checks a drafted charter member by member against the enrolments
+// that this hospital verified, and the numbers against the rules that protect
+// it. A hospital never signs a charter that fails here.
+func (r *replica) takeDraft(payload []byte) error {
+	if r.charter != nil {
+		return fmt.Errorf("%w: a draft after the charter", errForged)
+	}
+	if err := canon.Check(payload); err != nil {
+		return err
+	}
+	var c consilium.Charter
+	if err := strict(payload, &c); err != nil {
+		return err
+	}
+	if !c.Confirmation.IsZero() {
+		return fmt.Errorf("%w: a draft with a confirmation", errForged)
+	}
+	checked := c
+	checked.Confirmation = consilium.DomainGroupConfirm.Digest() // any value: Validate wants one
+	if err := checked.Validate(); err != nil {
+		return err
+	}
+	if r.submission == nil || r.approval == nil {
+		return fmt.Errorf("%w: a draft before submission and approval", errForged)
+	}
+	team, ok := r.roster.Researcher(r.submission.Team)
+	if !ok {
+		return fmt.Errorf("%w: no team", errForged)
+	}
+	faults := r.spec.Sites.Faults
+	if faults == 0 {
+		faults = consilium.DefaultFaults(len(c.Members), r.spec.Sites.Min)
+	}
+	switch {
+	case c.Study != r.id || c.Epoch != 1,
+		c.Submission != consilium.DomainSubmission.Digest(r.submitted),
+		c.Spec != consilium.SpecDigest(r.submission.SpecBytes),
+		c.Policy != r.submission.Policy,
+		c.Approval != consilium.DomainApproval.Digest(r.approved),
+		c.Team != r.submission.Team || c.TeamKey != team.Sealing:
+		return fmt.Errorf("%w: the draft is of something else", errForged)
+	case c.Faults != faults, c.Threshold != consilium.Threshold(len(c.Members), faults), c.MinSites != r.spec.Sites.Min:
+		return fmt.Errorf("%w: f %d, t %d, min_sites %d are not what the study asks for", errForged, c.Faults, c.Threshold, c.MinSites)
+	}
+	for i := range c.Members {
+		m := &c.Members[i]
+		site, ok := r.roster.Site(m.Site)
+		e := r.enrols[m.Site]
+		if !ok || e == nil {
+			return fmt.Errorf("%w: %s is drafted and has not enrolled", errForged, m.Site)
+		}
+		if m.Operator != site.Operator || m.Key != site.Key || m.Sealing != e.Sealing || m.Nonce != e.Nonce ||
+			m.Commitment != e.Commitment || m.Decision != e.Decision || e.Roster != c.Roster || e.Submission != c.Submission {
+			return fmt.Errorf("%w: the draft misstates %s", errForged, m.Site)
+		}
+	}
+	if r.draft != nil && !bytes.Equal(payload, r.drafted) {
+		return fmt.Errorf("%w: two different drafts", errForged)
+	}
+	r.draft, r.drafted = &c, payload
+	return nil
+}
+
+// takeCharter accepts the enrolment certificate when every member has signed
+// exactly these bytes.
+func (r *replica) takeCharter(payload []byte) error {
+	if r.charter != nil {
+		return nil
+	}
+	if r.draft == nil {
+		return fmt.Errorf("%w: a charter before its draft", errForged)
+	}
+	c, err := consilium.ParseCharter(payload)
+	if err != nil {
+		return err
+	}
+	again := *c
+	again.Confirmation = consilium.Digest{}
+	b, err := canon.Marshal(&again)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(b, r.drafted) {
+		return fmt.Errorf("%w: the charter is not its draft", errForged)
+	}
+	for i := range c.Members {
+		m := r.signed[consilium.Position(i+1)]
+		if m == nil || !bytes.Equal(m.Body, payload) {
+			return fmt.Errorf("%w: %s has not signed this charter", errForged, c.Members[i].Site)
+		}
+	}
+	r.charter, r.chartered, r.digest = c, payload, consilium.CharterDigest(payload)
+	r.position, _ = c.Position(r.self)
+	return nil
+}
+
+func (r *replica) open(body []byte, now time.Time, eventTime int64) error {
+	o, err := consilium.ParseRoundOpened(body)
+	if err != nil {
+		return err
+	}
+	if r.charter == nil || o.Charter != r.digest || len(o.Sealing) != len(r.charter.Members) {
+		return fmt.Errorf("%w: a round of another charter", errForged)
+	}
+	last := r.round
+	switch {
+	case last == nil && o.Round == 1 && o.Attempt == 1 && o.State.IsZero():
+	case last != nil && o.Round == last.opened.Round && o.Attempt == last.opened.Attempt+1 && !last.closed:
+	case last != nil && last.closed && !last.done && o.Round == last.opened.Round+1 && o.Attempt == 1 && o.State == last.next:
+	default:
+		return fmt.Errorf("%w: round %d attempt %d does not follow", errForged, o.Round, o.Attempt)
+	}
+	if last != nil && last.closed {
+		r.prev = last
+	}
+	r.round = &round{
+		opened: o, since: now, wait: max(time.Duration(o.Deadline-eventTime)*time.Millisecond, 0),
+		headers:  map[consilium.Position]*signedHeader{},
+		votes:    map[consilium.Position]consilium.Digest{},
+		openings: map[consilium.Position]*consilium.Opening{},
+		states:   map[consilium.Position]*consilium.StateVote{},
+	}
+	return nil
+}
+
+func (r *replica) at(p consilium.Position) consilium.At {
+	return consilium.At{Charter: r.digest, Round: r.round.opened.Round, Attempt: r.round.opened.Attempt, Position: p}
+}
+
+func (r *replica) roundMessage(m *consilium.Message, p consilium.Position) error {
+	rd := r.round
+	if rd == nil {
+		return fmt.Errorf("%w: %s before round 1", errForged, m.Kind)
+	}
+	// here accepts the current attempt only. Late statements of a closed
+	// attempt change nothing.
+	here := func(at consilium.At) error {
+		if at != r.at(p) {
+			return fmt.Errorf("%w: %s for round %d attempt %d position %d", errForged, m.Kind, at.Round, at.Attempt, at.Position)
+		}
+		return nil
+	}
+	switch m.Kind {
+	case consilium.KindHeader:
+		h, err := consilium.ParseHeader(m.Body)
+		if err != nil {
+			return err
+		}
+		if err := here(h.At); err != nil {
+			return err
+		}
+		d := consilium.HeaderDigest(m.Body)
+		if rd.headers[p] == nil {
+			rd.headers[p] = &signedHeader{d, h, m.Body}
+			r.sealing[d] = sealingKey{p, h.NextSealing}
+		}
+	case consilium.KindVote:
+		v, err := consilium.ParseVote(m.Body)
+		if err != nil {
+			return err
+		}
+		if err := here(v.At); err != nil {
+			return err
+		}
+		if have, ok := rd.votes[p]; ok && have != v.Set {
+			return fmt.Errorf("%w: %s voted twice", errForged, m.By)
+		}
+		rd.votes[p] = v.Set
+	case consilium.KindOpening:
+		o, err := consilium.ParseOpening(m.Body)
+		if err != nil {
+			return err
+		}
+		if err := here(o.At); err != nil {
+			return err
+		}
+		if rd.openings[p] == nil {
+			rd.openings[p] = o
+		}
+	case consilium.KindStateVote:
+		v, err := consilium.ParseStateVote(m.Body)
+		if err != nil {
+			return err
+		}
+		if err := here(v.At); err != nil {
+			return err
+		}
+		if rd.states[p] == nil {
+			rd.states[p] = v
+			r.count()
+		}
+	case consilium.KindSealedState:
+		s, err := consilium.ParseSealedState(m.Body)
+		if err != nil {
+			return err
+		}
+		if s.Charter != r.digest || s.Position != p {
+			return fmt.Errorf("%w: a sealed state of another charter", errForged)
+		}
+		if r.offered[s.Round] == nil {
+			r.offered[s.Round] = s
+		}
+	case consilium.KindRelease:
+		v, err := consilium.ParseRelease(m.Body)
+		if err != nil {
+			return err
+		}
+		if v.Charter != r.digest || v.Position != p {
+			return fmt.Errorf("%w: a release of another charter", errForged)
+		}
+		if r.releases[p] == nil {
+			r.releases[p] = v
+		}
+	case consilium.KindPublish:
+		v, err := consilium.ParsePublish(m.Body)
+		if err != nil {
+			return err
+		}
+		if v.Charter != r.digest || v.Position != p {
+			return fmt.Errorf("%w: a publication of another charter", errForged)
+		}
+		if r.published == nil {
+			r.published = v
+		}
+	}
+	// Acks, complaints and renouncements advise the leader; a hospital acts on
+	// its own checks.
+	return nil
+}
+
+func (r *replica) propose(body []byte) error {
+	u, err := consilium.ParseContributors(body)
+	if err != nil {
+		return err
+	}
+	if r.round == nil || u.Charter != r.digest || u.Round != r.round.opened.Round || u.Attempt != r.round.opened.Attempt {
+		return fmt.Errorf("%w: a set for another attempt", errForged)
+	}
+	if r.round.proposed != nil && r.round.set != u.Digest() {
+		return fmt.Errorf("%w: two sets for one attempt", errForged)
+	}
+	r.round.proposed, r.round.set = u, u.Digest()
+	return nil
+}
+
+// certified reports whether t members voted for the proposed set.
+func (r *replica) certified() bool {
+	if r.round == nil || r.round.proposed == nil {
+		return false
+	}
+	n := 0
+	for _, set := range r.round.votes {
+		if set == r.round.set {
+			n++
+		}
+	}
+	return n >= r.charter.Threshold
+}
+
+// count closes the round when t members signed the same next state.
+func (r *replica) count() {
+	rd := r.round
+	if rd.closed || rd.rejected || rd.proposed == nil {
+		return
+	}
+	type outcome struct {
+		next         consilium.Digest
+		done, reject bool
+	}
+	tally := map[outcome]int{}
+	for _, v := range rd.states {
+		if v.Set != rd.set {
+			continue
+		}
+		o := outcome{v.Next, v.Done, v.Reject}
+		tally[o]++
+		if tally[o] < r.charter.Threshold {
+			continue
+		}
+		if o.reject {
+			rd.rejected = true
+			return
+		}
+		rd.closed, rd.next, rd.done = true, o.next, o.done
+		r.lastDone = o.done
+		return
+	}
+}
+
+// released lists the members that allowed the release of one result, once t
+// of them did.
+func (r *replica) released() (consilium.Digest, []consilium.Position) {
+	by := map[consilium.Digest][]consilium.Position{}
+	for p, v := range r.releases {
+		if v.Allow {
+			by[v.Result] = append(by[v.Result], p)
+		}
+	}
+	for d, list := range by {
+		if len(list) >= r.charter.Threshold {
+			sort.Slice(list, func(i, k int) bool { return list[i] < list[k] })
+			return d, list
+		}
+	}
+	return consilium.Digest{}, nil
+}
+
+// sealingKeys resolves the keys to deal to in the open round: from the
+// charter, or from the header that the coordinator names, which this hospital
+// verified when it came.
+func (r *replica) sealingKeys() ([]consilium.SealingKey, error) {
+	out := make([]consilium.SealingKey, len(r.charter.Members))
+	for i, d := range r.round.opened.Sealing {
+		if d.IsZero() {
+			out[i] = r.charter.Members[i].Sealing
+			continue
+		}
+		k, ok := r.sealing[d]
+		if !ok || k.position != consilium.Position(i+1) {
+			return nil, fmt.Errorf("%w: no header of %s published the sealing key", errForged, r.charter.Members[i].Site)
+		}
+		out[i] = k.key
+	}
+	return out, nil
+}
+
+func strict(b []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	return d.Decode(v)
+}

@@ -1,0 +1,670 @@
+package worker
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"time"
+
+	"consilium"
+	"consilium/he"
+	"consilium/he/party"
+	"consilium/internal/blob"
+	"consilium/internal/hatch"
+	"consilium/internal/seal"
+	"consilium/internal/wire"
+)
+
+// attempt is what this process works out about the open attempt. All of it
+// can be worked out again after a crash.
+type attempt struct {
+	round, attempt uint32
+	profile        he.Profile
+	lanes          int
+	layout         consilium.Digest
+	group          *party.GroupKey
+	shares         map[consilium.Position]*party.KeyShare
+	bad            map[consilium.Position]string
+	acked          int  // dealings in the last acknowledgement
+	quiet          bool // this hospital contributes nothing to this round
+	next           *hatch.Shape
+	rejected       bool
+	lastRefused    consilium.Digest
+	openings       map[consilium.Position]*party.OpeningShare
+}
+
+func newAttempt(r *replica, shape *hatch.Shape, group *party.GroupKey) (*attempt, error) {
+	if err := shape.Layout.Validate(); err != nil {
+		return nil, err
+	}
+	lanes := shape.Layout.Lanes()
+	profile, err := he.Choose(lanes, shape.Layout.Bits(), len(r.charter.Members))
+	if err != nil {
+		return nil, err
+	}
+	return &attempt{
+		round: r.round.opened.Round, attempt: r.round.opened.Attempt,
+		profile: profile, lanes: lanes, layout: layoutDigest(shape.Layout), group: group,
+		shares:   map[consilium.Position]*party.KeyShare{},
+		bad:      map[consilium.Position]string{},
+		openings: map[consilium.Position]*party.OpeningShare{},
+	}, nil
+}
+
+func layoutDigest(l consilium.Layout) consilium.Digest {
+	return consilium.DomainState.Digest(l.Append(nil))
+}
+
+func slot(kind string, o *consilium.RoundOpened) string {
+	return fmt.Sprintf("%s/%d/%d", kind, o.Round, o.Attempt)
+}
+
+// contribute makes this hospital's one contribution to the attempt and
+// uploads it.
+func (a *actor) contribute(ctx context.Context) error {
+	r, rd, now := a.rep, a.rep.round, a.now
+	name := slot("header", rd.opened)
+	if a.posted[name] || now.quiet || rd.headers[r.position] != nil || rd.proposed != nil {
+		return nil
+	}
+	if f := a.gate.journal.freeze(a.study); f != nil && !slices.Contains(f.Members, r.position) {
+		return nil
+	}
+	if lock := a.gate.journal.lock(a.study, rd.opened.Round); lock != nil && !slices.Contains(lock, r.position) {
+		return nil
+	}
+	if _, ok := a.gate.journal.promise(a.study, name); !ok {
+		made, err := a.makeContribution(ctx, name)
+		if err != nil || !made {
+			return err
+		}
+	}
+	return a.upload(ctx, name)
+}
+
+// makeContribution computes, encrypts, spools and signs. It reports false
+// when this hospital has nothing to contribute.
+func (a *actor) makeContribution(ctx context.Context, name string) (bool, error) {
+	r, rd, now := a.rep, a.rep.round, a.now
+	round := rd.opened.Round
+	reply, err := a.gate.cfg.Vault.Local(ctx, hatch.LocalRequest{Study: a.study, Round: round, State: a.sec.State})
+	if err != nil {
+		return false, err
+	}
+	if err := a.record(round, reply.Records); err != nil {
+		return false, err
+	}
+	if !reply.Contribute {
+		now.quiet = true
+		a.log.Info("nothing to contribute", "round", round)
+		return false, nil
+	}
+	if reply.Lanes != now.lanes {
+		return false, fmt.Errorf("the vault computed %d lanes, the layout has %d", reply.Lanes, now.lanes)
+	}
+	rowSet := a.salted(consilium.DomainRowSet, reply.RowSet)
+	if f := a.gate.journal.freeze(a.study); f != nil {
+		i := slices.Index(f.Members, r.position)
+		if i < 0 || f.RowSets[i] != rowSet {
+			return false, consilium.ErrFrozen.Withf("the rows that may be used have changed since the study was first opened")
+		}
+	}
+	source := &laneSource{ctx: ctx, vault: a.gate.cfg.Vault, study: a.study, round: round, lanes: now.lanes}
+	vector, err := digestLanes(now.group, source)
+	if err != nil {
+		return false, err
+	}
+	// One vector per round: attempts encrypt the same numbers under fresh
+	// keys. Two different vectors would give away their difference.
+	if have, ok := a.gate.journal.vectorOf(a.study, round); !ok {
+		if err := a.gate.journal.setVector(a.study, round, vector); err != nil {
+			return false, fmt.Errorf("%w: %w", errDisk, err)
+		}
+	} else if have != vector {
+		return false, consilium.ErrFrozen.Withf("the vector of round %d is not the one that this hospital committed to", round)
+	}
+	holders, err := r.sealingKeys()
+	if err != nil {
+		return false, err
+	}
+	at := r.at(r.position)
+	seed, err := party.NewSeed(a.gate.cfg.Secret, at, vector)
+	if err != nil {
+		return false, err
+	}
+	next, err := seal.Generate()
+	if err != nil {
+		return false, err
+	}
+	nextBytes, err := next.Bytes()
+	if err != nil {
+		return false, err
+	}
+	a.gate.cfg.Crash("contribute/before-spool")
+	source.offset = 0
+	file, err := a.createSpool(name)
+	if err != nil {
+		return false, fmt.Errorf("%w: %w", errDisk, err)
+	}
+	defer file.Close()
+	dealing, err := party.Contribute(ctx, &party.Encryption{
+		Profile: now.profile, Lanes: now.lanes, At: at, Threshold: r.charter.Threshold, State: rd.opened.State,
+		Vector: vector, Holders: holders, Group: now.group, Seed: seed, Source: source,
+	}, file)
+	if err != nil {
+		return false, err
+	}
+	if _, err := file.Write(dealing.Bundle()); err != nil {
+		return false, fmt.Errorf("%w: %w", errDisk, err)
+	}
+	if err := errors.Join(file.Sync(), file.Close()); err != nil {
+		return false, fmt.Errorf("%w: %w", errDisk, err)
+	}
+	h := &consilium.Header{
+		Layout: now.layout, RowSet: rowSet, Decision: reply.Decision,
+		Ledger: a.salted(consilium.DomainBatch, reply.Ledger), NextSealing: next.Public(),
+	}
+	if err := dealing.Header(h); err != nil {
+		return false, err
+	}
+	body := h.Encode()
+	a.sec.Sealing[consilium.HeaderDigest(body).String()] = nextBytes
+	if err := a.gate.secrets.save(a.study, a.sec); err != nil {
+		return false, fmt.Errorf("%w: %w", errDisk, err)
+	}
+	a.gate.cfg.Crash("contribute/before-promise")
+	// If we crash before this promise, Open finds no header and a new attempt
+	// at this contribution starts with a new seed; nothing was sent.
+	_, err = a.promised(name, consilium.KindHeader, func() ([]byte, error) {
+		return body, a.gate.trail.Write(a.study, round, "contribution", map[string]any{
+			"header": consilium.HeaderDigest(body), "attempt": rd.opened.Attempt, "ciphertext": h.Ciphertext, "decision": h.Decision, "rowSet": h.RowSet, "ledger": h.Ledger,
+		})
+	})
+	if err != nil {
+		return false, err
+	}
+	a.gate.cfg.Crash("contribute/after-promise")
+	return true, nil
+}
+
+// salted hides a digest of secret content under a salt that only this
+// hospital has, the same for the whole study, so that members can see that it
+// stays the same without learning what it is of.
+func (a *actor) salted(domain consilium.Domain, d consilium.Digest) consilium.Digest {
+	return domain.Digest([]byte("salted"), a.gate.cfg.Secret, []byte(a.study), d[:])
+}
+
+func digestLanes(group *party.GroupKey, s *laneSource) (consilium.Digest, error) {
+	h := party.NewVectorHash(group.Salt(consilium.DomainVector))
+	buf := make([]int32, lanesPerCall)
+	for {
+		n, err := s.Read(buf)
+		h.Write(buf[:n])
+		if err == io.EOF {
+			return h.Digest(), nil
+		}
+		if err != nil {
+			return consilium.Digest{}, err
+		}
+	}
+}
+
+// lanesPerCall is how many lanes pass the hatch at once: 256 KiB.
+const lanesPerCall = 1 << 16
+
+// laneSource reads a vector from the vault piece by piece.
+type laneSource struct {
+	ctx    context.Context
+	vault  hatch.Vault
+	study  consilium.StudyID
+	round  uint32
+	lanes  int
+	offset int
+	buf    []int32
+}
+
+func (s *laneSource) Read(dst []int32) (int, error) {
+	if s.offset >= s.lanes && len(s.buf) == 0 {
+		return 0, io.EOF
+	}
+	if len(s.buf) == 0 {
+		n := min(lanesPerCall, s.lanes-s.offset)
+		b, err := s.vault.Lanes(s.ctx, s.study, s.round, s.offset, n)
+		if err != nil {
+			return 0, err
+		}
+		if len(b) != n {
+			return 0, fmt.Errorf("the vault gave %d of %d lanes", len(b), n)
+		}
+		s.buf = b
+		s.offset += n
+	}
+	n := copy(dst, s.buf)
+	s.buf = s.buf[n:]
+	return n, nil
+}
+
+// upload sends the promised contribution from the spool.
+func (a *actor) upload(ctx context.Context, name string) error {
+	m, err := a.promised(name, consilium.KindHeader, func() ([]byte, error) { return nil, errors.New("no header is promised") })
+	if err != nil {
+		return err
+	}
+	h, err := consilium.ParseHeader(m.Body)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errDisk, err)
+	}
+	bundle, err := a.readSpool(name, int64(h.Size), int64(a.now.profile.BundleSize(len(h.Boxes))))
+	if err != nil {
+		return fmt.Errorf("%w: %w", errDisk, err)
+	}
+	boxes, err := a.now.profile.SplitBundle(bundle, len(h.Boxes))
+	if err != nil {
+		return fmt.Errorf("%w: %w", errDisk, err)
+	}
+	err = a.gate.cfg.Coordinator.Upload(ctx, m, boxes, wire.Shape{Lanes: a.now.lanes, Bits: a.now.profile.Bits}, h.Size,
+		func() (io.ReadCloser, error) { return a.openSpool(name, int64(h.Size)) })
+	if late(err) {
+		a.log.Info("contribution came late", "round", h.Round, "err", err)
+		err = nil
+	}
+	if err == nil {
+		a.posted[name] = true
+		a.gate.cfg.Crash("contribute/after-upload")
+	}
+	return err
+}
+
+// verifyDealings checks every contribution that came: the signature was
+// verified when it was observed; here its form, its state and layout, and this
+// hospital's own box.
+func (a *actor) verifyDealings(ctx context.Context) error {
+	r, rd, now := a.rep, a.rep.round, a.now
+	key, err := a.sealingSecret()
+	if err != nil {
+		return err
+	}
+	for p := consilium.Position(1); int(p) <= len(r.charter.Members); p++ {
+		sh := rd.headers[p]
+		if sh == nil || now.shares[p] != nil || now.bad[p] != "" {
+			continue
+		}
+		if sh.header.State != rd.opened.State || sh.header.Layout != now.layout {
+			now.bad[p] = "it builds on another state or layout"
+		} else {
+			box, err := a.fetchBox(ctx, sh.header.Boxes)
+			if err != nil {
+				return err
+			}
+			share, err := party.OpenBox(now.profile, now.lanes, len(r.charter.Members), r.charter.Threshold, r.at(p), sh.body, r.position, box, key)
+			if err == nil {
+				now.shares[p] = share
+				continue
+			}
+			now.bad[p] = err.Error()
+		}
+		reason := cut(now.bad[p], consilium.MaxReasonSize)
+		a.log.Warn("bad dealing", "round", rd.opened.Round, "dealer", string(r.charter.Members[p-1].Site), "reason", reason)
+		err := a.promise(ctx, slot(fmt.Sprintf("complaint-%d", p), rd.opened), consilium.KindComplaint, func() ([]byte, error) {
+			c := &consilium.Complaint{At: r.at(r.position), Header: sh.digest, Reason: reason}
+			return c.Encode(), a.gate.trail.Write(a.study, rd.opened.Round, "complaint", map[string]any{"dealer": r.charter.Members[p-1].Site, "reason": reason})
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fetchBox reads the box that a header lists for this hospital.
+func (a *actor) fetchBox(ctx context.Context, boxes []consilium.Digest) ([]byte, error) {
+	if len(boxes) != len(a.rep.charter.Members) {
+		return nil, nil // OpenBox says what is wrong
+	}
+	src, err := a.gate.cfg.Coordinator.Fetch(ctx, boxes[a.rep.position-1], 0, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer src.Close()
+	return io.ReadAll(io.LimitReader(src, consilium.MaxBoxSize))
+}
+
+// sealingSecret is the key to which this round's boxes for this hospital were
+// sealed.
+func (a *actor) sealingSecret() (*seal.Key, error) {
+	name := charterKey
+	if d := a.rep.round.opened.Sealing[a.rep.position-1]; !d.IsZero() {
+		name = d.String()
+	}
+	b, ok := a.sec.Sealing[name]
+	if !ok {
+		return nil, consilium.ErrStale.Withf("this hospital no longer has the sealing key that the round names")
+	}
+	return seal.Parse(b)
+}
+
+// acknowledge tells the leader which dealings are sound: when all that can
+// come have come, and once more shortly before the deadline.
+func (a *actor) acknowledge(ctx context.Context) (time.Duration, error) {
+	r, rd, now := a.rep, a.rep.round, a.now
+	if rd.proposed != nil {
+		return 0, a.verifyDealings(ctx)
+	}
+	if err := a.verifyDealings(ctx); err != nil {
+		return 0, err
+	}
+	expected := len(r.charter.Members)
+	if f := a.gate.journal.freeze(a.study); f != nil {
+		expected = len(f.Members)
+	}
+	have := len(now.shares)
+	if have == now.acked {
+		return 0, nil
+	}
+	early := rd.since.Add(rd.wait * 3 / 4)
+	if wait := early.Sub(a.gate.cfg.Now()); have < expected && wait > 0 {
+		return wait, nil
+	}
+	ack := &consilium.Ack{At: r.at(r.position)}
+	for p := consilium.Position(1); int(p) <= len(r.charter.Members); p++ {
+		if now.shares[p] != nil {
+			ack.Good = append(ack.Good, consilium.Contributor{Position: p, Header: rd.headers[p].digest})
+		}
+	}
+	body := ack.Encode()
+	sig, err := a.gate.cfg.Signer.Sign(consilium.DomainAck, body)
+	if err != nil {
+		return 0, err
+	}
+	err = a.gate.cfg.Coordinator.Post(ctx, &consilium.Message{Kind: consilium.KindAck, Study: a.study, By: string(a.gate.cfg.Site), Body: body, Signature: sig})
+	if err == nil || late(err) {
+		now.acked = have
+		return 0, nil
+	}
+	return 0, err
+}
+
+// admissible says why this hospital would not open u, or nil. Everything that
+// keeps a sum from being about too few stands here, once, for the vote and
+// again for the opening.
+func (a *actor) admissible(u *consilium.Contributors) error {
+	r, rd, now := a.rep, a.rep.round, a.now
+	c := r.charter
+	positions := u.Positions()
+	if n := c.Operators(positions); n < c.MinSites {
+		return consilium.ErrBelowMinimum.Withf("%d hospitals of different operators, min_sites is %d", n, c.MinSites)
+	}
+	for _, m := range u.Members {
+		sh := rd.headers[m.Position]
+		switch {
+		case int(m.Position) > len(c.Members):
+			return fmt.Errorf("%w: position %d", errForged, m.Position)
+		case sh == nil || sh.digest != m.Header:
+			return consilium.ErrInvalid.Withf("no verified contribution of %s with this header", c.Members[m.Position-1].Site)
+		case now.shares[m.Position] == nil:
+			return consilium.ErrInvalid.Withf("the dealing of %s is bad: %s", c.Members[m.Position-1].Site, now.bad[m.Position])
+		}
+	}
+	if own, ok := u.Has(r.position); ok {
+		b, promised := a.gate.journal.promise(a.study, slot("header", rd.opened))
+		if !promised {
+			return consilium.ErrStale.Withf("the set holds a contribution of this hospital that its journal does not")
+		}
+		m, err := consilium.ParseMessage(b)
+		if err != nil || consilium.HeaderDigest(m.Body) != own {
+			return consilium.ErrConflictingContribution.Withf("the set holds another contribution of this hospital")
+		}
+	}
+	if lock := a.gate.journal.lock(a.study, u.Round); lock != nil && !slices.Equal(lock, positions) {
+		return consilium.ErrLocked.Withf("round %d was opened for positions %v, not %v", u.Round, lock, positions)
+	}
+	if f := a.gate.journal.freeze(a.study); f != nil {
+		if !slices.Equal(f.Members, positions) {
+			return consilium.ErrFrozen.Withf("the contributors are %v, not %v", f.Members, positions)
+		}
+		for i, m := range u.Members {
+			if rd.headers[m.Position].header.RowSet != f.RowSets[i] {
+				return consilium.ErrFrozen.Withf("the rows of %s have changed since the first opening", c.Members[m.Position-1].Site)
+			}
+		}
+	}
+	return a.checkLineage(memberSites(c, positions))
+}
+
+// vote casts the one vote of the attempt for the proposed set.
+func (a *actor) vote(ctx context.Context) error {
+	r, rd := a.rep, a.rep.round
+	if rd.proposed == nil {
+		return nil
+	}
+	name := slot("vote", rd.opened)
+	if a.posted[name] {
+		return nil
+	}
+	if _, ok := a.gate.journal.promise(a.study, name); !ok {
+		if err := a.admissible(rd.proposed); err != nil {
+			if a.now.refused(rd.set) {
+				a.log.Warn("no vote", "round", rd.opened.Round, "err", err)
+				if err := a.gate.trail.Write(a.study, rd.opened.Round, "refused-set", map[string]any{"set": rd.set, "reason": publicReason(err), "members": memberSites(r.charter, rd.proposed.Positions())}); err != nil {
+					return fmt.Errorf("%w: %w", errDisk, err)
+				}
+			}
+			return nil
+		}
+		a.gate.cfg.Crash("vote/before-promise")
+	}
+	err := a.promise(ctx, name, consilium.KindVote, func() ([]byte, error) {
+		defer a.gate.cfg.Crash("vote/after-promise")
+		v := &consilium.Vote{At: r.at(r.position), Set: rd.set}
+		return v.Encode(), a.gate.trail.Write(a.study, rd.opened.Round, "vote", map[string]any{"set": rd.set, "members": memberSites(r.charter, rd.proposed.Positions())})
+	})
+	return err
+}
+
+// openSum answers a certificate with this hospital's opening share. Before
+// the share exists the lock, the frozen set and the ledger of sums are durable;
+// the share's bytes are journalled before they are sent.
+func (a *actor) openSum(ctx context.Context) error {
+	r, rd, now := a.rep, a.rep.round, a.now
+	name := slot("opening", rd.opened)
+	if a.posted[name] || !r.certified() {
+		return nil
+	}
+	if _, ok := a.gate.journal.promise(a.study, name); !ok {
+		if err := a.admissible(rd.proposed); err != nil {
+			if now.refused(rd.set) {
+				a.log.Warn("not opened", "round", rd.opened.Round, "err", err)
+			}
+			return nil
+		}
+		a.gate.cfg.Crash("open/before-lock")
+		positions := rd.proposed.Positions()
+		if a.gate.journal.lock(a.study, rd.opened.Round) == nil {
+			if err := a.gate.journal.setLock(a.study, rd.opened.Round, positions); err != nil {
+				return fmt.Errorf("%w: %w", errDisk, err)
+			}
+		}
+		if a.shape.Frozen && a.gate.journal.freeze(a.study) == nil {
+			f := &frozen{Members: positions}
+			for _, p := range positions {
+				f.RowSets = append(f.RowSets, rd.headers[p].header.RowSet)
+			}
+			if err := a.gate.journal.setFrozen(a.study, f); err != nil {
+				return fmt.Errorf("%w: %w", errDisk, err)
+			}
+		}
+		if err := a.rememberSum(rd.proposed); err != nil {
+			return fmt.Errorf("%w: %w", errDisk, err)
+		}
+		if _, in := rd.proposed.Has(r.position); in {
+			if err := a.gate.cfg.Vault.Opening(ctx, a.study, rd.opened.Round); err != nil {
+				return err
+			}
+		}
+		a.gate.cfg.Crash("open/before-promise")
+	}
+	return a.promise(ctx, name, consilium.KindOpening, func() ([]byte, error) {
+		defer a.gate.cfg.Crash("open/after-promise")
+		shares := make([]*party.KeyShare, 0, len(rd.proposed.Members))
+		for _, m := range rd.proposed.Members {
+			shares = append(shares, now.shares[m.Position])
+		}
+		share, err := party.NewOpeningShare(rd.proposed, r.position, shares)
+		if err != nil {
+			return nil, err
+		}
+		defer share.Wipe()
+		sealed, err := share.Seal(now.group)
+		if err != nil {
+			return nil, err
+		}
+		o := &consilium.Opening{At: r.at(r.position), Set: rd.set, Sealed: sealed}
+		return o.Encode(), a.gate.trail.Write(a.study, rd.opened.Round, "opening", map[string]any{"set": rd.set, "members": memberSites(r.charter, rd.proposed.Positions())})
+	})
+}
+
+// update opens the sum once t openings and the aggregate are there, hands it
+// to the vault and signs what the next state is.
+func (a *actor) update(ctx context.Context) error {
+	r, rd, now := a.rep, a.rep.round, a.now
+	name := slot("state", rd.opened)
+	if a.posted[name] || rd.summed == nil || !r.certified() || len(rd.openings) < r.charter.Threshold {
+		return nil
+	}
+	if _, ok := a.gate.journal.promise(a.study, name); !ok && now.next == nil && !now.rejected {
+		if err := a.openRound(ctx); err != nil {
+			return err
+		}
+		if now.next == nil && !now.rejected {
+			return nil // too few sound openings yet
+		}
+		a.gate.cfg.Crash("update/before-promise")
+	}
+	return a.promise(ctx, name, consilium.KindStateVote, func() ([]byte, error) {
+		defer a.gate.cfg.Crash("update/after-promise")
+		v := &consilium.StateVote{At: r.at(r.position), Set: rd.set, Reject: now.rejected}
+		if !now.rejected {
+			v.Next, v.Done = now.group.Salted(consilium.DomainState, a.sec.Next), now.next.Done
+		}
+		return v.Encode(), a.gate.trail.Write(a.study, rd.opened.Round, "state", map[string]any{"set": rd.set, "next": v.Next, "done": v.Done, "reject": v.Reject})
+	})
+}
+
+// openRound reconstructs the summed key, opens the aggregate and lets the
+// vault update. The next state is durable before anything about it is signed.
+func (a *actor) openRound(ctx context.Context) error {
+	r, rd, now := a.rep, a.rep.round, a.now
+	for p, o := range rd.openings {
+		if now.openings[p] != nil || o.Set != rd.set {
+			continue
+		}
+		share, err := party.UnsealOpening(now.profile, now.group, r.at(p), o.Set, o.Sealed)
+		if err != nil {
+			a.log.Warn("bad opening", "round", rd.opened.Round, "by", string(r.charter.Members[p-1].Site), "err", err)
+			continue
+		}
+		now.openings[p] = share
+	}
+	if len(now.openings) < r.charter.Threshold {
+		return nil
+	}
+	if want := now.profile.Size(now.lanes); rd.summed.Size != want {
+		a.log.Warn("aggregate of the wrong size", "round", rd.opened.Round, "size", rd.summed.Size, "want", want)
+		now.rejected = true
+		return nil
+	}
+	aggregate, done, err := a.fetchBlob(ctx, rd.summed.Blob, rd.summed.Size)
+	if err != nil {
+		return err
+	}
+	defer done()
+	openings := make([]*party.OpeningShare, 0, len(now.openings))
+	for p := consilium.Position(1); int(p) <= len(r.charter.Members); p++ {
+		if o := now.openings[p]; o != nil {
+			openings = append(openings, o)
+		}
+	}
+	offset := 0
+	sink := party.SinkFunc(func(sums []int64) error {
+		err := a.gate.cfg.Vault.Sums(ctx, a.study, rd.opened.Round, offset, sums)
+		offset += len(sums)
+		return err
+	})
+	err = party.Open(ctx, &party.Decryption{
+		Profile: now.profile, Lanes: now.lanes, Threshold: r.charter.Threshold, Members: len(r.charter.Members),
+		State: rd.opened.State, Set: rd.proposed, Group: now.group, Openings: openings,
+	}, aggregate, sink)
+	if errors.Is(err, consilium.ErrAggregateRejected) {
+		a.log.Warn("aggregate rejected", "round", rd.opened.Round)
+		now.rejected = true
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	shape, err := a.gate.cfg.Vault.Update(ctx, hatch.UpdateRequest{Study: a.study, Round: rd.opened.Round, Contributors: rd.proposed.Positions()})
+	if err != nil {
+		return err
+	}
+	a.sec.Next = shape.State
+	if err := a.gate.secrets.save(a.study, a.sec); err != nil {
+		return fmt.Errorf("%w: %w", errDisk, err)
+	}
+	now.next = &shape
+	return nil
+}
+
+// refused reports true the first time it is asked about a set.
+func (n *attempt) refused(set consilium.Digest) bool {
+	if n.lastRefused == set {
+		return false
+	}
+	n.lastRefused = set
+	return true
+}
+
+// smallBlob is what fetchBlob keeps in memory.
+const smallBlob = 32 << 20
+
+// fetchBlob reads a blob whole and checks its digest before anything uses it.
+func (a *actor) fetchBlob(ctx context.Context, d consilium.Digest, size uint64) (io.ReadSeeker, func(), error) {
+	src, err := a.gate.cfg.Coordinator.Fetch(ctx, d, 0, size)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer src.Close()
+	h := blob.NewHash()
+	if size <= smallBlob {
+		b := make([]byte, size)
+		if _, err := io.ReadFull(src, b); err != nil {
+			return nil, nil, consilium.ErrBlobMissing.With(err)
+		}
+		h.Write(b)
+		if !bytes.Equal(h.Sum(nil), d[:]) {
+			return nil, nil, consilium.ErrBlobCorrupt.Withf("blob %s", d.Short())
+		}
+		return bytes.NewReader(b), func() {}, nil
+	}
+	f, err := os.CreateTemp(a.gate.spoolDir(), "aggregate-*")
+	if err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", errDisk, err)
+	}
+	drop := func() { f.Close(); os.Remove(f.Name()) }
+	if n, err := io.Copy(io.MultiWriter(f, h), io.LimitReader(src, int64(size))); err != nil || uint64(n) != size {
+		drop()
+		return nil, nil, consilium.ErrBlobMissing.Withf("%d of %d bytes: %v", n, size, err)
+	}
+	if !bytes.Equal(h.Sum(nil), d[:]) {
+		drop()
+		return nil, nil, consilium.ErrBlobCorrupt.Withf("blob %s", d.Short())
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		drop()
+		return nil, nil, fmt.Errorf("%w: %w", errDisk, err)
+	}
+	return f, drop, nil
+}

@@ -1,0 +1,81 @@
+package vault
+
+import (
+	"encoding/json"
+	"fmt"
+	"sync"
+
+	"consilium"
+	"consilium/internal/durable"
+	"consilium/policy"
+)
+
+const recordCohort uint8 = 1
+
+// cohortBook is the durable list of the cohorts that this hospital has helped
+// to open a sum about. It is written before the vault lets a first opening be
+// acted upon, and read before every new study.
+type cohortBook struct {
+	mu   sync.Mutex
+	log  *durable.Journal
+	list []policy.OpenedCohort
+}
+
+func openCohortBook(path string) (*cohortBook, error) {
+	log, err := durable.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	b := &cohortBook{log: log}
+	err = log.Replay(func(kind uint8, data []byte) error {
+		if kind != recordCohort {
+			return fmt.Errorf("cohort book: record of unknown kind %d", kind)
+		}
+		var c policy.OpenedCohort
+		if err := json.Unmarshal(data, &c); err != nil {
+			return err
+		}
+		b.list = append(b.list, c)
+		return nil
+	})
+	if err != nil {
+		log.Close()
+		return nil, err
+	}
+	return b, nil
+}
+
+// others lists the cohorts of all studies but one.
+func (b *cohortBook) others(study consilium.StudyID) []policy.OpenedCohort {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var out []policy.OpenedCohort
+	for _, c := range b.list {
+		if c.Study != study {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// add records a cohort once per study.
+func (b *cohortBook) add(c policy.OpenedCohort) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, have := range b.list {
+		if have.Study == c.Study {
+			return nil
+		}
+	}
+	data, err := json.Marshal(&c)
+	if err != nil {
+		return err
+	}
+	if err := b.log.Append(recordCohort, data); err != nil {
+		return err
+	}
+	b.list = append(b.list, c)
+	return nil
+}
+
+func (b *cohortBook) close() error { return b.log.Close() }

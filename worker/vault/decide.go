@@ -1,0 +1,190 @@
+package vault
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"consilium"
+	"consilium/internal/hatch"
+	"consilium/policy"
+)
+
+// question is what every decision about a study starts from.
+func (v *Vault) question(st *study) (policy.Input, error) {
+	s, err := policy.NewStudy(st.id, st.submission.SpecBytes)
+	if err != nil {
+		return policy.Input{}, err
+	}
+	f, err := policy.NewFederation(st.roster, st.submission.Team, st.spec.Sites.Only)
+	if err != nil {
+		return policy.Input{}, err
+	}
+	return policy.Input{Now: v.cfg.Now().Unix(), Study: s, Federation: f}, nil
+}
+
+// decideStudy evaluates the study rules alone. All hospitals get the same k
+// and the same permits from it, since they ask the same question under the same
+// policy.
+func (v *Vault) decideStudy(ctx context.Context, st *study) (policy.Decision, error) {
+	in, err := v.question(st)
+	if err != nil {
+		return policy.Decision{}, err
+	}
+	return st.engine.Decide(ctx, policy.PointStudy, in)
+}
+
+// Admit implements hatch.Vault: the study rules, this hospital's own rules,
+// every transfer that the protocol will make, the rows as they are now, and the
+// cohorts opened before. Whatever refuses names its rule.
+func (v *Vault) Admit(ctx context.Context, r hatch.AdmitRequest) (hatch.AdmitReply, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	st, err := v.begin(r.Study, r.Submission, r.Approval, r.Roster)
+	if err != nil {
+		return hatch.AdmitReply{}, err
+	}
+	in, err := v.question(st)
+	if err != nil {
+		return hatch.AdmitReply{}, err
+	}
+	study, err := st.engine.Decide(ctx, policy.PointStudy, in)
+	if err != nil {
+		return hatch.AdmitReply{}, err
+	}
+	if !study.Allow {
+		return refusal(study, nil)
+	}
+	st.decided = &study
+	in.Site = v.cfg.Facts
+	site, err := st.engine.Decide(ctx, policy.PointSite, in)
+	if err != nil {
+		return hatch.AdmitReply{}, err
+	}
+	if !site.Allow {
+		return refusal(site, nil)
+	}
+	if site.MinCohort > study.MinCohort {
+		return reply(hatch.AdmitReply{Code: "MIN_COHORT", Reason: fmt.Sprintf("this hospital's rules ask for cohorts of at least %d; set privacy.min_cohort to that", site.MinCohort)}, site, nil)
+	}
+	columns, err := st.engine.Decide(ctx, policy.PointColumns, in)
+	if err != nil {
+		return hatch.AdmitReply{}, err
+	}
+	if !columns.Allow {
+		return refusal(columns, nil)
+	}
+	for _, a := range v.transfers(st, in.Federation) {
+		q := in
+		q.Artefact = &a
+		d, err := st.engine.Decide(ctx, policy.PointTransfer, q)
+		if err != nil {
+			return hatch.AdmitReply{}, err
+		}
+		if !d.Allow {
+			return refusal(d, nil)
+		}
+	}
+	// The rows are judged now, so that a study that could not run is declined
+	// before anybody enrols; every round judges them again.
+	u, err := v.use(ctx, st, 0)
+	if err != nil {
+		if errors.Is(err, consilium.ErrData) || errors.Is(err, consilium.ErrLedger) {
+			v.cfg.Log.Error("study declined", "study", string(st.id), "err", err)
+			return declined(site, string(consilium.CodeOf(err)), err)
+		}
+		return hatch.AdmitReply{}, err
+	}
+	if err := v.checkOverlap(st, v.openedCohort(st, u)); err != nil {
+		return declined(site, string(consilium.CodeOf(err)), err)
+	}
+	return allowed(site, u.records)
+}
+
+// transfers lists what the protocol sends, to whom.
+func (v *Vault) transfers(st *study, f *policy.Federation) []policy.Artefact {
+	n := len(f.Sites)
+	faults := st.spec.Sites.Faults
+	if faults == 0 {
+		faults = consilium.DefaultFaults(n, st.spec.Sites.Min)
+	}
+	t := consilium.Threshold(n, faults)
+	var out []policy.Artefact
+	for _, c := range f.Coordinators {
+		for _, class := range []string{policy.ClassCiphertext, policy.ClassKeyShare, policy.ClassOpeningShare, policy.ClassSealedState} {
+			out = append(out, policy.Artefact{Class: class, To: c.ID, Role: "coordinator", KeySharesReachable: faults, Threshold: t})
+		}
+	}
+	for _, s := range f.Sites {
+		if s.ID == string(v.cfg.Site) {
+			continue
+		}
+		for _, class := range []string{policy.ClassAggregate, policy.ClassRoundState} {
+			out = append(out, policy.Artefact{Class: class, To: s.ID, Role: "site", KeySharesReachable: t, Threshold: t})
+		}
+	}
+	return append(out, policy.Artefact{Class: policy.ClassResult, To: f.Team.ID, Role: "team", KeySharesReachable: 0, Threshold: t})
+}
+
+// reply completes an answer with the decision and its record.
+func reply(out hatch.AdmitReply, d policy.Decision, records []hatch.Record) (hatch.AdmitReply, error) {
+	var err error
+	if out.Decision, err = d.Digest(); err != nil {
+		return hatch.AdmitReply{}, err
+	}
+	rec, err := decisionRecord(d)
+	if err != nil {
+		return hatch.AdmitReply{}, err
+	}
+	out.Records = append([]hatch.Record{rec}, records...)
+	return out, nil
+}
+
+func allowed(d policy.Decision, records []hatch.Record) (hatch.AdmitReply, error) {
+	return reply(hatch.AdmitReply{Allow: true}, d, records)
+}
+
+func refusal(d policy.Decision, records []hatch.Record) (hatch.AdmitReply, error) {
+	return reply(hatch.AdmitReply{Code: d.Code(), Reason: d.Err().Error()}, d, records)
+}
+
+// declined refuses for a reason that is not a rule's: the outward text is the
+// sentinel's, the hospital's own log has the rest.
+func declined(d policy.Decision, code string, why error) (hatch.AdmitReply, error) {
+	reason := why.Error()
+	var e *consilium.Error
+	if errors.As(why, &e) {
+		reason = e.Msg
+	}
+	return reply(hatch.AdmitReply{Code: code, Reason: reason}, d, nil)
+}
+
+// decideRelease asks whether the opened result may go to the team.
+func (v *Vault) decideRelease(ctx context.Context, st *study, doc []byte, r hatch.ReleaseRequest) (policy.Decision, error) {
+	in, err := v.question(st)
+	if err != nil {
+		return policy.Decision{}, err
+	}
+	in.Site = v.cfg.Facts
+	var counts struct {
+		Patients int64 `json:"patients"`
+		Analyses []struct {
+			Patients int64 `json:"patients"`
+		} `json:"analyses"`
+	}
+	if err := json.Unmarshal(doc, &counts); err != nil {
+		return policy.Decision{}, err
+	}
+	patients := counts.Patients
+	for i, a := range counts.Analyses {
+		if i == 0 || a.Patients < patients {
+			patients = a.Patients
+		}
+	}
+	in.Release = &policy.ReleaseFacts{
+		Patients: patients, Contributors: len(r.Contributors), SmallestCell: smallestCell(doc, st.facts), DP: st.spec.Privacy.DP != nil,
+		Prior: v.priors(st), ContainsRecords: false,
+	}
+	return st.engine.Decide(ctx, policy.PointRelease, in)
+}

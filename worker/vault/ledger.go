@@ -1,0 +1,78 @@
+package vault
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/apache/arrow/go/v17/arrow"
+
+	"consilium"
+	"consilium/internal/durable"
+	"consilium/provenance"
+)
+
+// ledgerGate follows the hospital's own ledger and remembers, durably, the
+// last checkpoint it saw: a ledger that is rolled back or forked is refused.
+type ledgerGate struct {
+	gate *provenance.Gate
+	view provenance.View
+	path string
+	seen []byte
+}
+
+func (v *Vault) openLedgerGate(site *consilium.Site) (*ledgerGate, error) {
+	if v.ledger != nil {
+		return v.ledger, nil
+	}
+	l := &ledgerGate{view: provenance.DirView(v.cfg.LedgerDir), path: filepath.Join(v.cfg.Dir, "ledger-seen")}
+	seen, err := os.ReadFile(l.path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	l.seen = seen
+	l.gate, err = provenance.NewGate(provenance.GateConfig{Ledger: site.Ledger, Site: site.Key, Witnesses: v.cfg.Witnesses, Seen: seen, Now: v.cfg.Now})
+	if err != nil {
+		return nil, err
+	}
+	v.ledger = l
+	return l, nil
+}
+
+// remember keeps the last checkpoint seen.
+func (l *ledgerGate) remember() error {
+	seen := l.gate.Seen()
+	if string(seen) == string(l.seen) {
+		return nil
+	}
+	if err := durable.WriteFile(l.path, seen, 0o600); err != nil {
+		return err
+	}
+	l.seen = seen
+	return nil
+}
+
+// verify holds the study's table against the ledger: every row of the very
+// buffers that project shares with the analysis.
+func (v *Vault) verify(ctx context.Context, st *study) (*provenance.Verified, error) {
+	l, err := v.openLedgerGate(st.site)
+	if err != nil {
+		return nil, err
+	}
+	batches, err := v.batches.List()
+	if err != nil {
+		return nil, err
+	}
+	verified, err := l.gate.Verify(ctx, l.view, provenance.Input{
+		Stream: st.data.def.Stream, Batches: batches, Records: []arrow.Record{st.data.rows.Record}, Salts: v.salts,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := v.openConsents(st.site, l.gate); err != nil {
+		return nil, err
+	}
+	return verified, l.remember()
+}

@@ -1,0 +1,287 @@
+package vault
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"slices"
+
+	"github.com/apache/arrow/go/v17/arrow/array"
+
+	"consilium"
+	"consilium/internal/canon"
+	"consilium/internal/fixed"
+	"consilium/internal/hatch"
+	"consilium/internal/table"
+	"consilium/models"
+	"consilium/models/net"
+	"consilium/policy"
+	"consilium/provenance"
+)
+
+// people are the patients behind a table's rows.
+type people struct {
+	of      []int32                // ordinal of each row's patient
+	names   []provenance.Pseudonym // by ordinal
+	holdout []float64              // by row: uniform in [0, 1), equal for a patient's rows
+}
+
+// newPeople numbers the patients in the order of their first row. The holdout
+// split hashes the hospital's own patient number under the study's seed, so it
+// is the same in every run; it never leaves the vault.
+func newPeople(d *dataset, st *study) *people {
+	p := &people{}
+	ordinal := map[string]int32{}
+	col := d.rows.Record.Column(d.rows.Record.Schema().FieldIndices(provenance.PatientColumn)[0]).(*array.FixedSizeBinary)
+	var seed [8]byte
+	binary.BigEndian.PutUint64(seed[:], st.spec.Seed)
+	draw := map[int32]float64{}
+	for i, id := range d.rows.IDs {
+		o, ok := ordinal[id]
+		if !ok {
+			o = int32(len(ordinal))
+			ordinal[id] = o
+			p.names = append(p.names, provenance.Pseudonym(col.Value(i)))
+			h := consilium.DomainHoldout.Digest(seed[:], []byte(st.site.ID), []byte(id))
+			draw[o] = float64(binary.BigEndian.Uint64(h[:])>>11) / (1 << 53)
+		}
+		p.of = append(p.of, o)
+		p.holdout = append(p.holdout, draw[o])
+	}
+	return p
+}
+
+// usable is what came of verification and policy for one moment.
+type usable struct {
+	selected []bool
+	excluded models.Excluded
+	rowSet   consilium.Digest
+	patients []policy.Member // elements of the cohort, for the overlap rule
+	ledger   consilium.Digest
+	decision consilium.Digest
+	records  []hatch.Record
+	rows     int
+	people   int
+}
+
+// use reads a study's rows and decides, now, which of them may be used. Rows
+// come from the buffers that the analysis will read.
+func (v *Vault) use(ctx context.Context, st *study, round uint32) (*usable, error) {
+	if st.data == nil {
+		d, err := v.load(st.spec.Data.Dataset)
+		if err != nil {
+			return nil, err
+		}
+		if st.record, err = project(d, st.spec); err != nil {
+			return nil, err
+		}
+		st.data, st.people = d, newPeople(d, st)
+	}
+	verified, err := v.verify(ctx, st)
+	if err != nil {
+		return nil, err
+	}
+	u := &usable{ledger: consilium.DomainBatch.Digest(verified.Checkpoint.Raw)}
+	if u.records, err = integrityRecords(st.id, verified); err != nil {
+		return nil, err
+	}
+	permit, err := v.permit(ctx, st)
+	if err != nil {
+		return nil, err
+	}
+	cohort, err := table.Cohort(st.spec, st.record)
+	if err != nil {
+		return nil, err
+	}
+	n := int(st.record.NumRows())
+	u.selected = make([]bool, n)
+	contents := map[int32][]byte{}
+	var rowSet []byte
+	for i := range n {
+		switch {
+		case !verified.Rows[0][i]:
+			u.excluded.Integrity++
+		case !permit.allowed[st.people.of[i]]:
+			u.excluded.Consent++
+		case !cohort[i]:
+			u.excluded.Cohort++
+		default:
+			leaf, ok := verified.Leaf(0, i)
+			if !ok {
+				return nil, consilium.ErrLedger.Withf("a verified row has no leaf")
+			}
+			u.selected[i] = true
+			u.rows++
+			rowSet = append(rowSet, leaf[:]...)
+			contents[st.people.of[i]] = append(contents[st.people.of[i]], leaf[:]...)
+		}
+	}
+	u.rowSet = consilium.DomainRowSet.Digest([]byte(st.spec.Data.Dataset), rowSet)
+	u.people = len(contents)
+	for o, leaves := range contents {
+		// A patient whose rows changed is another element: the difference of
+		// two sums would show the change.
+		e := consilium.DomainCohort.Digest(st.people.names[o][:], leaves)
+		u.patients = append(u.patients, policy.Member(e[:]))
+	}
+	slices.SortFunc(u.patients, func(a, b policy.Member) int { return bytes.Compare(a[:], b[:]) })
+	if u.decision, err = permit.decision.Digest(); err != nil {
+		return nil, err
+	}
+	dec, err := decisionRecord(permit.decision)
+	if err != nil {
+		return nil, err
+	}
+	chosen, err := permit.rows.Digest()
+	if err != nil {
+		return nil, err
+	}
+	use, err := record("use", map[string]any{
+		"dataset": st.spec.Data.Dataset, "round": round, "rowSet": v.salt(st, u.rowSet), "decision": u.decision, "policy": st.submission.Policy,
+		"roots": verified.Roots, "patients": v.salt(st, chosen), "reasons": permit.rows.Reasons,
+	})
+	if err != nil {
+		return nil, err
+	}
+	u.records = append(u.records, dec, use)
+	return u, nil
+}
+
+// salt hides a digest of rows under the hospital's pseudonym key.
+func (v *Vault) salt(st *study, d consilium.Digest) consilium.Digest {
+	return consilium.DomainRowSet.Digest([]byte("vault"), v.cfg.Pseudonym, []byte(st.id), d[:])
+}
+
+// Local implements hatch.Vault.
+func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalReply, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	st, err := v.find(r.Study)
+	if err != nil {
+		return hatch.LocalReply{}, err
+	}
+	state, err := models.ParseState(r.State)
+	if err != nil {
+		return hatch.LocalReply{}, consilium.ErrInvalid.With(err)
+	}
+	st.state, st.round = state, r.Round
+	layout, err := st.analysis.Layout(state)
+	if err != nil {
+		return hatch.LocalReply{}, err
+	}
+	u, err := v.use(ctx, st, r.Round)
+	if err != nil {
+		return hatch.LocalReply{}, err
+	}
+	cohort := v.openedCohort(st, u)
+	if err := v.checkOverlap(st, cohort); err != nil {
+		return hatch.LocalReply{}, err
+	}
+	st.cohort = cohort
+	derived, err := table.Derive(st.spec, st.record, u.selected)
+	if err != nil {
+		return hatch.LocalReply{}, err
+	}
+	rows := &models.Rows{
+		Site: st.position, Seed: net.RoundSeed(st.spec.Seed, st.site.ID, r.Round), Patients: len(st.people.names), Excluded: u.excluded,
+		Batches: []models.Batch{{Record: derived, Selected: u.selected, Patient: st.people.of, Holdout: st.people.holdout}},
+	}
+	w, err := fixed.NewWriter(layout)
+	if err != nil {
+		return hatch.LocalReply{}, err
+	}
+	memory, err := st.analysis.Local(ctx, state, st.memory, rows, w)
+	if err != nil {
+		return hatch.LocalReply{}, err
+	}
+	lanes, err := w.Lanes()
+	if err != nil {
+		return hatch.LocalReply{}, err
+	}
+	st.lanes, st.made, st.pending = lanes, r.Round, memory
+	return hatch.LocalReply{Contribute: true, Lanes: len(lanes), RowSet: u.rowSet, Decision: u.decision, Ledger: u.ledger, Records: u.records}, nil
+}
+
+// Lanes implements hatch.Vault.
+func (v *Vault) Lanes(_ context.Context, id consilium.StudyID, round uint32, offset, count int) ([]int32, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	st, err := v.find(id)
+	if err != nil {
+		return nil, err
+	}
+	if st.made != round || offset < 0 || count < 0 || offset > len(st.lanes) || count > len(st.lanes)-offset {
+		return nil, consilium.ErrInvalid.Withf("lanes %d to %d of round %d: the vault has %d of round %d", offset, offset+count, round, len(st.lanes), st.made)
+	}
+	return st.lanes[offset : offset+count], nil
+}
+
+// Update implements hatch.Vault.
+func (v *Vault) Update(_ context.Context, r hatch.UpdateRequest) (hatch.Shape, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	st, err := v.find(r.Study)
+	if err != nil {
+		return hatch.Shape{}, err
+	}
+	layout, err := st.analysis.Layout(st.state)
+	if err != nil {
+		return hatch.Shape{}, err
+	}
+	if r.Round != st.round || st.opened != r.Round || len(st.sums) != layout.Lanes() {
+		return hatch.Shape{}, consilium.ErrInvalid.Withf("%d sums of round %d, round %d asks for %d", len(st.sums), st.opened, st.round, layout.Lanes())
+	}
+	values, err := fixed.Open(layout, st.sums, len(r.Contributors))
+	if err != nil {
+		return hatch.Shape{}, err
+	}
+	next, err := st.analysis.Update(st.state, models.Opened{Round: r.Round, Contributors: r.Contributors, Values: values})
+	if err != nil {
+		return hatch.Shape{}, err
+	}
+	st.state, st.round, st.sums = next, r.Round+1, nil
+	return st.shape()
+}
+
+// integrityRecords names what the ledger check found. Rows appear by salted
+// names only.
+func integrityRecords(id consilium.StudyID, verified *provenance.Verified) ([]hatch.Record, error) {
+	if len(verified.Findings) == 0 {
+		return nil, nil
+	}
+	type finding struct {
+		Kind string           `json:"kind"`
+		Name consilium.Digest `json:"name"`
+	}
+	var list []finding
+	for _, f := range verified.Findings {
+		list = append(list, finding{f.Kind.String(), f.Name})
+	}
+	rec, err := record("integrity", map[string]any{"findings": list})
+	if err != nil {
+		return nil, err
+	}
+	return []hatch.Record{rec}, nil
+}
+
+// assemble merges what an analysis says with what the vault adds and lists
+// the assumptions.
+func assemble(analysis json.RawMessage, extra map[string]any, assume []string) ([]byte, error) {
+	var doc map[string]any
+	if err := json.Unmarshal(analysis, &doc); err != nil {
+		return nil, err
+	}
+	for k, v := range extra {
+		doc[k] = v
+	}
+	list := []any{}
+	if have, ok := doc["assumptions"].([]any); ok {
+		list = append(list, have...)
+	}
+	for _, a := range assume {
+		list = append(list, a)
+	}
+	doc["assumptions"] = list
+	return canon.Marshal(doc)
+}

@@ -1,0 +1,118 @@
+package vault
+
+import (
+	"context"
+	"slices"
+
+	"consilium/policy"
+	"consilium/provenance"
+)
+
+// Register is what a hospital's own register says of a patient beside the
+// consent: facts that rules ask for and no study sees.
+type Register struct {
+	Adult         bool `json:"adult"`
+	Deceased      bool `json:"deceased"`
+	CitizenOrLPR  bool `json:"citizenOrLPR"`  // 5 U.S.C. 552a(a)(2)
+	MNObjected    bool `json:"mnObjected"`    // Minn. Stat. 144.295
+	WGBOObjected  bool `json:"wgboObjected"`  // BW 7:458(2)(c)
+	Part2         bool `json:"part2"`         // 42 CFR 2
+	Psychotherapy bool `json:"psychotherapy"` // 45 CFR 164.501
+}
+
+// permission is the row decision for a table's patients at one moment.
+type permission struct {
+	allowed  []bool // by patient ordinal
+	rows     policy.RowDecision
+	decision policy.Decision
+}
+
+// permit asks the policy, now, which patients' rows may be used. Consents are
+// read as of the same moment: a withdrawal that has arrived counts.
+func (v *Vault) permit(ctx context.Context, st *study) (*permission, error) {
+	in, err := v.question(st)
+	if err != nil {
+		return nil, err
+	}
+	in.Site = v.cfg.Facts
+	columns, err := st.engine.Decide(ctx, policy.PointColumns, in)
+	if err != nil {
+		return nil, err
+	}
+	if err := columns.Err(); err != nil {
+		return nil, err
+	}
+	numbers := make([]string, len(st.people.names))
+	for i, o := range st.people.of {
+		numbers[o] = st.data.rows.IDs[i]
+	}
+	subjects := make([]policy.Subject, len(st.people.names))
+	at := v.cfg.Now()
+	for o, name := range st.people.names {
+		claims, err := v.consents.Claims(name, at)
+		if err != nil {
+			return nil, err
+		}
+		subjects[o] = subject(st, name, &claims, v.cfg.Register(numbers[o]))
+	}
+	rows, err := st.engine.FilterRows(ctx, in, policy.SubjectRecord(subjects))
+	if err != nil {
+		return nil, err
+	}
+	if err := rows.Decision.Err(); err != nil {
+		return nil, err
+	}
+	return &permission{allowed: rows.Allowed, rows: rows, decision: rows.Decision}, nil
+}
+
+// subject states a patient's consent and register entry as the row rules read
+// them. It judges nothing but whether the consent is about this study at all.
+func subject(st *study, name provenance.Pseudonym, c *provenance.Claims, r Register) policy.Subject {
+	s := policy.Subject{
+		Patient: name, Status: "none", GivenBy: "none", WithdrawnAt: policy.Never, ValidTo: policy.Never,
+		IsAdultNow: r.Adult, Deceased: r.Deceased, MNObjected: r.MNObjected, Part2: r.Part2, Psychotherapy: r.Psychotherapy,
+		CitizenOrLPR: r.CitizenOrLPR, WGBOObjected: r.WGBOObjected,
+	}
+	if c.Status == provenance.ConsentNone {
+		return s
+	}
+	s.Objected = slices.Contains(c.Objections, "research")
+	s.HRADissent = s.Objected || slices.Contains(c.Objections, "anonymisation")
+	if c.Level == provenance.LevelProject && !slices.Contains(c.Studies, st.spec.Name) {
+		return s
+	}
+	switch c.Status {
+	case provenance.ConsentActive, provenance.ConsentExpired, provenance.ConsentNotYet:
+		s.Status = "active" // the dates below say since and until when
+	default:
+		s.Status = "withdrawn"
+	}
+	s.Explicit, s.Evidence = c.Explicit, !c.Consent.IsZero()
+	s.Categories, s.Purposes = c.Scopes, c.Purposes
+	switch {
+	case len(c.Diseases) == 0:
+		s.Area = "any"
+	case slices.Contains(c.Diseases, st.spec.Purpose.Disease):
+		s.Area = st.spec.Purpose.Disease
+	default:
+		s.Area = c.Diseases[0]
+	}
+	s.ValidFrom = c.From
+	if c.Until != 0 {
+		s.ValidTo = c.Until
+	}
+	if c.Withdrawn != 0 {
+		s.WithdrawnAt = c.Withdrawn
+	}
+	switch c.GivenBy {
+	case provenance.GivenBySelf:
+		s.GivenBy = "self"
+	case provenance.GivenByParent:
+		s.GivenBy = "parent"
+	case provenance.GivenByGuardian:
+		s.GivenBy = "representative"
+	}
+	s.HRAGeneral, s.HRAProject, s.HRAInformed = c.Level == provenance.LevelGeneral, c.Level == provenance.LevelProject, c.Informed
+	s.HRAGenetic = c.Explicit && slices.Contains(c.Scopes, "genetic")
+	return s
+}

@@ -1,0 +1,297 @@
+package vault
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/apache/arrow/go/v17/arrow"
+
+	"consilium"
+	"consilium/internal/canon"
+	"consilium/internal/hatch"
+	"consilium/models"
+	"consilium/policy"
+)
+
+// study is what the vault holds of one study between its calls.
+type study struct {
+	id         consilium.StudyID
+	submission *consilium.Submission
+	approval   *consilium.Approval
+	spec       *consilium.Spec
+	roster     *consilium.Roster
+	site       *consilium.Site
+	engine     *policy.Engine
+	decided    *policy.Decision // of the study rules, while the study is being admitted
+
+	// From Start on.
+	charter  *consilium.Charter
+	digest   consilium.Digest
+	position consilium.Position
+	facts    consilium.Facts
+	analysis models.Analysis
+	state    *models.State
+	round    uint32 // the round that state is for
+
+	// The rows, from the first use on.
+	data   *dataset
+	record arrow.Record // projected and derived
+	people *people
+
+	memory  []byte // of the site, as of the last opened round
+	pending []byte // that replaces it when the round is opened
+	cohort  *policy.OpenedCohort
+	lanes   []int32
+	made    uint32 // the round of lanes
+	sums    []int64
+	opened  uint32 // the round of sums
+}
+
+// begin parses what a request names and finds the pinned policy.
+func (v *Vault) begin(id consilium.StudyID, submission, approval, roster []byte) (*study, error) {
+	st := &study{id: id}
+	var err error
+	if st.submission, st.approval, st.spec, err = parseStudy(submission, approval); err != nil {
+		return nil, err
+	}
+	if consilium.NewStudyID(consilium.DomainSubmission.Digest(submission)) != id || st.approval.Study != id {
+		return nil, consilium.ErrInvalid.Withf("submission and approval are of another study")
+	}
+	now := v.cfg.Now().Unix()
+	if now < st.approval.NotBefore || now >= st.approval.NotAfter {
+		return nil, consilium.ErrStale.Withf("the board's approval is valid from %s to %s",
+			time.Unix(st.approval.NotBefore, 0).UTC().Format(time.DateOnly), time.Unix(st.approval.NotAfter, 0).UTC().Format(time.DateOnly))
+	}
+	if st.roster, st.site, err = v.parseRoster(roster); err != nil {
+		return nil, err
+	}
+	if st.engine, err = v.cfg.Policies(st.submission.Policy); err != nil {
+		return nil, err
+	}
+	if st.engine.Digest() != st.submission.Policy {
+		return nil, consilium.ErrPolicy.Withf("the installed policy is not the one that the study names")
+	}
+	return st, nil
+}
+
+// Start implements hatch.Vault.
+func (v *Vault) Start(ctx context.Context, r hatch.StartRequest) (hatch.Shape, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if st, ok := v.studies[r.Study]; ok {
+		return st.shape()
+	}
+	st, err := v.begin(r.Study, r.Submission, r.Approval, r.Roster)
+	if err != nil {
+		return hatch.Shape{}, err
+	}
+	if st.charter, err = consilium.ParseCharter(r.Charter); err != nil {
+		return hatch.Shape{}, consilium.ErrInvalid.With(err)
+	}
+	st.digest, st.position = consilium.CharterDigest(r.Charter), r.Position
+	if m := st.charter.Member(r.Position); m == nil || m.Site != v.cfg.Site {
+		return hatch.Shape{}, consilium.ErrNotMember.Withf("position %d is not %s", r.Position, v.cfg.Site)
+	}
+	if st.charter.Spec != consilium.SpecDigest(st.submission.SpecBytes) || st.charter.Policy != st.submission.Policy {
+		return hatch.Shape{}, consilium.ErrInvalid.Withf("the charter is of another study")
+	}
+	decision, err := v.decideStudy(ctx, st)
+	if err != nil {
+		return hatch.Shape{}, err
+	}
+	if err := decision.Err(); err != nil {
+		return hatch.Shape{}, err
+	}
+	st.facts = consilium.Facts{Spec: st.spec, MinCohort: decision.MinCohort, Permits: decision.Permits}
+	for i := range st.charter.Members {
+		st.facts.Sites = append(st.facts.Sites, st.charter.Members[i].Site)
+	}
+	if st.analysis, err = models.New(st.facts, v.cfg.Learned); err != nil {
+		return hatch.Shape{}, err
+	}
+	if st.state, err = st.analysis.Start(st.facts); err != nil {
+		return hatch.Shape{}, err
+	}
+	st.round = 1
+	v.studies[r.Study] = st
+	return st.shape()
+}
+
+// frozen reports whether the study's sums are exact: then contributors and
+// rows are frozen by the first opening. Only a learned model whose study lets
+// hospitals go missing, or differential privacy, may go on with others.
+func (st *study) frozen() bool {
+	if st.spec.Privacy.DP != nil {
+		return false
+	}
+	for i := range st.spec.Analyses {
+		if st.spec.Analyses[i].Type != consilium.AnalysisTrain {
+			return true
+		}
+	}
+	return st.spec.Sites.Missing != "continue"
+}
+
+func (st *study) shape() (hatch.Shape, error) {
+	out := hatch.Shape{State: st.state.Append(nil), Frozen: st.frozen(), Done: st.state.Done}
+	if out.Done {
+		return out, nil
+	}
+	var err error
+	out.Layout, err = st.analysis.Layout(st.state)
+	return out, err
+}
+
+func (v *Vault) find(id consilium.StudyID) (*study, error) {
+	st, ok := v.studies[id]
+	if !ok || st.analysis == nil {
+		return nil, consilium.ErrUnknownStudy.Withf("study %s has not started in this vault", id)
+	}
+	return st, nil
+}
+
+// Adopt implements hatch.Vault.
+func (v *Vault) Adopt(_ context.Context, r hatch.AdoptRequest) (hatch.Shape, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	st, err := v.find(r.Study)
+	if err != nil {
+		return hatch.Shape{}, err
+	}
+	state, err := models.ParseState(r.State)
+	if err != nil {
+		return hatch.Shape{}, consilium.ErrInvalid.With(err)
+	}
+	st.state, st.round = state, r.Round+1
+	return st.shape()
+}
+
+// Sums implements hatch.Vault.
+func (v *Vault) Sums(_ context.Context, id consilium.StudyID, round uint32, offset int, sums []int64) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	st, err := v.find(id)
+	if err != nil {
+		return err
+	}
+	if round != st.round {
+		return consilium.ErrRoundClosed.Withf("sums of round %d, the vault is at %d", round, st.round)
+	}
+	if offset == 0 {
+		st.sums, st.opened = nil, round
+	}
+	if offset != len(st.sums) || st.opened != round {
+		return consilium.ErrInvalid.Withf("sums from %d, want from %d", offset, len(st.sums))
+	}
+	st.sums = append(st.sums, sums...)
+	return nil
+}
+
+// Opened implements hatch.Vault.
+func (v *Vault) Opened(_ context.Context, id consilium.StudyID, round uint32) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	st, err := v.find(id)
+	if err != nil {
+		return err
+	}
+	if st.made == round {
+		st.memory = st.pending
+	}
+	return nil
+}
+
+// Opening implements hatch.Vault.
+func (v *Vault) Opening(_ context.Context, id consilium.StudyID, round uint32) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	st, err := v.find(id)
+	if err != nil {
+		return err
+	}
+	if st.cohort == nil {
+		return consilium.ErrInvalid.Withf("round %d is about to be opened and this hospital's vault has computed no contribution of the study", round)
+	}
+	return v.book.add(*st.cohort)
+}
+
+// Release implements hatch.Vault.
+func (v *Vault) Release(ctx context.Context, r hatch.ReleaseRequest) (hatch.ReleaseReply, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	st, err := v.find(r.Study)
+	if err != nil {
+		return hatch.ReleaseReply{}, err
+	}
+	if !st.state.Done {
+		return hatch.ReleaseReply{}, consilium.ErrWrongPhase.Withf("the analysis has not ended")
+	}
+	res, err := st.analysis.Result(st.state)
+	if err != nil {
+		return hatch.ReleaseReply{}, err
+	}
+	doc, err := v.resultDocument(st, res, r.Contributors)
+	if err != nil {
+		return hatch.ReleaseReply{}, err
+	}
+	decision, err := v.decideRelease(ctx, st, doc, r)
+	if err != nil {
+		return hatch.ReleaseReply{}, err
+	}
+	digest, err := decision.Digest()
+	if err != nil {
+		return hatch.ReleaseReply{}, err
+	}
+	rec, err := decisionRecord(decision)
+	if err != nil {
+		return hatch.ReleaseReply{}, err
+	}
+	out := hatch.ReleaseReply{Allow: decision.Allow, Decision: digest, Result: doc, Files: res.Files, Records: []hatch.Record{rec}}
+	if !decision.Allow {
+		out.Code, out.Reason = decision.Code(), decision.Err().Error()
+		out.Result, out.Files = nil, nil
+	}
+	return out, nil
+}
+
+// resultDocument is the `result` half of result.json: the same bytes at every
+// hospital and on every run over the same rows.
+func (v *Vault) resultDocument(st *study, res *models.Result, contributors []consilium.Position) ([]byte, error) {
+	sites := resultSites{Enrolled: len(st.charter.Members), Contributed: len(contributors), Excluded: []consilium.SiteID{}, Contributors: []consilium.SiteID{}}
+	for i := range st.charter.Members {
+		if slices.Contains(contributors, consilium.Position(i+1)) {
+			sites.Contributors = append(sites.Contributors, st.charter.Members[i].Site)
+		} else {
+			sites.Excluded = append(sites.Excluded, st.charter.Members[i].Site)
+		}
+	}
+	return assemble(res.JSON, map[string]any{
+		"study": st.spec.Name, "question": st.spec.Question, "spec": consilium.SpecDigest(st.submission.SpecBytes),
+		"sites": sites, "min_cohort": st.facts.MinCohort, "permits": append([]string{}, st.facts.Permits...), "dp": st.spec.Privacy.DP,
+	}, v.cfg.Assume)
+}
+
+type resultSites struct {
+	Enrolled     int                `json:"enrolled"`
+	Contributed  int                `json:"contributed"`
+	Contributors []consilium.SiteID `json:"contributors"`
+	Excluded     []consilium.SiteID `json:"excluded"` // enrolled, not in the opened set
+}
+
+func decisionRecord(d policy.Decision) (hatch.Record, error) {
+	b, err := d.Encode()
+	if err != nil {
+		return hatch.Record{}, err
+	}
+	return hatch.Record{Type: "decision", JSON: b}, nil
+}
+
+func record(kind string, body any) (hatch.Record, error) {
+	b, err := canon.Marshal(body)
+	if err != nil {
+		return hatch.Record{}, fmt.Errorf("%s record: %w", kind, err)
+	}
+	return hatch.Record{Type: kind, JSON: b}, nil
+}
