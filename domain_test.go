@@ -11,7 +11,8 @@ import (
 	"consilium"
 )
 
-var domainString = regexp.MustCompile(`"(consilium/[a-z-]+/v[0-9]+)"`)
+// domainString matches a domain string that is not an import path.
+var domainString = regexp.MustCompile(`(?:[=(,{:]|\s=)\s*"(consilium/[a-z-]+/v[0-9]+)"`)
 
 // TestDomainStrings holds the table: every string once, in domain.go only,
 // and every one listed by Domains.

@@ -297,7 +297,7 @@ func (d *design) publicScale() []float64 {
 		}
 		out[j] = 1
 		if known && m > 1 {
-			out[j] = powerOfTwo(m / 4)
+			out[j] = powerOfTwo(float64(m / 4))
 		} else if known && m > 0 {
 			out[j] = powerOfTwo(m)
 		}

@@ -289,7 +289,7 @@ func (q *sequence) Result(s *State) (*Result, error) {
 		}
 		all = append(all, r.JSON)
 		for name, b := range r.Files {
-			out.Files[q.names[i]+"/"+name] = b
+			out.Files[q.names[i]+"-"+name] = b
 		}
 		if r.Problem != nil && out.Problem == nil {
 			p := *r.Problem

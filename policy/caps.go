@@ -71,13 +71,14 @@ func lintOverlay(m *ast.Module, board string) error {
 				return fmt.Errorf("line %d: the only default is `default row_include := false`", r.Location.Row)
 			}
 		}
-		switch name := r.Head.Ref().String(); name {
+		ref := r.Head.Ref()
+		switch name := ref[:1].String(); name {
 		case "deny", "obligations":
-			if r.Head.RuleKind() != ast.MultiValue {
+			if len(ref) != 1 || r.Head.RuleKind() != ast.MultiValue {
 				return fmt.Errorf("line %d: write `%s contains … if …`", r.Location.Row, name)
 			}
 		case "row_include":
-			if r.Head.RuleKind() != ast.SingleValue || len(r.Head.Args) > 0 {
+			if len(ref) != 1 || r.Head.RuleKind() != ast.SingleValue || len(r.Head.Args) > 0 {
 				return fmt.Errorf("line %d: write `row_include if …`", r.Location.Row)
 			}
 		}

@@ -58,6 +58,7 @@ type compiled struct {
 	asOf       int64
 	query      rego.PreparedEvalQuery
 	rowQueries map[string]rego.PreparedEvalQuery
+	store      map[string]any // what the rules see as data
 	timeout    time.Duration
 }
 
@@ -183,11 +184,15 @@ func compile(b Bundle, timeout time.Duration) (*compiled, error) {
 	if err := p.finish(c, store); err != nil {
 		return nil, err
 	}
-	return p, p.tryRows()
+	if err := p.tryRows(); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 // finish prepares the one query that answers every point.
 func (p *compiled) finish(c *ast.Compiler, store map[string]any) error {
+	p.store = store
 	var err error
 	if p.query, err = prepare("data.consilium.decision.decision", c, store); err != nil {
 		return err

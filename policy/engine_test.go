@@ -465,16 +465,10 @@ func TestOverlayFails(t *testing.T) {
 		"a number as code":   {"deny contains {\"code\": 7}\n", CodeShape},
 		"a long message":     {"deny contains {\"code\": \"X\", \"message\": input.study.columns}\n", CodeShape},
 		"obligation":         {"obligations contains {\"x\": 1}\n", CodeShape},
-		"endless":            {"deny contains {\"code\": \"X\"} if {some a in s; some b in s; some c in s; some d in s; some e in s; some f in s; some g in s; [a, b, c, d, e, f, g] == 0}\ns := {c.name | some c in input.study.columns} | {c.type | some c in input.study.columns}\n", ""},
+		"endless": {"s := {[x.name, y.id] | some x in input.study.columns; some y in input.federation.sites}\n" +
+			"deny contains {\"code\": \"X\"} if {some a in s; some b in s; some c in s; some d in s; some e in s; count([a, b, c, d, e]) == 99}\n", CodeTimeout},
 	} {
-		rules := head + c.rules
-		if name == "endless" {
-			// Unions are not on the list; two sets of equal size do the same.
-			rules = head + "s := {[x.name, y.id] | some x in input.study.columns; some y in input.federation.sites}\n" +
-				"deny contains {\"code\": \"X\"} if {some a in s; some b in s; some c in s; some d in s; some e in s; [a, b, c, d, e] == 0}\n"
-			c.code = CodeTimeout
-		}
-		e, err := CompileLimited(overlay(rules), 300*time.Millisecond)
+		e, err := CompileLimited(overlay(head+c.rules), 300*time.Millisecond)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue

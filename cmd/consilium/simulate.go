@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -75,7 +74,22 @@ func runSimulate(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	return res.write(ctx, e, *out)
+	if err := res.write(ctx, *out); err != nil {
+		return err
+	}
+	p.say("%s", filepath.Join(*out, "report.html"))
+	if e.json {
+		doc, err := res.document()
+		if err != nil {
+			return err
+		}
+		if _, err := e.stdout.Write(append(doc, '\n')); err != nil {
+			return err
+		}
+	} else if err := res.show(e.stdout); err != nil {
+		return err
+	}
+	return res.problem()
 }
 
 // simulation is one person's table taken apart into hospitals.
@@ -94,7 +108,7 @@ func newSimulation(study, csv []byte, column string) (*simulation, error) {
 	s := &simulation{file: file, now: time.Now()}
 	s.assumed = append(append([]string{}, file.Assumptions...), policy.AssumeTags(file.Spec)...)
 	if len(file.Spec.Legal) == 0 || string(file.Spec.Legal) == "{}" || string(file.Spec.Legal) == "null" {
-		file.Spec.Legal = policy.DefaultLegal(file.Spec, s.now.Unix())
+		file.Spec.Legal = policy.DefaultLegal(file.Spec)
 	}
 	s.assumed = append(s.assumed, policy.Assumptions()...)
 	if err := table.Check(file.Spec); err != nil {
@@ -137,7 +151,7 @@ func (s *simulation) run(ctx context.Context, engine *policy.Engine, nodes int, 
 		if err := checkTable(site, spec, s.file.RowPatients); err != nil {
 			return nil, err
 		}
-		facts, err := policy.DefaultSite(site.ID, s.now.Unix())
+		facts, err := policy.DefaultSite(site.ID)
 		if err != nil {
 			return nil, err
 		}
@@ -159,7 +173,7 @@ func (s *simulation) run(ctx context.Context, engine *policy.Engine, nodes int, 
 	if err != nil {
 		return nil, err
 	}
-	return finish(ctx, f, out, s.file.Payload, time.Since(started))
+	return finish(ctx, f, out, time.Since(started))
 }
 
 // consent is the consent that simulate generates for every patient; the
@@ -185,6 +199,3 @@ func checkTable(site table.Site, spec *consilium.Spec, rowPatients bool) error {
 	}
 	return nil
 }
-
-var _ = json.Valid
-var _ = filepath.Join

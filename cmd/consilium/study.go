@@ -124,7 +124,7 @@ func runStudyCheck(_ context.Context, e *env, args []string) error {
 	out := checked{Name: spec.Name, Spec: consilium.SpecDigest(file.Payload).String(), Assumptions: file.Assumptions, Canonical: string(canonical),
 		Sites: *sites, Faults: faults, Threshold: consilium.Threshold(*sites, faults)}
 	for _, d := range list {
-		item := checkedItem{Name: d.Name, Type: d.Type, Rounds: d.Rounds, Reveals: d.Reveals, Columns: d.Columns}
+		item := checkedItem{Name: d.Name, Type: d.Type, Rounds: d.Rounds, Reveals: append(d.Sends, d.Result), Columns: d.Columns}
 		for _, l := range d.Layouts {
 			p, err := he.Choose(l.Lanes(), l.Bits(), *sites)
 			if err != nil {

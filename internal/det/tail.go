@@ -45,7 +45,7 @@ func ChiSquareTail(x float64, df int) float64 {
 	if h < 600 {
 		term := Exp(-h)
 		if df%2 == 1 {
-			term = float64(term*math.Sqrt(h)) / 0.886226925452758 // Γ(3/2)
+			term = float64(float64(term*math.Sqrt(h)) / 0.886226925452758) // Γ(3/2)
 		}
 		for i := 0; i < n; i++ {
 			q += term
@@ -84,7 +84,7 @@ func StudentTail(t, df float64) float64 {
 	if math.IsInf(t2, 1) {
 		t2 = math.MaxFloat64
 	}
-	return betaTail(df/2, 0.5, df, t2)
+	return betaTail(float64(df/2), 0.5, df, t2)
 }
 
 // FTail is P(F > f) for an F with df1 and df2 degrees of freedom.
@@ -97,7 +97,7 @@ func FTail(f, df1, df2 float64) float64 {
 	case math.IsInf(f, 1):
 		return 0
 	}
-	return betaTail(df2/2, df1/2, df2, float64(df1*f))
+	return betaTail(float64(df2/2), float64(df1/2), df2, float64(df1*f))
 }
 
 // betaTail is the regularised incomplete beta function I_x(a, b) at

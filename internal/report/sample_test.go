@@ -94,7 +94,7 @@ func TestMakeSample(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		src, err := os.ReadFile("../../../shared/data/cgd/" + part.file)
+		src, err := os.ReadFile("../../examples/cgd/" + part.file)
 		if err != nil {
 			t.Fatal(err)
 		}

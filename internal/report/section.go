@@ -100,6 +100,7 @@ type testJSON struct {
 	DF        *json.Number `json:"df"`
 	DF2       *json.Number `json:"df2"`
 	P         *json.Number `json:"p"`
+	Corrected *testJSON    `json:"corrected"` // for continuity
 	Odds      *json.Number `json:"odds_ratio"`
 	Lower     *json.Number `json:"lower"`
 	Upper     *json.Number `json:"upper"`
@@ -600,13 +601,21 @@ func (s *section) crosstab(a *analysisJSON) {
 	words := map[string]string{"chisq": "χ² test", "chisq_yates": "χ² test with Yates's correction", "fisher": "Fisher's exact test", "mantel_haenszel": "Mantel-Haenszel test"}
 	for _, name := range names {
 		test := a.Tests[name]
-		text := pSentence(test.P)
-		if test.Statistic != nil {
-			text = "χ² = " + shortP(test.Statistic, 4) + ", " + text
+		text := chiSquare(&test)
+		if test.Corrected != nil {
+			text += "; corrected for continuity " + chiSquare(test.Corrected)
 		}
 		if test.Odds != nil {
 			text += fmt.Sprintf("; odds ratio %s (%s to %s)", shortP(test.Odds, 3), shortP(test.Lower, 3), shortP(test.Upper, 3))
 		}
 		s.Facts = append(s.Facts, Fact{first(words[name], name), text})
 	}
+}
+
+// chiSquare is a test's statistic, if it has one, and its p.
+func chiSquare(t *testJSON) string {
+	if t.Statistic == nil {
+		return pSentence(t.P)
+	}
+	return "χ² = " + shortP(t.Statistic, 4) + ", " + pSentence(t.P)
 }

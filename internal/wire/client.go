@@ -176,14 +176,15 @@ func classify(err error) error {
 
 const (
 	firstWait = 25 * time.Millisecond
-	longWait  = 2 * time.Second
+	longWait  = 500 * time.Millisecond
 )
 
 // do runs call at the leader, or at the node that is most likely the leader,
 // until it succeeds, fails for good or ctx ends.
 func (c *Client) do(ctx context.Context, what string, call func(ctx context.Context, cc *grpc.ClientConn) error) error {
 	wait := firstWait
-	refusals, redirects, misses := 0, 0, 0
+	redirects, misses := 0, 0
+	refused := map[consilium.NodeID]bool{} // nodes that turned us away since one last answered
 	node := c.target()
 	for {
 		nodes := c.nodes(node)
@@ -209,7 +210,7 @@ func (c *Client) do(ctx context.Context, what string, call func(ctx context.Cont
 		var elsewhere *NotLeaderError
 		switch {
 		case errors.As(err, &elsewhere):
-			refusals = 0
+			clear(refused)
 			if _, ok := c.book.Roster().Coordinator(elsewhere.Leader); ok && elsewhere.Leader != node {
 				c.log.Debug("redirected", "from", node, "to", elsewhere.Leader)
 				node = elsewhere.Leader
@@ -222,12 +223,11 @@ func (c *Client) do(ctx context.Context, what string, call func(ctx context.Cont
 				node = next
 			}
 		case refusedUs(err):
-			if refusals++; refusals >= len(nodes) {
+			if refused[node] = true; len(refused) >= len(nodes) {
 				return fmt.Errorf("%s: %w", what, err)
 			}
 			node = next
 		case retryable(err):
-			refusals = 0
 			node = next
 		case errors.Is(err, consilium.ErrBlobMissing), errors.Is(err, consilium.ErrUnknownStudy):
 			// A node that lags behind the log does not know it yet; the others may.
@@ -239,8 +239,8 @@ func (c *Client) do(ctx context.Context, what string, call func(ctx context.Cont
 			return fmt.Errorf("%s: %w", what, err)
 		}
 		c.log.Debug("retrying", "call", what, "node", node, "error", err)
-		if err := sleep(ctx, &wait); err != nil {
-			return fmt.Errorf("%s: %w: %w", what, err, consilium.ErrUnavailable)
+		if stop := sleep(ctx, &wait); stop != nil {
+			return fmt.Errorf("%s: %w: %w", what, stop, err)
 		}
 	}
 }
@@ -432,7 +432,7 @@ func (c *Client) Follow(ctx context.Context, from uint64, fn func(*consilium.Eve
 // FollowStudy is Follow for the events of one study.
 func (c *Client) FollowStudy(ctx context.Context, study consilium.StudyID, from uint64, fn func(*consilium.Event) error) error {
 	wait := firstWait
-	refusals := 0
+	refused := map[consilium.NodeID]bool{}
 	node := c.target()
 	for {
 		nodes := c.nodes(node)
@@ -443,7 +443,8 @@ func (c *Client) FollowStudy(ctx context.Context, study consilium.StudyID, from 
 		next := nodes[min(1, len(nodes)-1)]
 		got, err := c.followOnce(ctx, node, study, &from, fn)
 		if got {
-			wait, refusals = firstWait, 0
+			wait = firstWait
+			clear(refused)
 		}
 		if errors.As(err, new(local)) {
 			return errors.Unwrap(err)
@@ -453,7 +454,7 @@ func (c *Client) FollowStudy(ctx context.Context, study consilium.StudyID, from 
 		}
 		switch {
 		case refusedUs(err):
-			if refusals++; refusals >= len(nodes) {
+			if refused[node] = true; len(refused) >= len(nodes) {
 				return fmt.Errorf("follow: %w", err)
 			}
 		case retryable(err):

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+)
+
+// shown is as much of an analysis's result as a terminal shows.
+type shown struct {
+	Name     string `json:"name"`
+	Analysis string `json:"analysis"`
+	Rows     int64  `json:"rows"`
+	Patients int64  `json:"patients"`
+	Events   int64  `json:"events"`
+	Terms    []struct {
+		Name     string   `json:"name"`
+		Coef     float64  `json:"coef"`
+		SE       float64  `json:"se"`
+		RobustSE *float64 `json:"robust_se"`
+		P        float64  `json:"p"`
+		Exp      *float64 `json:"exp_coef"`
+		Lower    float64  `json:"lower"`
+		Upper    float64  `json:"upper"`
+	} `json:"terms"`
+	Groups []struct {
+		Name     string   `json:"name"`
+		N        float64  `json:"n"`
+		Events   float64  `json:"events"`
+		Median   *float64 `json:"median"`
+		Observed float64  `json:"observed"`
+		Expected float64  `json:"expected"`
+	} `json:"groups"`
+	Chisq    *float64 `json:"chisq"`
+	P        *float64 `json:"p"`
+	Training *struct {
+		AUC  *float64 `json:"auc"`
+		Loss float64  `json:"loss"`
+	} `json:"training"`
+	Error    *struct{ Code, Message, Next string } `json:"error"`
+	Warnings []string                              `json:"warnings"`
+}
+
+// showResult prints the `result` half of result.json as tables.
+func showResult(w io.Writer, result []byte) error {
+	var doc struct {
+		shown
+		Question string `json:"question"`
+		Analyses []shown
+		Sites    struct {
+			Enrolled    int
+			Contributed int
+			Excluded    []string
+		}
+	}
+	if err := json.Unmarshal(result, &doc); err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "\n%s\n%d of %d enrolled hospitals contributed", doc.Question, doc.Sites.Contributed, doc.Sites.Enrolled)
+	if len(doc.Sites.Excluded) > 0 {
+		fmt.Fprintf(w, "; without %s", strings.Join(doc.Sites.Excluded, ", "))
+	}
+	fmt.Fprintln(w)
+	list := doc.Analyses
+	if len(list) == 0 {
+		list = []shown{doc.shown}
+	}
+	for _, a := range list {
+		fmt.Fprintf(w, "\n%s (%s): %d rows, %d patients, %d events\n", a.Name, a.Analysis, a.Rows, a.Patients, a.Events)
+		if a.Error != nil {
+			fmt.Fprintf(w, "  %s; %s\n", a.Error.Message, a.Error.Next)
+			continue
+		}
+		t := tabwriter.NewWriter(w, 2, 0, 2, ' ', tabwriter.AlignRight)
+		if len(a.Terms) > 0 {
+			fmt.Fprintln(t, "\tcoef\tse\trobust se\texp\t95% interval\tp\t")
+			for _, x := range a.Terms {
+				robust, exp, interval := "", "", fmt.Sprintf("%.4g to %.4g", x.Lower, x.Upper)
+				if x.RobustSE != nil {
+					robust = fmt.Sprintf("%.6f", *x.RobustSE)
+				}
+				if x.Exp != nil {
+					exp = fmt.Sprintf("%.4f", *x.Exp)
+				}
+				fmt.Fprintf(t, "%s\t%.6f\t%.6f\t%s\t%s\t%s\t%.3g\t\n", x.Name, x.Coef, x.SE, robust, exp, interval, x.P)
+			}
+		}
+		for _, g := range a.Groups {
+			fmt.Fprintf(t, "%s\tn %.0f\t", g.Name, g.N)
+			if a.Analysis == "logrank" {
+				fmt.Fprintf(t, "observed %.0f\texpected %.3f\t\n", g.Observed, g.Expected)
+			} else {
+				median := "not reached"
+				if g.Median != nil {
+					median = fmt.Sprintf("%.4g", *g.Median)
+				}
+				fmt.Fprintf(t, "events %.0f\tmedian %s\t\n", g.Events, median)
+			}
+		}
+		if err := t.Flush(); err != nil {
+			return err
+		}
+		if a.Chisq != nil && a.P != nil {
+			fmt.Fprintf(w, "  chi-square %.6f, p = %.3g\n", *a.Chisq, *a.P)
+		}
+		if a.Training != nil && a.Training.AUC != nil {
+			fmt.Fprintf(w, "  training AUC %.3f, loss %.3f\n", *a.Training.AUC, a.Training.Loss)
+		}
+		for _, s := range a.Warnings {
+			fmt.Fprintf(w, "  note: %s\n", s)
+		}
+	}
+	fmt.Fprintln(w)
+	return nil
+}
