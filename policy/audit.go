@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -74,6 +75,13 @@ type Audit struct {
 	bad  error // after a failed append the log's end is unknown
 	file *auditFile
 }
+
+func (a *Audit) String() string       { return "Audit(redacted)" }
+func (a *Audit) GoString() string     { return "Audit(redacted)" }
+func (a *Audit) LogValue() slog.Value { return slog.StringValue("Audit(redacted)") }
+
+// Format keeps %+v and %x from printing the key.
+func (a *Audit) Format(f fmt.State, _ rune) { io.WriteString(f, "Audit(redacted)") }
 
 // MinAuditKey is the least length of the key of the keyed digests.
 const MinAuditKey = 16

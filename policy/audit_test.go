@@ -3,6 +3,7 @@ package policy
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -150,6 +151,11 @@ func TestAuditFails(t *testing.T) {
 	entry := AuditEntry{Time: 1, Node: "utah", Point: PointSite, Input: in, Decision: deny(PointSite, CodeUndefined, "x")}
 	if _, err := a.Append(entry); err != nil {
 		t.Fatal(err)
+	}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%d"} {
+		if out := fmt.Sprintf(verb, a); out != "Audit(redacted)" {
+			t.Errorf("%s prints %s", verb, out)
+		}
 	}
 	if _, err := a.Append(entry); err == nil || !strings.Contains(err.Error(), "nothing may be done") {
 		t.Errorf("%v", err)

@@ -7,7 +7,7 @@
 //
 // Every rule has one line in law/rules.json (code, regime, points, article,
 // LAW or POLICY, source and whether the text was read) and one or more bodies
-// `ok contains "CODE" if …` in rego/. A rule that is in force and whose code is
+// `ok["CODE"] if …` in rego/. A rule that is in force and whose code is
 // not in `ok` denies. So a missing fact, a misspelled field, a value of the
 // wrong type and a rule without a body all deny; nothing is allowed because
 // something could not be evaluated. Row and column rules have the same form.

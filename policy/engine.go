@@ -138,39 +138,38 @@ func compile(b Bundle, timeout time.Duration) (*compiled, error) {
 	}
 	core, board := capabilities(coreBuiltins), capabilities(boardBuiltins)
 	modules := map[string]*ast.Module{}
+	own, err := coreModules()
+	if err != nil {
+		return nil, err
+	}
 	for _, name := range b.Paths() {
 		if !strings.HasSuffix(name, ".rego") {
 			continue
 		}
 		m := overlayPath.FindStringSubmatch(name)
-		caps := core
-		if m != nil {
-			caps = board
+		if m == nil {
+			modules[name] = own[name]
+			continue
 		}
-		mod, err := ast.ParseModuleWithOpts(name, string(b.files[name]), ast.ParserOptions{Capabilities: caps, RegoVersion: ast.RegoV1})
+		mod, err := parse(name, b.files[name], board)
 		if err != nil {
 			return nil, err
 		}
-		if mod == nil {
-			return nil, fmt.Errorf("%s is empty", name)
+		if err := lintOverlay(mod, m[1]); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
 		}
-		if m != nil {
-			if err := lintOverlay(mod, m[1]); err != nil {
-				return nil, fmt.Errorf("%s: %w", name, err)
-			}
-			// Compiled alone first, with the narrower list of built-ins.
-			alone := ast.NewCompiler().WithCapabilities(board).WithStrict(true)
-			alone.Compile(map[string]*ast.Module{name: mod.Copy()})
-			if alone.Failed() {
-				return nil, alone.Errors
-			}
-			if !slices.Contains(p.overlays, m[1]) {
-				p.overlays = append(p.overlays, m[1])
-			}
-			for _, r := range mod.Rules {
-				if r.Head.Ref().String() == "row_include" && !slices.Contains(p.rowRules, m[1]) {
-					p.rowRules = append(p.rowRules, m[1])
-				}
+		// Compiled alone first, with the narrower list of built-ins.
+		alone := ast.NewCompiler().WithCapabilities(board).WithStrict(true)
+		alone.Compile(map[string]*ast.Module{name: mod.Copy()})
+		if alone.Failed() {
+			return nil, alone.Errors
+		}
+		if !slices.Contains(p.overlays, m[1]) {
+			p.overlays = append(p.overlays, m[1])
+		}
+		for _, r := range mod.Rules {
+			if r.Head.Ref().String() == "row_include" && !slices.Contains(p.rowRules, m[1]) {
+				p.rowRules = append(p.rowRules, m[1])
 			}
 		}
 		modules[name] = mod
@@ -189,6 +188,31 @@ func compile(b Bundle, timeout time.Duration) (*compiled, error) {
 	}
 	return p, nil
 }
+
+func parse(name string, src []byte, caps *ast.Capabilities) (*ast.Module, error) {
+	m, err := ast.ParseModuleWithOpts(name, string(src), ast.ParserOptions{Capabilities: caps, RegoVersion: ast.RegoV1})
+	if err == nil && m == nil {
+		err = fmt.Errorf("%s is empty", name)
+	}
+	return m, err
+}
+
+// coreModules parses the embedded rules once. Every bundle holds exactly
+// these, and the compiler works on copies.
+var coreModules = sync.OnceValues(func() (map[string]*ast.Module, error) {
+	out := map[string]*ast.Module{}
+	b := DefaultBundle()
+	for _, name := range b.Paths() {
+		if !strings.HasSuffix(name, ".rego") {
+			continue
+		}
+		var err error
+		if out[name], err = parse(name, b.files[name], capabilities(coreBuiltins)); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+})
 
 // finish prepares the one query that answers every point.
 func (p *compiled) finish(c *ast.Compiler, store map[string]any) error {

@@ -19,7 +19,7 @@ func (p *compiled) tryRows() error {
 		return nil
 	}
 	rng := rand.New(rand.NewPCG(1, 2))
-	for i := range 200 {
+	for i := range 120 {
 		now := int64(1_500_000_000) + rng.Int64N(600_000_000)
 		r := generate(rng, now)
 		raw, err := p.boardRow(now, r)

@@ -30,7 +30,7 @@ func TestFilterRows(t *testing.T) {
 	for _, site := range []string{"minnesota", "amsterdam", "copenhagen", "zurich", "nih"} {
 		in := testInput(t, site, nil)
 		var subjects []Subject
-		for i := range 60 {
+		for i := range 40 {
 			r := generate(rng, testNow)
 			if i%2 == 0 { // half of them nearly fit, so that both answers occur
 				spec, _ := testSpec(t, nil)
@@ -76,7 +76,7 @@ func TestFilterRows(t *testing.T) {
 		if allowed == 0 || allowed == len(subjects) {
 			t.Errorf("%s: %d of %d rows are in: the comparison shows nothing", site, allowed, len(subjects))
 		}
-		if got.In != 60 || got.Out != 60-allowed || got.Count() != allowed {
+		if got.In != 40 || got.Out != 40-allowed || got.Count() != allowed {
 			t.Errorf("%s: in %d, out %d, allowed %d", site, got.In, got.Out, allowed)
 		}
 		for _, c := range got.Reasons {

@@ -105,8 +105,10 @@ func (a *actor) run(ctx context.Context) error {
 				case err != nil:
 					a.failed = err
 					a.log.Error("this hospital takes no further part in the study", "err", err)
-					if err := a.leave(ctx, err); err != nil {
+					if err := a.leave(ctx, err); errors.Is(err, errDisk) || ctx.Err() != nil {
 						return err
+					} else if err != nil {
+						a.log.Warn("withdrawal not posted", "err", err)
 					}
 				}
 				if wait > 0 {
@@ -187,7 +189,22 @@ func (a *actor) promised(slot string, kind consilium.MessageKind, build func() (
 	if err := a.gate.journal.setPromise(a.study, slot, m.Encode()); err != nil {
 		return nil, fmt.Errorf("%w: %w", errDisk, err)
 	}
+	if point, ok := promiseMade[kind]; ok {
+		a.gate.cfg.Crash(point)
+	}
 	return m, nil
+}
+
+// promiseMade names the crash point between a journalled promise and its
+// sending.
+var promiseMade = map[consilium.MessageKind]string{
+	consilium.KindEnrol:     "enrol/after-promise",
+	consilium.KindCharter:   "charter/after-promise",
+	consilium.KindHeader:    "contribute/after-promise",
+	consilium.KindVote:      "vote/after-promise",
+	consilium.KindOpening:   "open/after-promise",
+	consilium.KindStateVote: "update/after-promise",
+	consilium.KindRelease:   "release/after-promise",
 }
 
 func (a *actor) post(ctx context.Context, slot string, m *consilium.Message) error {

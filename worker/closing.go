@@ -176,7 +176,6 @@ func (a *actor) release(ctx context.Context, group *party.GroupKey) (time.Durati
 		}
 	}
 	err = a.promise(ctx, "release", consilium.KindRelease, func() ([]byte, error) {
-		defer a.gate.cfg.Crash("release/after-promise")
 		m := &consilium.Release{At: r.at(r.position), Result: digest, Decision: a.result.Decision, Allow: a.result.Allow}
 		if !m.Allow {
 			m.Code, m.Reason = cut(a.result.Code, 128), cut(a.result.Reason, consilium.MaxReasonSize)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -54,7 +53,6 @@ func (a *actor) enrol(ctx context.Context) error {
 			return err
 		}
 		return a.promise(ctx, "enrol", consilium.KindEnrol, func() ([]byte, error) {
-			defer a.gate.cfg.Crash("enrol/after-promise")
 			return a.enrolment(reply.Decision)
 		})
 	}
@@ -217,7 +215,6 @@ func (a *actor) signCharter(ctx context.Context, p consilium.Position) error {
 		if err := a.gate.secrets.save(a.study, a.sec); err != nil {
 			return nil, fmt.Errorf("%w: %w", errDisk, err)
 		}
-		defer a.gate.cfg.Crash("charter/after-promise")
 		return payload, a.gate.trail.Write(a.study, 0, "charter", map[string]any{"charter": consilium.CharterDigest(payload)})
 	})
 }
@@ -238,15 +235,16 @@ func (a *actor) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if a.sec.State == nil {
-		if a.sec.Round != 1 {
-			return errors.New("no state for a round after the first")
-		}
+	switch {
+	case a.sec.State == nil && a.sec.Round == 1:
 		a.sec.State, a.sec.Enrol = shape.State, nil
 		if err := a.gate.secrets.save(a.study, a.sec); err != nil {
 			return fmt.Errorf("%w: %w", errDisk, err)
 		}
-	} else if a.sec.Round > 1 {
+	case a.sec.State == nil:
+		// We crashed while catching up with rounds that closed without us:
+		// reachRound goes on and finds the state.
+	case a.sec.Round > 1:
 		if shape, err = a.gate.cfg.Vault.Adopt(ctx, hatch.AdoptRequest{Study: a.study, Round: a.sec.Round - 1, State: a.sec.State}); err != nil {
 			return err
 		}

@@ -16,14 +16,22 @@ func lineages(spec *consilium.Spec) ([]consilium.Digest, error) {
 	var out []consilium.Digest
 	for i := range spec.Analyses {
 		an := &spec.Analyses[i]
-		b, err := canon.Marshal(map[string]any{
-			"dataset": spec.Data.Dataset, "cohort": spec.Cohort, "type": an.Type, "response": an.Response,
-			"rows": an.Rows, "columns": an.Columns, "variables": an.Variables, "by": an.By,
-		})
-		if err != nil {
-			return nil, err
+		// Every described variable has sums of its own: one more on the list
+		// does not make them others.
+		variables := an.Variables
+		if len(variables) == 0 {
+			variables = []string{""}
 		}
-		out = append(out, consilium.DomainLineage.Digest(b))
+		for _, v := range variables {
+			b, err := canon.Marshal(map[string]any{
+				"dataset": spec.Data.Dataset, "cohort": spec.Cohort, "type": an.Type, "response": an.Response,
+				"rows": an.Rows, "columns": an.Columns, "variable": v, "by": an.By,
+			})
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, consilium.DomainLineage.Digest(b))
+		}
 	}
 	return out, nil
 }

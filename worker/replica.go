@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"time"
 
@@ -342,6 +343,9 @@ func (r *replica) takeDraft(payload []byte) error {
 		if !ok || e == nil {
 			return fmt.Errorf("%w: %s is drafted and has not enrolled", errForged, m.Site)
 		}
+		if only := r.spec.Sites.Only; len(only) > 0 && !slices.Contains(only, m.Site) {
+			return fmt.Errorf("%w: %s is drafted and the study does not ask it", errForged, m.Site)
+		}
 		if m.Operator != site.Operator || m.Key != site.Key || m.Sealing != e.Sealing || m.Nonce != e.Nonce ||
 			m.Commitment != e.Commitment || m.Decision != e.Decision || e.Roster != c.Roster || e.Submission != c.Submission {
 			return fmt.Errorf("%w: the draft misstates %s", errForged, m.Site)
@@ -398,7 +402,7 @@ func (r *replica) open(body []byte, now time.Time, eventTime int64) error {
 	last := r.round
 	switch {
 	case last == nil && o.Round == 1 && o.Attempt == 1 && o.State.IsZero():
-	case last != nil && o.Round == last.opened.Round && o.Attempt == last.opened.Attempt+1 && !last.closed:
+	case last != nil && o.Round == last.opened.Round && o.Attempt == last.opened.Attempt+1 && o.State == last.opened.State && !last.closed:
 	case last != nil && last.closed && !last.done && o.Round == last.opened.Round+1 && o.Attempt == 1 && o.State == last.next:
 	default:
 		return fmt.Errorf("%w: round %d attempt %d does not follow", errForged, o.Round, o.Attempt)

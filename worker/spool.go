@@ -6,6 +6,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"consilium/internal/durable"
 )
 
 // The spool holds contributions between encryption and the coordinators'
@@ -21,6 +23,9 @@ func (a *actor) spoolPath(slot string) string {
 func (a *actor) createSpool(slot string) (*os.File, error) {
 	path := a.spoolPath(slot)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, err
+	}
+	if err := durable.OS.SyncDir(a.gate.spoolDir()); err != nil {
 		return nil, err
 	}
 	return os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)

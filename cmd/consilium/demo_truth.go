@@ -17,15 +17,19 @@ type comparison struct {
 	Got  float64 `json:"got"`
 	Want float64 `json:"want"`
 	Diff float64 `json:"difference"` // relative
+	Bar  float64 `json:"bar"`
 }
 
-func (c comparison) ok() bool { return c.Diff <= tolerance }
+func (c comparison) ok() bool { return c.Diff <= c.Bar }
 
 // comparisons collects what was compared; it fails the demonstration if one
 // is off.
 type comparisons struct{ list []comparison }
 
-func (cs *comparisons) add(what string, got, want float64) {
+func (cs *comparisons) add(what string, got, want float64) { cs.within(tolerance, what, got, want) }
+
+// within is add with a bar of its own.
+func (cs *comparisons) within(bar float64, what string, got, want float64) {
 	d := math.Abs(got - want)
 	if s := math.Max(math.Abs(got), math.Abs(want)); s > 0 {
 		d /= s
@@ -33,12 +37,12 @@ func (cs *comparisons) add(what string, got, want float64) {
 	if math.IsNaN(d) {
 		d = math.Inf(1)
 	}
-	cs.list = append(cs.list, comparison{what, got, want, d})
+	cs.list = append(cs.list, comparison{what, got, want, d, bar})
 }
 
 func (cs *comparisons) worst() (c comparison) {
 	for _, x := range cs.list {
-		if x.Diff >= c.Diff {
+		if x.Bar == tolerance && x.Diff >= c.Diff {
 			c = x
 		}
 	}

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"sync"
+	"text/tabwriter"
 	"time"
 
 	"golang.org/x/term"
@@ -119,5 +121,22 @@ func (p *progress) event(ev *consilium.Event) {
 		p.say("  %s: %s", ev.Kind, ev.Body)
 	case consilium.EventRefused:
 		p.say("  refused by policy")
+	}
+}
+
+// table prints a small table with a title.
+func (p *progress) table(title string, rows func(io.Writer)) {
+	var b bytes.Buffer
+	t := tabwriter.NewWriter(&b, 2, 0, 2, ' ', tabwriter.AlignRight)
+	rows(t)
+	t.Flush()
+	p.say("  %s", title)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.quiet {
+		return
+	}
+	for line := range bytes.Lines(b.Bytes()) {
+		fmt.Fprintf(p.w, "            %s", line)
 	}
 }

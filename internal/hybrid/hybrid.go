@@ -14,8 +14,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 
-	"filippo.io/mldsa"
+	"github.com/cloudflare/circl/sign/mldsa/mldsa65"
 
 	"consilium"
 )
@@ -27,7 +28,7 @@ const SeedSize = 32
 type Key struct {
 	seed   [SeedSize]byte
 	ed     ed25519.PrivateKey
-	ml     *mldsa.PrivateKey
+	ml     *mldsa65.PrivateKey
 	public consilium.PublicKey
 }
 
@@ -54,16 +55,15 @@ func FromSeed(seed []byte) (*Key, error) {
 	if err != nil {
 		return nil, err
 	}
-	mlSeed, err := hkdf.Key(sha256.New, seed, nil, "consilium identity ml-dsa-65", mldsa.PrivateKeySize)
+	mlSeed, err := hkdf.Key(sha256.New, seed, nil, "consilium identity ml-dsa-65", mldsa65.SeedSize)
 	if err != nil {
 		return nil, err
 	}
 	k.ed = ed25519.NewKeyFromSeed(edSeed)
-	if k.ml, err = mldsa.NewPrivateKey(mldsa.MLDSA65(), mlSeed); err != nil {
-		return nil, err
-	}
+	pub, private := mldsa65.NewKeyFromSeed((*[mldsa65.SeedSize]byte)(mlSeed))
+	k.ml = private
 	copy(k.public[:32], k.ed.Public().(ed25519.PublicKey))
-	copy(k.public[32:], k.ml.PublicKey().Bytes())
+	copy(k.public[32:], pub.Bytes())
 	return k, nil
 }
 
@@ -79,12 +79,12 @@ func (k *Key) Equal(other *Key) bool {
 	return other != nil && subtle.ConstantTimeCompare(k.seed[:], other.seed[:]) == 1
 }
 
-func (k *Key) String() string       { return "Key(redacted)" }
-func (k *Key) GoString() string     { return "Key(redacted)" }
-func (k *Key) LogValue() slog.Value { return slog.StringValue("Key(redacted)") }
+func (k Key) String() string       { return "Key(redacted)" }
+func (k Key) GoString() string     { return "Key(redacted)" }
+func (k Key) LogValue() slog.Value { return slog.StringValue("Key(redacted)") }
 
 // Format keeps %+v and %x from printing the secret.
-func (k *Key) Format(f fmt.State, _ rune) { io.WriteString(f, "Key(redacted)") }
+func (k Key) Format(f fmt.State, _ rune) { io.WriteString(f, "Key(redacted)") }
 
 // Sign signs message under domain with both schemes. ML-DSA binds the domain
 // a second time as its context string.
@@ -95,13 +95,41 @@ func (k *Key) Sign(domain consilium.Domain, message []byte) (consilium.Signature
 	if err != nil {
 		return sig, err
 	}
-	ml, err := k.ml.Sign(rand.Reader, m, &mldsa.Options{Context: string(domain)})
-	if err != nil {
+	copy(sig[:64], ed)
+	if err := mldsa65.SignTo(k.ml, m, []byte(domain), true, sig[64:]); err != nil {
 		return sig, err
 	}
-	copy(sig[:64], ed)
-	copy(sig[64:], ml)
 	return sig, nil
+}
+
+// parsed keeps expanded ML-DSA public keys: expanding one costs most of a
+// verification, and a federation has few of them. maxParsed bounds what a peer
+// with many keys could make it hold.
+var (
+	parsedMu sync.RWMutex
+	parsed   = map[consilium.PublicKey]*mldsa65.PublicKey{}
+)
+
+const maxParsed = 1024
+
+func expand(key consilium.PublicKey) (*mldsa65.PublicKey, error) {
+	parsedMu.RLock()
+	pub := parsed[key]
+	parsedMu.RUnlock()
+	if pub != nil {
+		return pub, nil
+	}
+	pub = &mldsa65.PublicKey{}
+	if err := pub.UnmarshalBinary(key[32:]); err != nil {
+		return nil, err
+	}
+	parsedMu.Lock()
+	defer parsedMu.Unlock()
+	if len(parsed) >= maxParsed {
+		clear(parsed)
+	}
+	parsed[key] = pub
+	return pub, nil
 }
 
 var errVerify = errors.New("hybrid signature does not verify")
@@ -113,11 +141,11 @@ func Verify(key consilium.PublicKey, domain consilium.Domain, message []byte, si
 	if !ed25519.Verify(ed25519.PublicKey(key[:32]), m, sig[:64]) {
 		return consilium.ErrSignature.With(errVerify)
 	}
-	pub, err := mldsa.NewPublicKey(mldsa.MLDSA65(), key[32:])
+	pub, err := expand(key)
 	if err != nil {
 		return consilium.ErrSignature.With(errVerify)
 	}
-	if err := mldsa.Verify(pub, m, sig[64:], &mldsa.Options{Context: string(domain)}); err != nil {
+	if !mldsa65.Verify(pub, m, []byte(domain), sig[64:]) {
 		return consilium.ErrSignature.With(errVerify)
 	}
 	return nil

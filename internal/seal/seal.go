@@ -64,10 +64,10 @@ func (k *Key) Public() consilium.SealingKey { return k.public }
 // Bytes returns the secret for storage.
 func (k *Key) Bytes() ([]byte, error) { return k.private.Bytes() }
 
-func (k *Key) String() string             { return "Key(redacted)" }
-func (k *Key) GoString() string           { return "Key(redacted)" }
-func (k *Key) LogValue() slog.Value       { return slog.StringValue("Key(redacted)") }
-func (k *Key) Format(f fmt.State, _ rune) { io.WriteString(f, "Key(redacted)") }
+func (k Key) String() string             { return "Key(redacted)" }
+func (k Key) GoString() string           { return "Key(redacted)" }
+func (k Key) LogValue() slog.Value       { return slog.StringValue("Key(redacted)") }
+func (k Key) Format(f fmt.State, _ rune) { io.WriteString(f, "Key(redacted)") }
 
 // Seal encrypts plaintext to a key for one place.
 func Seal(to consilium.SealingKey, domain consilium.Domain, context, plaintext []byte) ([]byte, error) {

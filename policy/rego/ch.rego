@@ -6,15 +6,15 @@ import rego.v2
 
 import data.consilium.facts
 
-ok contains "HRA-45" if input.site.hra.authorisation != ""
+ok["HRA-45"] if input.site.hra.authorisation != ""
 
-ok contains "HRO-26" if input.site.hra.coding == "uncoded"
+ok["HRO-26"] if input.site.hra.coding == "uncoded"
 
-ok contains "HRO-26" if input.site.hra.keyManagement != ""
+ok["HRO-26"] if input.site.hra.keyManagement != ""
 
-ok contains "HRA-34" if input.site.hra.substitute == null
+ok["HRA-34"] if input.site.hra.substitute == null
 
-ok contains "HRA-34" if substitute
+ok["HRA-34"] if substitute
 
 substitute if {
 	s := input.site.hra.substitute
@@ -29,17 +29,17 @@ substituted if {
 	input.record.hra_dissent == false
 }
 
-ok contains "HRA-32" if not facts.uses_genetic
+ok["HRA-32"] if not facts.uses_genetic
 
-ok contains "HRA-32" if substituted
+ok["HRA-32"] if substituted
 
-ok contains "HRA-32" if {
+ok["HRA-32"] if {
 	input.site.hra.coding == "coded"
 	hra_consent
 	input.record.hra_dissent == false
 }
 
-ok contains "HRA-32" if {
+ok["HRA-32"] if {
 	input.site.hra.coding == "uncoded"
 	facts.standing
 	input.record.hra_project
@@ -56,29 +56,29 @@ hra_consent if {
 	input.record.hra_genetic
 }
 
-ok contains "HRA-33" if not facts.uses_other
+ok["HRA-33"] if not facts.uses_other
 
-ok contains "HRA-33" if substituted
+ok["HRA-33"] if substituted
 
-ok contains "HRA-33" if {
+ok["HRA-33"] if {
 	input.site.hra.coding == "coded"
 	input.site.hra.informed
 	input.record.hra_informed
 	input.record.hra_dissent == false
 }
 
-ok contains "HRA-33" if {
+ok["HRA-33"] if {
 	input.site.hra.coding == "uncoded"
 	facts.standing
 	input.record.hra_general
 	input.record.hra_dissent == false
 }
 
-ok contains "HRA-42" if not facts.uses_genetic
+ok["HRA-42"] if not facts.uses_genetic
 
-ok contains "HRA-42" if count(abroad) == 0
+ok["HRA-42"] if count(abroad) == 0
 
-ok contains "HRA-42" if {
+ok["HRA-42"] if {
 	facts.standing
 	input.record.hra_genetic
 }
@@ -88,7 +88,7 @@ abroad contains r if {
 	r.country != "CH"
 }
 
-ok contains "HRA-42-2" if {
+ok["HRA-42-2"] if {
 	every r in facts.concerned {
 		ch_transfer(r)
 	}
@@ -100,7 +100,7 @@ ch_transfer(r) if facts.adequate_ch(r.country)
 
 ch_transfer(r) if facts.tool_holds(input.site.hra.transfers, r.id)
 
-ok contains "ZH-IDG" if {
+ok["ZH-IDG"] if {
 	input.site.zhIdg.review != ""
 	facts.reached(input.site.zhIdg.reviewed)
 }

@@ -81,7 +81,7 @@ obligations contains o if {
 }
 
 # The rules that forbid a column.
-columns[c.name] := codes if {
+columns := {c.name: codes |
 	some c in input.study.columns
 	codes := {code |
 		some code, _ in column_rules

@@ -75,7 +75,6 @@ permits contains p if {
 
 # The board's assessments that cover this study.
 assessments contains a if {
-	input.study.legal.assessment != ""
 	some b in data.boards
 	some a in b.assessments
 	a.id == input.study.legal.assessment
@@ -140,7 +139,6 @@ concerned contains r if {
 }
 
 concerned contains r if {
-	input.point == "transfer"
 	not input.artefact.class in anonymous
 	some r in addressee
 }

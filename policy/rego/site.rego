@@ -12,39 +12,36 @@ roster_entry contains s if {
 	s.id == input.site.site
 }
 
-ok contains "SITE_IDENTITY" if {
+ok["SITE_IDENTITY"] if {
 	some s in roster_entry
 	s.country == input.site.country
 	{r | some r in s.regimes} == facts.regimes
 }
 
 # A withdrawal is judged by the documents alone; it never waits for a roster.
-ok contains "SITE_IDENTITY" if {
-	input.point == "withdrawal"
-	input.site.site != ""
-}
+ok["SITE_IDENTITY"] if input.point == "withdrawal"
 
-ok contains "REGIME_KNOWN" if {
+ok["REGIME_KNOWN"] if {
 	count(input.site.regimes) > 0
 	every r in input.site.regimes {
 		r in data.regimes
 	}
 }
 
-ok contains "REGIME_COUNTRY" if {
+ok["REGIME_COUNTRY"] if {
 	facts.in_eea(input.site.country)
 	"GDPR" in input.site.regimes
 	input.site.country in input.site.regimes
 }
 
-ok contains "REGIME_COUNTRY" if {
+ok["REGIME_COUNTRY"] if {
 	input.site.country == "US"
 	"COMMON_RULE" in input.site.regimes
 	some r in {"HIPAA", "US_PRIVACY_ACT"}
 	r in input.site.regimes
 }
 
-ok contains "REGIME_COUNTRY" if {
+ok["REGIME_COUNTRY"] if {
 	input.site.country == "CH"
 	"CH_HRA" in input.site.regimes
 	some r in input.site.regimes
@@ -52,11 +49,11 @@ ok contains "REGIME_COUNTRY" if {
 	r != "CH_HRA"
 }
 
-ok contains "NOT_YET_APPLICABLE" if not "EHDS" in input.site.regimes
+ok["NOT_YET_APPLICABLE"] if not "EHDS" in input.site.regimes
 
-ok contains "NOT_YET_APPLICABLE" if data.law.ehds.chapterIV <= input.now
+ok["NOT_YET_APPLICABLE"] if data.law.ehds.chapterIV <= input.now
 
-ok contains "COLUMN_DROPPED" if {
+ok["COLUMN_DROPPED"] if {
 	every name in facts.used {
 		count(decision.columns[name]) == 0
 	}
@@ -90,30 +87,30 @@ keep["COLUMN_SITE"] contains c.name if {
 
 # Rows. input.now is the moment at which the row is read, in every attempt
 # anew.
-ok contains "ROW_WITHDRAWN" if {
+ok["ROW_WITHDRAWN"] if {
 	input.record.status != "withdrawn"
 	input.now < input.record.withdrawn_at
 }
 
-ok contains "ROW_CONSENT" if input.site.consent == "where_given"
+ok["ROW_CONSENT"] if input.site.consent == "where_given"
 
-ok contains "ROW_CONSENT" if facts.standing
+ok["ROW_CONSENT"] if facts.standing
 
-ok contains "ROW_VALID" if input.record.status == "none"
+ok["ROW_VALID"] if input.record.status == "none"
 
-ok contains "ROW_VALID" if facts.lapsed
+ok["ROW_VALID"] if facts.lapsed
 
-ok contains "ROW_VALID" if {
+ok["ROW_VALID"] if {
 	input.record.valid_from <= input.now
 	input.now < input.record.valid_to
 }
 
 # A consent that was given binds, also where the ground would be another one.
-ok contains "ROW_PURPOSE" if input.record.status == "none"
+ok["ROW_PURPOSE"] if input.record.status == "none"
 
-ok contains "ROW_PURPOSE" if facts.lapsed
+ok["ROW_PURPOSE"] if facts.lapsed
 
-ok contains "ROW_PURPOSE" if {
+ok["ROW_PURPOSE"] if {
 	purpose_covered
 	not commercial_refused
 }
@@ -146,68 +143,68 @@ commercial_refused if {
 	data.law.duo.modifiers[m] in input.record.purposes
 }
 
-ok contains "ROW_CATEGORY" if input.record.status == "none"
+ok["ROW_CATEGORY"] if input.record.status == "none"
 
-ok contains "ROW_CATEGORY" if facts.lapsed
+ok["ROW_CATEGORY"] if facts.lapsed
 
-ok contains "ROW_CATEGORY" if {
+ok["ROW_CATEGORY"] if {
 	every category in facts.used_categories {
 		category in input.record.categories
 	}
 }
 
-ok contains "ROW_PART2" if input.record.part2 == false
+ok["ROW_PART2"] if input.record.part2 == false
 
 # Transfers.
-ok contains "TRANSFER_KNOWN" if {
+ok["TRANSFER_KNOWN"] if {
 	some r in facts.addressee
 	input.artefact.class in facts.classes[r.role]
 }
 
 # A coordinator that could reach t shares would read single contributions.
-ok contains "TRANSFER_RECORDS" if input.artefact.keySharesReachable < input.artefact.threshold
+ok["TRANSFER_RECORDS"] if input.artefact.keySharesReachable < input.artefact.threshold
 
-ok contains "TRANSFER_RECORDS" if input.artefact.role == "team"
+ok["TRANSFER_RECORDS"] if input.artefact.role == "team"
 
-ok contains "TRANSFER_RECORDS" if {
+ok["TRANSFER_RECORDS"] if {
 	input.artefact.role == "site"
 	input.artefact.class in {"aggregate", "round_state"}
 }
 
 # Release.
-ok contains "RELEASE_PATIENTS" if input.release.patients >= facts.min_cohort
+ok["RELEASE_PATIENTS"] if input.release.patients >= facts.min_cohort
 
-ok contains "RELEASE_SITES" if input.release.contributors >= facts.min_sites
+ok["RELEASE_SITES"] if input.release.contributors >= facts.min_sites
 
-ok contains "RELEASE_CELL" if input.release.smallestCell >= facts.min_cohort
+ok["RELEASE_CELL"] if input.release.smallestCell >= facts.min_cohort
 
-ok contains "RELEASE_CELL" if "small-cells" in facts.permits
+ok["RELEASE_CELL"] if "small-cells" in facts.permits
 
-ok contains "RELEASE_BUDGET" if {
+ok["RELEASE_BUDGET"] if {
 	input.release.dp == false
 	input.study.dp == false
 }
 
-ok contains "RELEASE_BUDGET" if {
+ok["RELEASE_BUDGET"] if {
 	input.release.dp
 	input.release.epsilonSpentMicro <= input.release.epsilonBudgetMicro
 }
 
-ok contains "RELEASE_DIFFERENCE" if {
+ok["RELEASE_DIFFERENCE"] if {
 	every p in input.release.prior {
 		far(p.difference)
 	}
 }
 
-ok contains "RELEASE_DIFFERENCE" if "repeat-cohort" in facts.permits
+ok["RELEASE_DIFFERENCE"] if "repeat-cohort" in facts.permits
 
-ok contains "RELEASE_DIFFERENCE" if input.release.dp
+ok["RELEASE_DIFFERENCE"] if input.release.dp
 
 far(0)
 
 far(n) if n >= facts.min_cohort
 
-ok contains "RELEASE_ANONYMOUS" if input.release.containsRecords == false
+ok["RELEASE_ANONYMOUS"] if input.release.containsRecords == false
 
 # Withdrawal: what it asks for, whatever the regime.
 obligations contains "exclude_from_next_reading" if input.point == "withdrawal"

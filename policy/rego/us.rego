@@ -6,31 +6,31 @@ import rego.v2
 
 import data.consilium.facts
 
-ok contains "HIPAA-CE" if input.site.hipaa.status in {"covered_entity", "hybrid_component"}
+ok["HIPAA-CE"] if input.site.hipaa.status in {"covered_entity", "hybrid_component"}
 
 path := input.site.hipaa.path
 
 # Limited data set.
-ok contains "HIPAA-514e-PURPOSE" if path != "lds"
+ok["HIPAA-514e-PURPOSE"] if path != "lds"
 
-ok contains "HIPAA-514e-PURPOSE" if {
+ok["HIPAA-514e-PURPOSE"] if {
 	facts.research
 	input.site.hipaa.dua.uses == "research"
 }
 
-ok contains "HIPAA-514e-PURPOSE" if {
+ok["HIPAA-514e-PURPOSE"] if {
 	input.study.purpose.class == "public_health"
 	input.site.hipaa.dua.uses == "public_health"
 }
 
-ok contains "HIPAA-514e-PURPOSE" if {
+ok["HIPAA-514e-PURPOSE"] if {
 	input.study.purpose.class == "operations"
 	input.site.hipaa.dua.uses == "operations"
 }
 
-ok contains "HIPAA-514e-DUA" if path != "lds"
+ok["HIPAA-514e-DUA"] if path != "lds"
 
-ok contains "HIPAA-514e-DUA" if {
+ok["HIPAA-514e-DUA"] if {
 	dua := input.site.hipaa.dua
 	facts.reached(dua.signed)
 	dua.noFurtherUse
@@ -57,9 +57,9 @@ keep["HIPAA-514e"] contains c.name if {
 }
 
 # Waiver.
-ok contains "HIPAA-512i" if path != "waiver"
+ok["HIPAA-512i"] if path != "waiver"
 
-ok contains "HIPAA-512i" if {
+ok["HIPAA-512i"] if {
 	w := input.site.hipaa.waiver
 	facts.reached(w.approved)
 	w.planProtect
@@ -67,7 +67,6 @@ ok contains "HIPAA-512i" if {
 	w.assuranceNoReuse
 	w.impracticableWithoutWaiver
 	w.impracticableWithoutRecords
-	w.review in {"full", "expedited"}
 	w.signedBy in {"chair", "designee"}
 }
 
@@ -85,15 +84,15 @@ keep["HIPAA-502b"] contains c.name if {
 	c.name in input.site.hipaa.waiver.columns
 }
 
-ok contains "HIPAA-528" if path != "waiver"
+ok["HIPAA-528"] if path != "waiver"
 
-ok contains "HIPAA-528" if input.site.hipaa.disclosuresLogged
+ok["HIPAA-528"] if input.site.hipaa.disclosuresLogged
 
 # Authorization. Plain language and a copy for the person are duties, not
 # conditions of validity (164.508(b)(1) names (c)(1) and (c)(2) only).
-ok contains "HIPAA-508" if path != "authorization"
+ok["HIPAA-508"] if path != "authorization"
 
-ok contains "HIPAA-508" if {
+ok["HIPAA-508"] if {
 	a := input.site.hipaa.authorization
 	a.description
 	a.discloser
@@ -127,17 +126,17 @@ obligations contains "rewrite_authorization_in_plain_language" if {
 	input.site.hipaa.authorization.plainLanguage == false
 }
 
-ok contains "HIPAA-508-ROW" if path != "authorization"
+ok["HIPAA-508-ROW"] if path != "authorization"
 
-ok contains "HIPAA-508-ROW" if facts.standing
+ok["HIPAA-508-ROW"] if facts.standing
 
 # 508(a)(2) holds "notwithstanding any provision of this subpart": no waiver
 # and no limited data set reaches psychotherapy notes.
-ok contains "HIPAA-508a2" if input.record.psychotherapy == false
+ok["HIPAA-508a2"] if input.record.psychotherapy == false
 
-ok contains "HIPAA-508a2" if path in {"safe_harbor", "expert"}
+ok["HIPAA-508a2"] if path in {"safe_harbor", "expert"}
 
-ok contains "HIPAA-508a2" if {
+ok["HIPAA-508a2"] if {
 	path == "authorization"
 	input.site.hipaa.authorization.psychotherapy
 	facts.standing
@@ -169,13 +168,13 @@ keep["HIPAA-514b2"] contains c.name if {
 	c.patient
 }
 
-ok contains "HIPAA-514b2-KNOWLEDGE" if path != "safe_harbor"
+ok["HIPAA-514b2-KNOWLEDGE"] if path != "safe_harbor"
 
-ok contains "HIPAA-514b2-KNOWLEDGE" if input.site.hipaa.actualKnowledge == false
+ok["HIPAA-514b2-KNOWLEDGE"] if input.site.hipaa.actualKnowledge == false
 
-ok contains "HIPAA-514b1" if path != "expert"
+ok["HIPAA-514b1"] if path != "expert"
 
-ok contains "HIPAA-514b1" if {
+ok["HIPAA-514b1"] if {
 	e := input.site.hipaa.expert
 	e.verySmallRisk
 	input.now < e.until
@@ -188,14 +187,14 @@ ok contains "HIPAA-514b1" if {
 	}
 }
 
-ok contains "HIPAA-504e" if input.site.hipaa.coordinator in {"named", "associate"}
+ok["HIPAA-504e"] if input.site.hipaa.coordinator in {"named", "associate"}
 
 # Common Rule.
-ok contains "CR-ASSURANCE" if input.site.commonRule.assurance != ""
+ok["CR-ASSURANCE"] if input.site.commonRule.assurance != ""
 
 determination := input.site.commonRule.determination
 
-ok contains "CR-46.104" if {
+ok["CR-46.104"] if {
 	facts.reached(input.site.commonRule.decided)
 	determined
 }
@@ -239,7 +238,7 @@ determined if {
 }
 
 # Privacy Act.
-ok contains "PA-552a" if {
+ok["PA-552a"] if {
 	count(input.site.privacyAct.notices) > 0
 	privacy_ground
 }
@@ -264,23 +263,23 @@ privacy_ground if {
 	input.site.consent == "required"
 }
 
-ok contains "PA-552a-ROW" if input.site.privacyAct.ground != "consent"
+ok["PA-552a-ROW"] if input.site.privacyAct.ground != "consent"
 
-ok contains "PA-552a-ROW" if input.record.citizen_or_lpr == false
+ok["PA-552a-ROW"] if input.record.citizen_or_lpr == false
 
-ok contains "PA-552a-ROW" if facts.standing
+ok["PA-552a-ROW"] if facts.standing
 
 # Certificates of confidentiality.
-ok contains "COC-301d" if input.site.confidentiality.applies == false
+ok["COC-301d"] if input.site.confidentiality.applies == false
 
-ok contains "COC-301d" if input.site.confidentiality.ground == "required_by_law"
+ok["COC-301d"] if input.site.confidentiality.ground == "required_by_law"
 
-ok contains "COC-301d" if {
+ok["COC-301d"] if {
 	input.site.confidentiality.ground == "consent"
 	input.site.consent == "required"
 }
 
-ok contains "COC-301d" if {
+ok["COC-301d"] if {
 	input.site.confidentiality.ground == "other_research"
 	input.site.confidentiality.humanSubjectRules
 }
@@ -289,18 +288,18 @@ ok contains "COC-301d" if {
 # (202.206), so assessments do not count here.
 dsp := input.site.dataSecurity
 
-ok contains "DSP-202.301" if dsp.exempt in data.law.dataSecurity.exempt
+ok["DSP-202.301"] if dsp.exempt in data.law.dataSecurity.exempt
 
-ok contains "DSP-202.301" if input.now < data.law.dataSecurity.from
+ok["DSP-202.301"] if input.now < data.law.dataSecurity.from
 
-ok contains "DSP-202.301" if {
+ok["DSP-202.301"] if {
 	dsp.coveredPersons == 0
 	every r in facts.recipients {
 		not r.country in data.law.dataSecurity.countries
 	}
 }
 
-ok contains "DSP-202.301" if not_bulk
+ok["DSP-202.301"] if not_bulk
 
 # Kinds that are present together count together, against the lowest of their
 # limits.
@@ -317,23 +316,40 @@ not_bulk if {
 	total <= min(limits)
 }
 
-ok contains "DSP-202.302" if dsp.brokerage == false
+ok["DSP-202.302"] if dsp.brokerage == false
 
-ok contains "DSP-202.302" if dsp.onwardBan
+ok["DSP-202.302"] if dsp.onwardBan
 
-ok contains "DSP-202.302" if {
+ok["DSP-202.302"] if {
 	every r in facts.recipients {
 		r.country == "US"
 	}
 }
 
 # States, by the dated table.
-ok contains input.site.state.code if {
-	conditions := data.law.usStates[input.site.state.code].conditions
+conditions_of(state) if {
+	input.site.state.code == state
+	conditions := data.law.usStates[state].conditions
 	count(conditions) > 0
 	every c in conditions {
 		c in input.site.state.conditions
 	}
 }
 
-ok contains "US-MN-ROW" if input.record.mn_objected == false
+ok["US-CA"] if conditions_of("US-CA")
+
+ok["US-MA"] if conditions_of("US-MA")
+
+ok["US-MI"] if conditions_of("US-MI")
+
+ok["US-MN"] if conditions_of("US-MN")
+
+ok["US-NY"] if conditions_of("US-NY")
+
+ok["US-TX"] if conditions_of("US-TX")
+
+ok["US-UT"] if conditions_of("US-UT")
+
+ok["US-WA"] if conditions_of("US-WA")
+
+ok["US-MN-ROW"] if input.record.mn_objected == false

@@ -12,13 +12,23 @@ import (
 
 const recordCohort uint8 = 1
 
+// openedCohort is a cohort as the book keeps it: who was in it, for comparison
+// with studies over any table, and what each patient's rows were, for
+// comparison with studies over the same table: a changed or excluded row shows in
+// the difference of two sums like a patient who left.
+type openedCohort struct {
+	policy.OpenedCohort
+	Dataset  string          `json:"dataset"`
+	Contents []policy.Member `json:"contents"`
+}
+
 // cohortBook is the durable list of the cohorts that this hospital has helped
 // to open a sum about. It is written before the vault lets a first opening be
 // acted upon, and read before every new study.
 type cohortBook struct {
 	mu   sync.Mutex
 	log  *durable.Journal
-	list []policy.OpenedCohort
+	list []openedCohort
 }
 
 func openCohortBook(path string) (*cohortBook, error) {
@@ -31,7 +41,7 @@ func openCohortBook(path string) (*cohortBook, error) {
 		if kind != recordCohort {
 			return fmt.Errorf("cohort book: record of unknown kind %d", kind)
 		}
-		var c policy.OpenedCohort
+		var c openedCohort
 		if err := json.Unmarshal(data, &c); err != nil {
 			return err
 		}
@@ -46,10 +56,10 @@ func openCohortBook(path string) (*cohortBook, error) {
 }
 
 // others lists the cohorts of all studies but one.
-func (b *cohortBook) others(study consilium.StudyID) []policy.OpenedCohort {
+func (b *cohortBook) others(study consilium.StudyID) []openedCohort {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	var out []policy.OpenedCohort
+	var out []openedCohort
 	for _, c := range b.list {
 		if c.Study != study {
 			out = append(out, c)
@@ -59,7 +69,7 @@ func (b *cohortBook) others(study consilium.StudyID) []policy.OpenedCohort {
 }
 
 // add records a cohort once per study.
-func (b *cohortBook) add(c policy.OpenedCohort) error {
+func (b *cohortBook) add(c openedCohort) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, have := range b.list {

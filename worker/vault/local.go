@@ -57,7 +57,8 @@ type usable struct {
 	selected []bool
 	excluded models.Excluded
 	rowSet   consilium.Digest
-	patients []policy.Member // elements of the cohort, for the overlap rule
+	patients []policy.Member // who is in the cohort
+	contents []policy.Member // and with which rows
 	ledger   consilium.Digest
 	decision consilium.Digest
 	records  []hatch.Record
@@ -120,12 +121,15 @@ func (v *Vault) use(ctx context.Context, st *study, round uint32) (*usable, erro
 	u.rowSet = consilium.DomainRowSet.Digest([]byte(st.spec.Data.Dataset), rowSet)
 	u.people = len(contents)
 	for o, leaves := range contents {
-		// A patient whose rows changed is another element: the difference of
-		// two sums would show the change.
-		e := consilium.DomainCohort.Digest(st.people.names[o][:], leaves)
-		u.patients = append(u.patients, policy.Member(e[:]))
+		name := st.people.names[o]
+		who := consilium.DomainCohort.Digest(name[:])
+		rows := consilium.DomainCohort.Digest(name[:], leaves)
+		u.patients = append(u.patients, policy.Member(who[:]))
+		u.contents = append(u.contents, policy.Member(rows[:]))
 	}
-	slices.SortFunc(u.patients, func(a, b policy.Member) int { return bytes.Compare(a[:], b[:]) })
+	byValue := func(a, b policy.Member) int { return bytes.Compare(a[:], b[:]) }
+	slices.SortFunc(u.patients, byValue)
+	slices.SortFunc(u.contents, byValue)
 	if u.decision, err = permit.decision.Digest(); err != nil {
 		return nil, err
 	}

@@ -10,9 +10,11 @@ import (
 
 // openedCohort is a study's cohort at this hospital as the overlap rule
 // compares it.
-func (v *Vault) openedCohort(st *study, u *usable) *policy.OpenedCohort {
-	c := &policy.OpenedCohort{Study: st.id, Question: questionOf(st.spec), Columns: policy.UsedColumns(st.spec), Patients: u.patients}
-	return c
+func (v *Vault) openedCohort(st *study, u *usable) *openedCohort {
+	return &openedCohort{
+		OpenedCohort: policy.OpenedCohort{Study: st.id, Question: questionOf(st.spec), Columns: policy.UsedColumns(st.spec), Patients: u.patients},
+		Dataset:      st.spec.Data.Dataset, Contents: u.contents,
+	}
 }
 
 // questionOf names what a study asks, apart from its name, seed and numbers of
@@ -28,8 +30,22 @@ func questionOf(spec *consilium.Spec) consilium.Digest {
 // checkOverlap refuses a cohort that differs by a few patients from one that
 // this hospital has helped to open: the difference of the two sums would be
 // those patients' values.
-func (v *Vault) checkOverlap(st *study, next *policy.OpenedCohort) error {
-	return policy.Overlap(v.book.others(st.id), *next, st.k(), st.permits(), st.spec.Privacy.DP != nil)
+func (v *Vault) checkOverlap(st *study, next *openedCohort) error {
+	var who, rows []policy.OpenedCohort
+	for _, c := range v.book.others(st.id) {
+		who = append(who, c.OpenedCohort)
+		if c.Dataset == next.Dataset {
+			c.OpenedCohort.Patients = c.Contents
+			rows = append(rows, c.OpenedCohort)
+		}
+	}
+	dp := st.spec.Privacy.DP != nil
+	if err := policy.Overlap(who, next.OpenedCohort, st.k(), st.permits(), dp); err != nil {
+		return err
+	}
+	same := next.OpenedCohort
+	same.Patients = next.Contents
+	return policy.Overlap(rows, same, st.k(), st.permits(), dp)
 }
 
 func (st *study) k() int {

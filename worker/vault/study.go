@@ -42,7 +42,7 @@ type study struct {
 
 	memory  []byte // of the site, as of the last opened round
 	pending []byte // that replaces it when the round is opened
-	cohort  *policy.OpenedCohort
+	cohort  *openedCohort
 	lanes   []int32
 	made    uint32 // the round of lanes
 	sums    []int64
