@@ -42,6 +42,32 @@ func Assumptions() []string {
 	}
 }
 
+// Permits lists the exceptions that the core rules know and a board may grant,
+// ascending.
+func Permits() []string {
+	var law struct {
+		Permits map[string]string `json:"permits"`
+	}
+	b, ok := DefaultBundle().File("law/law.json")
+	if !ok || json.Unmarshal(b, &law) != nil {
+		panic("policy: the embedded law does not parse")
+	}
+	return sortedKeys(law.Permits)
+}
+
+// DefaultBoard is the core with a board that grants permits and nothing else:
+// what a simulation assumes of a study that asks for exceptions.
+func DefaultBoard(permits []string) Bundle {
+	b, err := canon.Marshal(map[string]any{
+		"apiVersion": consilium.APIVersion, "kind": "BoardPolicy", "board": "simulation", "permits": permits,
+		"minCohort": 1, "minSites": 1, "assessments": []any{},
+	})
+	if err != nil {
+		panic("policy: " + err.Error()) // strings only
+	}
+	return DefaultBundle().With("board/simulation/board.json", b)
+}
+
 // legalBlock is the legal block of a study file.
 type legalBlock struct {
 	Start              string           `json:"start"`

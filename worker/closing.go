@@ -76,14 +76,8 @@ func (a *actor) prepareOffer(rd *round, group *party.GroupKey) error {
 	}
 	o := &offer{
 		at:   consilium.At{Charter: a.rep.digest, Round: rd.opened.Round, Attempt: rd.opened.Attempt, Position: a.rep.position},
-		next: rd.next, since: a.gate.cfg.Now(), slot: slot("sealed", rd.opened),
+		next: rd.next, since: a.gate.cfg.Now(), slot: slot("sealed", rd.opened), signers: rd.signers,
 	}
-	for p, v := range rd.states {
-		if v.Next == rd.next && v.Done == rd.done && v.Set == rd.set {
-			o.signers = append(o.signers, p)
-		}
-	}
-	slices.Sort(o.signers)
 	var err error
 	o.sealed, err = group.SealState(o.at, a.sec.Next)
 	a.offer = o

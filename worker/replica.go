@@ -75,6 +75,7 @@ type round struct {
 	summed   *consilium.Summed
 	states   map[consilium.Position]*consilium.StateVote
 	closed   bool
+	signers  []consilium.Position // of the certified next state: the first t in the log, ascending
 	rejected bool
 	next     consilium.Digest
 	done     bool
@@ -579,6 +580,12 @@ func (r *replica) count() {
 			return
 		}
 		rd.closed, rd.next, rd.done = true, o.next, o.done
+		for p, s := range rd.states {
+			if s.Set == rd.set && (outcome{s.Next, s.Done, s.Reject}) == o {
+				rd.signers = append(rd.signers, p)
+			}
+		}
+		slices.Sort(rd.signers)
 		r.lastDone = o.done
 		return
 	}

@@ -257,7 +257,7 @@ func identical(released, plain []byte) (bool, string) {
 			if !ok {
 				return path
 			}
-			for _, k := range sortedKeys(y) {
+			for _, k := range mapKeys(y) {
 				if k == "excluded_rows" || k == "assumptions" {
 					continue
 				}
@@ -286,7 +286,7 @@ func identical(released, plain []byte) (bool, string) {
 	return bad == "", bad
 }
 
-func sortedKeys(m map[string]any) []string {
+func mapKeys(m map[string]any) []string {
 	out := make([]string, 0, len(m))
 	for k := range m {
 		out = append(out, k)

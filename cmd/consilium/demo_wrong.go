@@ -371,32 +371,21 @@ func (d *demo) naiveDifference(ctx context.Context, site federation.SiteOptions,
 	if err != nil {
 		return nil, err
 	}
-	// The cohort block counts patients by level; its difference names the
-	// patient's levels without any algebra.
-	var parts []string
-	matches := true
-	names := make([]string, 0, len(with))
-	for name := range with {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	differing := 0
-	for _, name := range names {
-		for i := range with[name] {
-			if v := with[name][i] - without[name][i]; v != 0 {
-				differing++
-				if v == math.Trunc(v) && v == row.age && !slices.Contains(parts, fmt.Sprintf("age %.0f", v)) {
-					parts = append(parts, fmt.Sprintf("age %.0f", v))
-				}
-			}
-		}
-	}
+	// The cohort block counts patients by level: its difference names the
+	// patient's levels without any algebra. A number comes back as the ratio of
+	// two differences of the score, in the public unit of the first round: ages
+	// with bounds 0 to 89 travel in units of 16 years.
+	const ageUnit, ageTerm = 16, 3
 	levels := levelsFromCounts(with, without)
-	matches = matches && differing > 0 && slices.Contains(parts, fmt.Sprintf("age %.0f", row.age))
+	score, other := with["answer/score"], without["answer/score"]
+	if len(score) <= ageTerm || len(other) != len(score) || score[0] == other[0] {
+		return nil, errors.New("the first round has no score to subtract")
+	}
+	age := math.Round((score[ageTerm] - other[ageTerm]) / (score[0] - other[0]) * ageUnit)
+	parts := []string{fmt.Sprintf("age %.0f", age)}
+	matches := age == row.age
 	for _, want := range []string{"treat " + row.treat, "sex " + row.sex, "inherit " + row.inherit} {
-		if !slices.Contains(levels, want) {
-			matches = false
-		}
+		matches = matches && slices.Contains(levels, want)
 	}
 	return &recovered{text: strings.Join(append(levels, parts...), ", "), matches: matches}, nil
 }

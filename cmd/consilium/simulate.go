@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"consilium"
@@ -56,15 +57,9 @@ func runSimulate(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", *study, err)
 	}
-	engine := policy.Default()
-	if *policies != "" {
-		b, err := policy.ReadBundle(os.DirFS(*policies))
-		if err != nil {
-			return err
-		}
-		if engine, err = policy.Compile(b); err != nil {
-			return err
-		}
+	engine, err := sim.policy(*policies)
+	if err != nil {
+		return err
 	}
 	if err := os.MkdirAll(*out, 0o755); err != nil {
 		return err
@@ -130,6 +125,30 @@ func newSimulation(study, csv []byte, column string) (*simulation, error) {
 		return nil, err
 	}
 	return s, nil
+}
+
+// policy is the policy in dir, or the core rules with a board that grants
+// what the study asks for.
+func (s *simulation) policy(dir string) (*policy.Engine, error) {
+	if dir != "" {
+		b, err := policy.ReadBundle(os.DirFS(dir))
+		if err != nil {
+			return nil, fmt.Errorf("--policy %s: %w", dir, err)
+		}
+		return policy.Compile(b)
+	}
+	asked := s.file.Spec.Privacy.Permits
+	if len(asked) == 0 {
+		return policy.Default(), nil
+	}
+	known := policy.Permits()
+	for _, p := range asked {
+		if !slices.Contains(known, p) {
+			return nil, consilium.ErrStudy.Withf("privacy.permits: no board can grant %q; exceptions are %s", p, strings.Join(known, ", "))
+		}
+	}
+	s.assumed = append(s.assumed, "board: it grants the exceptions that the study asks for: "+strings.Join(asked, ", "))
+	return policy.Compile(policy.DefaultBoard(asked))
 }
 
 // run builds the federation and answers the study.

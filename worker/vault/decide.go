@@ -167,24 +167,42 @@ func (v *Vault) decideRelease(ctx context.Context, st *study, doc []byte, r hatc
 		return policy.Decision{}, err
 	}
 	in.Site = v.cfg.Facts
-	var counts struct {
-		Patients int64 `json:"patients"`
-		Analyses []struct {
-			Patients int64 `json:"patients"`
-		} `json:"analyses"`
-	}
-	if err := json.Unmarshal(doc, &counts); err != nil {
+	patients, err := leastPatients(doc)
+	if err != nil {
 		return policy.Decision{}, err
-	}
-	patients := counts.Patients
-	for i, a := range counts.Analyses {
-		if i == 0 || a.Patients < patients {
-			patients = a.Patients
-		}
 	}
 	in.Release = &policy.ReleaseFacts{
 		Patients: patients, Contributors: len(r.Contributors), SmallestCell: smallestCell(doc, st.facts), DP: st.spec.Privacy.DP != nil,
 		Prior: v.priors(st), ContainsRecords: false,
 	}
 	return st.engine.Decide(ctx, policy.PointRelease, in)
+}
+
+// leastPatients is the number of patients of the smallest analysis that a
+// result speaks of. An analysis that ended with a problem publishes its reason
+// and no count, so it does not take part: one model that cannot be fitted must
+// not withhold the others, and its team must learn why.
+func leastPatients(doc []byte) (int64, error) {
+	type part struct {
+		Patients int64           `json:"patients"`
+		Error    json.RawMessage `json:"error"`
+	}
+	var counts struct {
+		part
+		Analyses []part `json:"analyses"`
+	}
+	if err := json.Unmarshal(doc, &counts); err != nil {
+		return 0, err
+	}
+	list := counts.Analyses
+	if len(list) == 0 {
+		list = []part{counts.part}
+	}
+	least := policy.Never
+	for _, a := range list {
+		if a.Error == nil {
+			least = min(least, a.Patients)
+		}
+	}
+	return least, nil
 }

@@ -1,0 +1,15 @@
+//go:build !linux
+
+package main
+
+import (
+	"os/exec"
+	"syscall"
+)
+
+// isolate reports that this system has no network namespaces.
+func isolate(*exec.Cmd) bool { return false }
+
+// bind does nothing here: a child whose parent has ended sees its standard
+// input end, and ends.
+func bind(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{} }

@@ -1,0 +1,401 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"consilium"
+	"consilium/internal/durable"
+	"consilium/internal/wire"
+	"consilium/policy"
+	"consilium/provenance"
+	"consilium/worker"
+	"consilium/worker/vault"
+)
+
+// hospital is a worker's loaded config.
+type hospital struct {
+	path     string
+	config   workerConfig
+	kit      *kit
+	site     consilium.SiteID
+	facts    *policy.SiteFacts
+	register *register
+	datasets []vault.Dataset
+	log      *slog.Logger
+}
+
+// openHospital loads everything that the hospital's commands share, and says
+// what is missing before anything starts.
+func openHospital(path string, stderr io.Writer) (*hospital, error) {
+	h := &hospital{path: path}
+	if err := readConfig(path, "Worker", &h.config); err != nil {
+		return nil, err
+	}
+	var err error
+	if h.log, err = logger(path, h.config.Log, stderr); err != nil {
+		return nil, err
+	}
+	switch h.config.Isolation {
+	case "":
+		h.config.Isolation = "best"
+	case "best", "required":
+	default:
+		return nil, configError(path, nil, "use best or required", "isolation: %q", h.config.Isolation)
+	}
+	if h.site, err = consilium.ParseSiteID(h.config.Site); err != nil {
+		return nil, configError(path, nil, "correct site:", "%w", err)
+	}
+	seen := map[string]bool{}
+	for i := range h.config.Datasets {
+		d, err := h.config.Datasets[i].dataset(path)
+		if err != nil {
+			return nil, err
+		}
+		if seen[d.Name] {
+			return nil, configError(path, &h.config.Datasets[i].Columns, "give one of them another name", "dataset %s stands twice", d.Name)
+		}
+		seen[d.Name] = true
+		h.datasets = append(h.datasets, d)
+	}
+	if h.kit, err = openKit(h.config.Keys, h.config.Roster, h.config.Board, "site/"+h.config.Site); err != nil {
+		return nil, err
+	}
+	b, err := os.ReadFile(h.config.Facts)
+	if err != nil {
+		return nil, fmt.Errorf("%w; write there what this hospital has filed: facts.example.json shows the form", err)
+	}
+	if h.facts, err = policy.ParseSiteFacts(b); err != nil {
+		return nil, fmt.Errorf("%s: %w", h.config.Facts, err)
+	}
+	if h.facts.Site != h.site {
+		return nil, consilium.ErrInvalid.Withf("%s is of %s, this is the worker of %s", h.config.Facts, h.facts.Site, h.site)
+	}
+	if b, err = os.ReadFile(h.config.Register); err != nil {
+		return nil, err
+	}
+	if h.register, err = parseRegister(b); err != nil {
+		return nil, fmt.Errorf("%s: %w", h.config.Register, err)
+	}
+	return h, nil
+}
+
+// streams are the ledger's names of the datasets, drawn at the first anchoring.
+func (h *hospital) streams() (map[string]provenance.ID, error) {
+	out := map[string]provenance.ID{}
+	b, err := os.ReadFile(h.streamsFile())
+	if errors.Is(err, os.ErrNotExist) {
+		return out, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := strictJSON(b, &out); err != nil {
+		return nil, fmt.Errorf("%s: %w; restore it from its backup", h.streamsFile(), err)
+	}
+	return out, nil
+}
+
+func (h *hospital) streamsFile() string { return filepath.Join(h.config.Data, "streams.json") }
+
+// settings is what the vault is told.
+func (h *hospital) settings(task string) (*vaultSettings, error) {
+	streams, err := h.streams()
+	if err != nil {
+		return nil, err
+	}
+	s := &vaultSettings{Task: task, Site: h.site, Dir: h.config.vaultDir(), LedgerDir: h.config.ledgerDir(), Witness: h.kit.roster.Board.Witness,
+		BoardKeys: h.kit.board.Keys, Threshold: h.kit.board.Threshold, Facts: h.facts.JSON(), Register: h.register, Policies: h.config.Policies, Log: slog.LevelInfo}
+	for _, d := range h.datasets {
+		id, ok := streams[d.Name]
+		if !ok {
+			return nil, consilium.ErrLedger.Withf("dataset %s is not anchored; run `consilium ledger anchor --config %s`", d.Name, h.path)
+		}
+		d.Stream = id
+		s.Datasets = append(s.Datasets, d)
+	}
+	for _, level := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError} {
+		if h.log.Enabled(context.Background(), level) {
+			s.Log = level
+			break
+		}
+	}
+	if s.KEK, err = readSecret(h.config.Keys, kekFile); err != nil {
+		return nil, err
+	}
+	if s.Pseudonym, err = readSecret(h.config.Keys, pseudonymFile); err != nil {
+		return nil, err
+	}
+	key, err := readNoteKey(h.config.Keys, ledgerFile)
+	if err != nil {
+		return nil, err
+	}
+	s.Origin = key.Name()
+	return s, nil
+}
+
+func runWorker(ctx context.Context, e *env, args []string) error {
+	flags := e.flags()
+	path := flags.String("config", "", "config `file`")
+	rest, err := e.parse(flags, args)
+	if err != nil {
+		return err
+	}
+	if len(rest) > 0 {
+		return usagef("unexpected %q", rest[0])
+	}
+	h, err := openHospital(*path, e.stderr)
+	if err != nil {
+		return err
+	}
+	settings, err := h.settings("serve")
+	if err != nil {
+		return err
+	}
+	d, err := openDesk(ctx, h.kit, &h.config)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	w := &runningWorker{hospital: h, settings: settings, desk: d, stderr: e.stderr}
+	w.wire = wire.NewClient(wire.ClientOptions{Certificate: h.kit.cert, Book: h.kit.book, Logger: h.log})
+	defer w.wire.Close()
+	group, gctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return d.serve(gctx, &h.config, h.log) })
+	if h.config.Health != "" {
+		group.Go(func() error { return serveHealth(gctx, h.config.Health, w) })
+	}
+	group.Go(func() error {
+		if err := w.run(gctx); err != nil {
+			return err
+		}
+		return errDrained
+	})
+	if err := group.Wait(); !errors.Is(err, errDrained) {
+		return err
+	}
+	return nil
+}
+
+// errDrained ends the group of a worker that was asked to stop.
+var errDrained = errors.New("drained")
+
+// runningWorker is a gate with its vault, again and again.
+type runningWorker struct {
+	*hospital
+	settings *vaultSettings
+	desk     *desk
+	wire     *wire.Client
+	stderr   io.Writer
+	up       atomic.Bool
+	restarts atomic.Uint64
+}
+
+const (
+	firstRestart = 100 * time.Millisecond
+	slowRestart  = 30 * time.Second
+	healthyAfter = time.Minute // a vault that ran for so long starts the waits anew
+)
+
+// run keeps a gate and its vault running until ctx ends. When the vault dies
+// both start again: the gate's journal and the vault's books hold every promise,
+// and what was only in memory is recomputed to the same bytes.
+func (w *runningWorker) run(ctx context.Context) error {
+	wait := firstRestart
+	for {
+		started := time.Now()
+		err := w.once(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if !errors.Is(err, errVaultGone) || !w.up.Swap(false) {
+			return err
+		}
+		if time.Since(started) > healthyAfter {
+			wait = firstRestart
+		}
+		w.restarts.Add(1)
+		w.log.Error("the vault has ended; starting it again", "err", err, "wait", wait)
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return nil
+		}
+		wait = min(2*wait, slowRestart)
+	}
+}
+
+// once runs one gate with one vault. It returns errVaultGone when the vault
+// ended by itself.
+func (w *runningWorker) once(ctx context.Context) error {
+	c, err := startVault(ctx, w.settings, w.config.Isolation, w.stderr, w.log)
+	if err != nil {
+		return err
+	}
+	calls := newVaultCalls(c)
+	gate, err := worker.Open(worker.Config{
+		Site: w.site, Dir: w.config.gateDir(), Signer: w.kit.signer, Secret: w.kit.signer.Seed(), Roster: w.kit.signed,
+		BoardKeys: w.kit.board.Keys, Threshold: w.kit.board.Threshold, Coordinator: w.wire, Vault: calls, Ledger: w.desk.ledger, Log: w.log,
+	})
+	if err != nil {
+		return errors.Join(err, c.stop(5*time.Second))
+	}
+	running, cancel := context.WithCancelCause(ctx)
+	go func() {
+		<-calls.dead
+		cancel(errVaultGone)
+	}()
+	w.up.Store(true)
+	w.log.Info("worker runs", "site", string(w.site), "vault", c.cmd.Process.Pid, "roster", w.kit.roster.Version)
+	err = gate.Run(running)
+	gone := errors.Is(context.Cause(running), errVaultGone) && ctx.Err() == nil
+	cancel(nil)
+	err = errors.Join(err, gate.Close())
+	if gone {
+		<-c.ended
+		return errVaultGone.With(errors.Join(c.err, err))
+	}
+	return errors.Join(err, c.stop(5*time.Second))
+}
+
+// serveHealth answers /healthz, /readyz and /metrics until ctx ends.
+func serveHealth(ctx context.Context, address string, w *runningWorker) error {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("health: %w", err)
+	}
+	up := func() int {
+		if w.up.Load() {
+			return 1
+		}
+		return 0
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(rw http.ResponseWriter, _ *http.Request) { io.WriteString(rw, "ok\n") })
+	mux.HandleFunc("GET /readyz", func(rw http.ResponseWriter, _ *http.Request) {
+		if up() == 0 {
+			http.Error(rw, "gate and vault are not running", http.StatusServiceUnavailable)
+			return
+		}
+		io.WriteString(rw, "ok\n")
+	})
+	mux.HandleFunc("GET /metrics", func(rw http.ResponseWriter, _ *http.Request) {
+		rw.Header().Set("Content-Type", "text/plain; version=0.0.4")
+		fmt.Fprintf(rw, "# HELP consilium_worker_up Gate and vault are running.\n# TYPE consilium_worker_up gauge\nconsilium_worker_up %d\n", up())
+		fmt.Fprintf(rw, "# HELP consilium_vault_restarts_total Vaults that ended by themselves.\n# TYPE consilium_vault_restarts_total counter\nconsilium_vault_restarts_total %d\n", w.restarts.Load())
+		fmt.Fprintf(rw, "# HELP consilium_roster_expires_seconds Unix time at which the installed roster ends.\n# TYPE consilium_roster_expires_seconds gauge\nconsilium_roster_expires_seconds %d\n", w.kit.roster.NotAfter)
+	})
+	s := &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second, MaxHeaderBytes: 8 << 10}
+	defer context.AfterFunc(ctx, func() { s.Close() })()
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// runLedgerAnchor anchors the present rows of every dataset: the vault drafts,
+// this process signs and appends, the vault keeps.
+func runLedgerAnchor(ctx context.Context, e *env, args []string) error {
+	flags := e.flags()
+	path := flags.String("config", "", "the worker's config `file`")
+	rest, err := e.parse(flags, args)
+	if err != nil {
+		return err
+	}
+	if len(rest) > 0 {
+		return usagef("unexpected %q", rest[0])
+	}
+	h, err := openHospital(*path, e.stderr)
+	if err != nil {
+		return err
+	}
+	if len(h.datasets) == 0 {
+		return configError(*path, nil, "bind at least one table", "datasets: is empty")
+	}
+	d, err := openDesk(ctx, h.kit, &h.config)
+	if errors.Is(err, durable.ErrLocked) {
+		return &consilium.Error{Code: consilium.ErrUnavailable.Code, Msg: "the worker is running", Next: "stop it, anchor, and start it again: it reads its tables once"}
+	}
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	streams, err := h.streams()
+	if err != nil {
+		return err
+	}
+	for _, ds := range h.datasets {
+		if _, ok := streams[ds.Name]; !ok {
+			streams[ds.Name] = provenance.NewID()
+		}
+	}
+	b, err := json.MarshalIndent(streams, "", " ")
+	if err != nil {
+		return err
+	}
+	if err := durable.WriteFile(h.streamsFile(), append(b, '\n'), 0o600); err != nil {
+		return err
+	}
+	settings, err := h.settings("anchor")
+	if err != nil {
+		return err
+	}
+	c, err := startVault(ctx, settings, h.config.Isolation, io.Discard, h.log)
+	if err != nil {
+		return err
+	}
+	var last uint64
+	var done []drafted
+	for range h.datasets {
+		var draft drafted
+		if err := readFrame(c.out, &draft); err != nil {
+			c.kill()
+			return fmt.Errorf("the vault: %w", errors.Join(err, c.err))
+		}
+		if draft.Error != "" {
+			c.kill()
+			return &consilium.Error{Code: consilium.ErrData.Code, Msg: "dataset " + draft.Dataset, Err: errors.New(draft.Error)}
+		}
+		signed, err := provenance.SignHeader(h.kit.signer, draft.Payload)
+		if err != nil {
+			c.kill()
+			return err
+		}
+		if last, err = d.ledger.Append(ctx, signed.Entry()); err != nil {
+			c.kill()
+			return err
+		}
+		if err := writeFrame(c.in, signedEntry{signed.Entry()}); err != nil {
+			c.kill()
+			return err
+		}
+		done = append(done, draft)
+	}
+	if err := c.stop(time.Minute); err != nil {
+		return err
+	}
+	note, err := d.ledger.Await(ctx, last)
+	if err != nil {
+		return err
+	}
+	if e.json {
+		return json.NewEncoder(e.stdout).Encode(map[string]any{"datasets": done, "checkpoint": string(note)})
+	}
+	for _, x := range done {
+		fmt.Fprintf(e.stdout, "%s: %d rows anchored\n", x.Dataset, x.Rows)
+	}
+	fmt.Fprintln(e.stdout, "the witness has cosigned the ledger")
+	return nil
+}
