@@ -37,6 +37,8 @@ type commonConfig struct {
 	Log        string `yaml:"log"`    // debug, info, warn or error
 }
 
+func (c *commonConfig) common() *commonConfig { return c }
+
 type workerConfig struct {
 	commonConfig `yaml:",inline"`
 	Site         string          `yaml:"site"`
@@ -88,8 +90,8 @@ func configError(path string, n *yaml.Node, next, format string, args ...any) er
 var yamlLine = regexp.MustCompile(`line (\d+): `)
 
 // readConfig reads a config file of one kind into out, a pointer to a struct
-// that embeds commonConfig, and makes its paths absolute.
-func readConfig(path, kind string, out any) error {
+// with commonConfig in it, and makes its paths absolute.
+func readConfig(path, kind string, out interface{ common() *commonConfig }) error {
 	if path == "" {
 		return usagef("--config FILE is needed; `consilium provision` writes one")
 	}
@@ -121,7 +123,7 @@ func readConfig(path, kind string, out any) error {
 		}
 		return configError(path, nil, "correct the value", "%s", strings.TrimSpace(text))
 	}
-	common := reflect.ValueOf(out).Elem().FieldByName("commonConfig").Addr().Interface().(*commonConfig)
+	common := out.common()
 	if common.APIVersion != consilium.APIVersion || common.Kind != kind {
 		return configError(path, root, "begin with apiVersion: "+consilium.APIVersion+" and kind: "+kind, "apiVersion %q, kind %q", common.APIVersion, common.Kind)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -33,7 +34,7 @@ func openShelf(dir string) (*shelf, error) {
 	if err := s.scan(); err != nil {
 		return nil, err
 	}
-	for _, name := range sortedKeys(s.failed) {
+	for _, name := range slices.Sorted(maps.Keys(s.failed)) {
 		return nil, fmt.Errorf("policy %s: %w; correct it or remove it", filepath.Join(dir, name), s.failed[name])
 	}
 	return s, nil

@@ -144,7 +144,7 @@ func (s *simulation) policy(dir string) (*policy.Engine, error) {
 	known := policy.Permits()
 	for _, p := range asked {
 		if !slices.Contains(known, p) {
-			return nil, consilium.ErrStudy.Withf("privacy.permits: no board can grant %q; exceptions are %s", p, strings.Join(known, ", "))
+			return nil, fmt.Errorf("privacy.permits: no board can grant %q; exceptions are %s", p, strings.Join(known, ", "))
 		}
 	}
 	s.assumed = append(s.assumed, "board: it grants the exceptions that the study asks for: "+strings.Join(asked, ", "))

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -86,6 +88,9 @@ func Verify(dir string, o Options) (*Summary, error) {
 	if err != nil {
 		return nil, err
 	}
+	if maker, ok := roster.Researcher(consilium.ResearcherID(m.By)); !ok || maker.Key != m.Key {
+		return nil, misfit(manifestFile, "signature", "not made by a team of the roster")
+	}
 	if err := s.verifyLog(c, roster); err != nil {
 		return nil, err
 	}
@@ -132,6 +137,37 @@ func Verify(dir string, o Options) (*Summary, error) {
 		}
 	}
 	return s, s.verifySites(c, roster, o)
+}
+
+// VerifyAll verifies the archive in dir, or every archive in the directories
+// directly below it.
+func VerifyAll(dir string, o Options) ([]*Summary, error) {
+	if _, err := os.Stat(filepath.Join(dir, manifestFile)); err == nil {
+		s, err := Verify(dir, o)
+		if err != nil {
+			return nil, err
+		}
+		return []*Summary{s}, nil
+	}
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var out []*Summary
+	for _, e := range list {
+		if !e.IsDir() {
+			return nil, misfit(e.Name(), "", "not an archive, and not part of one")
+		}
+		s, err := Verify(filepath.Join(dir, e.Name()), o)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", e.Name(), err)
+		}
+		out = append(out, s)
+	}
+	if len(out) == 0 {
+		return nil, misfit(manifestFile, "", "there is no archive in this directory")
+	}
+	return out, nil
 }
 
 // verifyRoster checks the board's signatures.

@@ -137,6 +137,10 @@ var errVerify = errors.New("hybrid signature does not verify")
 // Verify reports whether both halves of sig hold for message under domain.
 // The error matches consilium.ErrSignature and does not say which half failed.
 func Verify(key consilium.PublicKey, domain consilium.Domain, message []byte, sig *consilium.Signature) error {
+	asked := question(&key, domain, message, sig)
+	if verified.holds(asked) {
+		return nil
+	}
 	m := domain.Message(message)
 	if !ed25519.Verify(ed25519.PublicKey(key[:32]), m, sig[:64]) {
 		return consilium.ErrSignature.With(errVerify)
@@ -148,6 +152,7 @@ func Verify(key consilium.PublicKey, domain consilium.Domain, message []byte, si
 	if !mldsa65.Verify(pub, m, []byte(domain), sig[64:]) {
 		return consilium.ErrSignature.With(errVerify)
 	}
+	verified.add(asked)
 	return nil
 }
 

@@ -75,16 +75,12 @@ func (v *Vault) Admit(ctx context.Context, r hatch.AdmitRequest) (hatch.AdmitRep
 	if !columns.Allow {
 		return refusal(columns, nil)
 	}
-	for _, a := range v.transfers(st, in.Federation) {
-		q := in
-		q.Artefact = &a
-		d, err := st.engine.Decide(ctx, policy.PointTransfer, q)
-		if err != nil {
-			return hatch.AdmitReply{}, err
-		}
-		if !d.Allow {
-			return refusal(d, nil)
-		}
+	sent, err := st.engine.DecideTransfers(ctx, in, v.transfers(st, in.Federation))
+	if err != nil {
+		return hatch.AdmitReply{}, err
+	}
+	if !sent.Allow {
+		return refusal(sent, nil)
 	}
 	// The rows are judged now, so that a study that could not run is declined
 	// before anybody enrols; every round judges them again.
