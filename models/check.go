@@ -142,7 +142,7 @@ func needEvent(spec *consilium.Spec, what, name string) error {
 	if c.Type == consilium.TypeFlag || c.Type == consilium.TypeInteger && c.Bounds != nil && c.Bounds[0] == 0 && c.Bounds[1] == 1 {
 		return nil
 	}
-	return consilium.ErrInvalid.Withf("%s: column %s must be a flag, or an integer with bounds [0, 1]", what, name)
+	return consilium.ErrInvalid.Withf("%s: column %s must be a flag, or an integer with bounds [0, 1]; recode it in the table: 1 where the event happened, 0 where not", what, name)
 }
 
 // needResponse checks a time response; start says whether an entry time is

@@ -16,9 +16,6 @@ import (
 	"consilium/internal/report"
 )
 
-// lyingCoordinator lets a hostile coordinator try what it must not get.
-func (d *demo) lyingCoordinator(ctx context.Context) error { return nil }
-
 // write makes result.json, report.html and audit/ from the three studies, and
 // checks that the archive verifies and that it stops verifying when one byte
 // changes.

@@ -91,7 +91,7 @@ func (d *demo) goWrong(ctx context.Context) error {
 	if err := d.withdrawal(ctx, f, sites, weight, asked, again); err != nil {
 		return err
 	}
-	return d.lyingCoordinator(ctx)
+	return d.lyingCoordinator(ctx, sites)
 }
 
 // refusedPurpose submits a study that the board does not allow.
@@ -277,6 +277,37 @@ func (d *demo) withdrawal(ctx context.Context, f *federation.Federation, sites [
 	d.problems = append(d.problems,
 		report.Problem{What: "A patient withdrew the consent", Where: "amsterdam", Outcome: "the next, different question ran without the patient"},
 		report.Problem{What: "An answered question was asked again without that patient", Where: strings.Join(refusedBy, ", "), Outcome: "refused: the difference of the two sums would have been the patient's own values (" + seen.text + ")"})
+	return nil
+}
+
+// lyingCoordinator lets a coordinator of its own try to get one hospital's
+// values out of the thirteen: their gates are the real ones, their vaults hold
+// small numbers.
+func (d *demo) lyingCoordinator(ctx context.Context, sites []federation.SiteOptions) error {
+	ids := make([]consilium.SiteID, len(sites))
+	for i, s := range sites {
+		ids[i] = s.ID
+	}
+	for _, lie := range []string{"alone", "second-attempt"} {
+		r, err := federation.RunHostile(ctx, filepath.Join(d.dir, "hostile-"+lie), lie, ids...)
+		if err != nil {
+			return fmt.Errorf("%s: %w", lie, err)
+		}
+		d.p.say("  A coordinator lies: %s.", r.Tells)
+		reasons := map[string]int{}
+		for _, s := range r.Sites {
+			for _, t := range s.Trail {
+				reasons[t]++
+			}
+		}
+		var why []string
+		for t, n := range reasons {
+			why = append(why, fmt.Sprintf("%s (%d)", t, n))
+		}
+		slices.Sort(why)
+		d.expect(!r.Opened && r.Refused == r.Asked && r.Asked == len(ids), "%d of %d hospitals refused and nothing was opened; their trails say: %s", r.Refused, r.Asked, strings.Join(why, ", "))
+		d.problems = append(d.problems, report.Problem{What: "A coordinator lied: " + r.Tells, Where: "coordinator", Outcome: fmt.Sprintf("%d of %d hospitals refused; nothing was opened", r.Refused, r.Asked)})
+	}
 	return nil
 }
 

@@ -647,7 +647,7 @@ func checkVaults(t *testing.T, workers map[string]*process) {
 		}
 		for _, fd := range fds {
 			if target, err := os.Readlink("/proc/" + pid + "/fd/" + fd.Name()); err == nil && strings.HasPrefix(target, "socket:") {
-				t.Errorf("%s: the vault holds a socket", id)
+				t.Errorf("%s: the vault holds a socket: file %s, %s", id, fd.Name(), target)
 			}
 		}
 	}

@@ -68,11 +68,11 @@ func showResult(w io.Writer, result []byte) error {
 		list = []shown{doc.shown}
 	}
 	for _, a := range list {
-		fmt.Fprintf(w, "\n%s (%s): %d rows, %d patients, %d events\n", a.Name, a.Analysis, a.Rows, a.Patients, a.Events)
 		if a.Error != nil {
-			fmt.Fprintf(w, "  %s; %s\n", a.Error.Message, a.Error.Next)
+			fmt.Fprintf(w, "\n%s (%s): no estimates\n  %s; %s\n", a.Name, a.Analysis, a.Error.Message, a.Error.Next)
 			continue
 		}
+		fmt.Fprintf(w, "\n%s (%s): %d rows, %d patients, %d events\n", a.Name, a.Analysis, a.Rows, a.Patients, a.Events)
 		t := tabwriter.NewWriter(w, 2, 0, 2, ' ', tabwriter.AlignRight)
 		if len(a.Terms) > 0 {
 			fmt.Fprintln(t, "\tcoef\tse\trobust se\texp\t95% interval\tp\t")

@@ -43,7 +43,9 @@ func runSimulate(ctx context.Context, e *env, args []string) error {
 	case len(rest) > 0:
 		return usagef("unexpected %q", rest[0])
 	case *study == "" || *data == "" || *column == "" || *out == "":
-		return usagef("--study, --data, --site-column and --out are all needed")
+		return usagef("--study, --data, --site-column and --out are all needed; draft a study with `consilium study new --from DATA.csv`")
+	case *nodes != 1 && *nodes != 3 && *nodes != 5:
+		return usagef("--coordinators is %d, want 1, 3 or 5", *nodes)
 	}
 	src, err := os.ReadFile(*study)
 	if err != nil {
@@ -55,7 +57,10 @@ func runSimulate(ctx context.Context, e *env, args []string) error {
 	}
 	sim, err := newSimulation(src, csv, *column)
 	if err != nil {
-		return fmt.Errorf("%s: %w", *study, err)
+		return locate(err, *study, *data)
+	}
+	if err := sim.try(ctx, *data); err != nil {
+		return err
 	}
 	engine, err := sim.policy(*policies)
 	if err != nil {
@@ -98,39 +103,107 @@ type simulation struct {
 func newSimulation(study, csv []byte, column string) (*simulation, error) {
 	file, err := studyfile.ParseWith(study, simulateOptions())
 	if err != nil {
-		return nil, err
+		return nil, &studyError{err}
 	}
 	s := &simulation{file: file, now: time.Now()}
-	s.assumed = append(append([]string{}, file.Assumptions...), policy.AssumeTags(file.Spec)...)
-	if len(file.Spec.Legal) == 0 || string(file.Spec.Legal) == "{}" || string(file.Spec.Legal) == "null" {
-		file.Spec.Legal = policy.DefaultLegal(file.Spec)
+	spec := file.Spec
+	s.assumed = append(append([]string{}, file.Assumptions...), policy.AssumeTags(spec)...)
+	if len(spec.Legal) == 0 || string(spec.Legal) == "{}" || string(spec.Legal) == "null" {
+		spec.Legal = policy.DefaultLegal(spec)
 	}
 	s.assumed = append(s.assumed, policy.Assumptions()...)
-	if err := table.Check(file.Spec); err != nil {
-		return nil, err
+	if err := table.Check(spec); err != nil {
+		return nil, &studyError{err}
 	}
-	if err := models.Check(file.Spec, learned()); err != nil {
-		return nil, err
+	if err := models.Check(spec, learned()); err != nil {
+		return nil, &studyError{err}
+	}
+	known := policy.Permits()
+	for _, p := range spec.Privacy.Permits {
+		if !slices.Contains(known, p) {
+			return nil, &studyError{fmt.Errorf("privacy.permits: no board can grant %q; exceptions are %s", p, strings.Join(known, ", "))}
+		}
 	}
 	if s.sites, err = table.Split(csv, column); err != nil {
 		return nil, err
 	}
-	if n := len(s.sites); n < file.Spec.Sites.Min || n > consilium.MaxSites {
-		return nil, consilium.ErrData.Withf("the column %s has %d distinct values, the study wants %d to %d hospitals", column, n, file.Spec.Sites.Min, consilium.MaxSites)
+	if n := len(s.sites); n < spec.Sites.Min || n > consilium.MaxSites {
+		return nil, consilium.ErrData.Withf("the column %s has %d distinct values, the study wants %d to %d hospitals; name another column, or lower sites.min (at least 3)",
+			column, n, spec.Sites.Min, consilium.MaxSites)
 	}
-	if file.Payload, err = canon.Marshal(file.Spec); err != nil {
+	// Every cell is read, and every derived value computed, before anything
+	// starts: a wrong one is the table's owner's to mend, and here the owner is
+	// reading. The whole table, so that lines are those of the file.
+	if _, err := federation.PlainRows(spec, federation.PlainSite{CSV: csv}, 1, file.RowPatients); err != nil {
+		return nil, err
+	}
+	if file.Payload, err = canon.Marshal(spec); err != nil {
 		return nil, err
 	}
 	if _, err := consilium.ParseSpec(file.Payload); err != nil {
-		return nil, err
+		return nil, &studyError{err}
 	}
 	return s, nil
+}
+
+// plain are the study's facts and the hospitals' tables in the open.
+func (s *simulation) plain() (consilium.Facts, []federation.PlainSite) {
+	facts := consilium.Facts{Spec: s.file.Spec, MinCohort: s.file.Spec.Privacy.MinCohort, Permits: s.file.Spec.Privacy.Permits}
+	var list []federation.PlainSite
+	for _, site := range s.sites {
+		facts.Sites = append(facts.Sites, site.ID)
+		list = append(list, federation.PlainSite{ID: site.ID, CSV: site.CSV})
+	}
+	return facts, list
+}
+
+// try takes the first step of the analyses in the open: a row that they
+// cannot use would make its hospital leave the study, which then waits and goes
+// on without it, while here its owner can mend it.
+func (s *simulation) try(ctx context.Context, data string) error {
+	facts, list := s.plain()
+	site, row, err := federation.Try(ctx, facts, list, s.file.RowPatients)
+	if err == nil || site < 0 {
+		return err
+	}
+	where := fmt.Sprintf("%s, hospital %s", data, s.sites[site].Label)
+	if row >= 0 {
+		where = fmt.Sprintf("%s:%d", data, s.sites[site].Lines[row])
+	}
+	return consilium.ErrData.Withf("%s: %s; correct the table, or leave such rows out with `cohort: {where: …}`", where, strings.TrimPrefix(err.Error(), consilium.ErrData.Msg+": "))
+}
+
+// studyError is a fault of the study file, as others are of the table.
+type studyError struct{ error }
+
+func (e *studyError) Unwrap() error { return e.error }
+
+// locate says which file is meant and, of a table, what it holds there: the
+// reader owns it.
+func locate(err error, study, data string) error {
+	var s *studyError
+	if errors.As(err, &s) {
+		text := err.Error()
+		for _, of := range []*consilium.Error{consilium.ErrData, consilium.ErrInvalid} {
+			text = strings.ReplaceAll(text, of.Msg+": ", "")
+		}
+		return consilium.ErrInvalid.With(fmt.Errorf("%s: %s", study, text))
+	}
+	var cell *table.Error
+	if errors.As(err, &cell) && cell.File == "" {
+		cell.File = data
+		return consilium.ErrData.With(errors.New(strings.TrimPrefix(table.Local(cell), consilium.ErrData.Msg+": ")))
+	}
+	return err
 }
 
 // policy is the policy in dir, or the core rules with a board that grants
 // what the study asks for.
 func (s *simulation) policy(dir string) (*policy.Engine, error) {
 	if dir != "" {
+		if st, err := os.Stat(dir); err != nil || !st.IsDir() {
+			return nil, usagef("--policy %s is not a directory; it holds board/NAME/board.json and, if you like, law/law.json", dir)
+		}
 		b, err := policy.ReadBundle(os.DirFS(dir))
 		if err != nil {
 			return nil, fmt.Errorf("--policy %s: %w", dir, err)
@@ -140,12 +213,6 @@ func (s *simulation) policy(dir string) (*policy.Engine, error) {
 	asked := s.file.Spec.Privacy.Permits
 	if len(asked) == 0 {
 		return policy.Default(), nil
-	}
-	known := policy.Permits()
-	for _, p := range asked {
-		if !slices.Contains(known, p) {
-			return nil, fmt.Errorf("privacy.permits: no board can grant %q; exceptions are %s", p, strings.Join(known, ", "))
-		}
 	}
 	s.assumed = append(s.assumed, "board: it grants the exceptions that the study asks for: "+strings.Join(asked, ", "))
 	return policy.Compile(policy.DefaultBoard(asked))
@@ -158,8 +225,6 @@ func (s *simulation) run(ctx context.Context, engine *policy.Engine, nodes int, 
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	// Every row is checked before anything starts: a wrong cell is the table's
-	// owner's to mend, and here the owner is reading.
 	spec := s.file.Spec
 	dataset := vault.Dataset{Name: spec.Data.Dataset, Patient: spec.Data.Patient, Columns: spec.Columns, RowPatients: s.file.RowPatients}
 	o := federation.Options{
@@ -167,9 +232,6 @@ func (s *simulation) run(ctx context.Context, engine *policy.Engine, nodes int, 
 		Country: policy.DefaultCountry, TeamCountry: policy.DefaultCountry, Assume: s.assumed, Log: p.log,
 	}
 	for _, site := range s.sites {
-		if err := checkTable(site, spec, s.file.RowPatients); err != nil {
-			return nil, err
-		}
 		facts, err := policy.DefaultSite(site.ID)
 		if err != nil {
 			return nil, err
@@ -207,14 +269,4 @@ func (s *simulation) consent(site consilium.SiteID, _ string) *provenance.Consen
 		c.Level, c.Diseases = provenance.LevelArea, []string{subject.Area}
 	}
 	return c
-}
-
-// checkTable reads one hospital's part of the table and says what is wrong,
-// with the value: the reader owns the table.
-func checkTable(site table.Site, spec *consilium.Spec, rowPatients bool) error {
-	_, err := federation.PlainRows(spec, federation.PlainSite{ID: site.ID, CSV: site.CSV}, 1, rowPatients)
-	if err != nil {
-		return consilium.ErrData.With(errors.New(site.Label + ": " + table.Local(err)))
-	}
-	return nil
 }

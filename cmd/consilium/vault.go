@@ -96,6 +96,9 @@ func runVault(ctx context.Context, e *env, args []string) error {
 	if len(args) > 0 {
 		return usagef("the worker starts its vault itself")
 	}
+	if err := dropSockets(); err != nil {
+		return fmt.Errorf("close inherited sockets: %w", err)
+	}
 	var s vaultSettings
 	if err := readFrame(e.stdin, &s); err != nil {
 		return fmt.Errorf("settings: %w; the worker starts its vault itself", err)

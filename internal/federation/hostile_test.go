@@ -39,7 +39,7 @@ func hostile(t *testing.T, n int) (*Hostile, context.Context) {
 		}
 		if t.Failed() {
 			for _, n := range h.Notes() {
-				if n.Err != "" {
+				if n.Err != "" && !n.isSeq {
 					t.Logf("%s: %s: %s", n.Site, n.Text, n.Err)
 				}
 			}
@@ -144,6 +144,9 @@ var lieReasons = map[string]struct {
 func TestLies(t *testing.T) {
 	for _, l := range Lies() {
 		for _, n := range []int{5, 7} {
+			if n == 7 && !slices.Contains([]string{"two-sets", "second-attempt", "dropped", "weak-threshold"}, l.Name) {
+				continue
+			}
 			t.Run(fmt.Sprintf("%s/%d", l.Name, n), func(t *testing.T) {
 				t.Parallel()
 				want, ok := lieReasons[l.Name]
@@ -158,13 +161,23 @@ func TestLies(t *testing.T) {
 				if r.Opened || r.Refused != r.Asked {
 					t.Errorf("opened %v, refused by %d of %d: %+v", r.Opened, r.Refused, r.Asked, r.Sites)
 				}
+				said := 0
 				for _, s := range r.Sites {
+					if slices.ContainsFunc(s.Trail, func(e string) bool { return want.trail != "" && strings.HasPrefix(e, want.trail) }) {
+						said++
+					}
 					if want.log != "" && !strings.Contains(strings.Join(s.Log, "\n"), want.log) {
 						t.Errorf("%s does not log %q: %q", s.Site, want.log, s.Log)
 					}
-					if want.trail != "" && !slices.ContainsFunc(s.Trail, func(e string) bool { return strings.HasPrefix(e, want.trail) }) {
-						t.Errorf("the trail of %s does not say %q: %q", s.Site, want.trail, s.Trail)
-					}
+				}
+				// A false sum is settled when t hospitals rejected it: the others
+				// need not look any more.
+				need := r.Asked
+				if strings.HasPrefix(want.trail, "state") {
+					need = consilium.Threshold(n, 1)
+				}
+				if want.trail != "" && said < need {
+					t.Errorf("%d trails say %q, %d are to: %+v", said, want.trail, need, r.Sites)
 				}
 			})
 		}
@@ -315,7 +328,7 @@ func TestNaiveTwins(t *testing.T) {
 		}
 	})
 	t.Run("lock", func(t *testing.T) {
-		_, c, naive, victim := tell(t, "second-attempt")
+		_, c, naive, _ := tell(t, "second-attempt")
 		// The first attempt's openings gave the sum over all, and hospitals
 		// without a lock open the second.
 		all := make([]int64, n+4)
@@ -324,17 +337,10 @@ func TestNaiveTwins(t *testing.T) {
 				all[k] += int64(v)
 			}
 		}
-		opened := 0
-		for _, m := range c.old {
-			if m.Kind == consilium.KindOpening {
-				opened++
-			}
-		}
-		if opened != n {
-			t.Fatalf("%d openings in the first attempt", opened)
+		if len(c.old) != n {
+			t.Fatalf("%d openings in the first attempt", len(c.old))
 		}
 		want(t, "two attempts", minus(all, naive.sum(t, c.without(c.h.victim())...)), secret(tallyState{}))
-		_ = victim
 	})
 	t.Run("certificate", func(t *testing.T) {
 		h, c, naive, _ := tell(t, "forged-certificate")

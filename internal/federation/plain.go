@@ -75,6 +75,58 @@ func Plain(ctx context.Context, facts consilium.Facts, sites []PlainSite, rowPat
 	return analysis.Result(state)
 }
 
+// Try takes the first local step at every site and reports the first row that
+// fails it: an interval that ends before it starts, a logarithm of zero. The
+// error comes with the site and the row, from 0, or -1 if no single row is at
+// fault.
+func Try(ctx context.Context, facts consilium.Facts, sites []PlainSite, rowPatients bool) (site, row int, err error) {
+	analysis, err := models.New(facts, learned())
+	if err != nil {
+		return -1, -1, err
+	}
+	state, err := analysis.Start(facts)
+	if err != nil {
+		return -1, -1, err
+	}
+	layout, err := analysis.Layout(state)
+	if err != nil {
+		return -1, -1, err
+	}
+	step := func(i int, rows *models.Rows) error {
+		w, err := fixed.NewWriter(layout)
+		if err != nil {
+			return err
+		}
+		rows.Seed = net.RoundSeed(facts.Spec.Seed, sites[i].ID, 1)
+		_, err = analysis.Local(ctx, state, nil, rows, w)
+		return err
+	}
+	for i, s := range sites {
+		rows, err := PlainRows(facts.Spec, s, consilium.Position(i+1), rowPatients)
+		if err != nil {
+			return i, -1, err
+		}
+		fault := step(i, rows)
+		if fault == nil {
+			continue
+		}
+		batch := &rows.Batches[0]
+		all := batch.Selected
+		for r := range all {
+			if !all[r] {
+				continue
+			}
+			batch.Selected = make([]bool, len(all))
+			batch.Selected[r] = true
+			if err := step(i, rows); err != nil {
+				return i, r, err
+			}
+		}
+		return i, -1, fault
+	}
+	return -1, -1, nil
+}
+
 // PlainRows reads one open table as a vault would, without ledger and policy.
 func PlainRows(spec *consilium.Spec, s PlainSite, position consilium.Position, rowPatients bool) (*models.Rows, error) {
 	t, err := table.Read(bytes.NewReader(s.CSV), table.Options{Spec: spec, Key: make([]byte, 32), File: string(s.ID), RowPatients: rowPatients})

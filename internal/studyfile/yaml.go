@@ -95,6 +95,9 @@ func notYAML(err error) {
 		e.Line, _ = strconv.Atoi(m[1])
 		e.Column = 1
 		e.Msg = "not YAML: " + m[2]
+		if strings.Contains(m[2], "cannot start any token") {
+			e.Next = "indent with spaces, not tabs, and put text that begins with %, @ or a backquote in quotes"
+		}
 	}
 	panic(refusal{e})
 }

@@ -14,6 +14,7 @@ type Site struct {
 	Label string // the site column's value
 	CSV   []byte // header and this site's rows, byte for byte
 	Rows  int
+	Lines []int // of the rows in the whole table
 }
 
 // Split cuts a table into one per distinct value of column, for simulations on
@@ -61,6 +62,7 @@ func Split(csv []byte, column string) ([]Site, error) {
 		}
 		s.CSV = append(append(s.CSV, r.raw...), '\n')
 		s.Rows++
+		s.Lines = append(s.Lines, r.line)
 	}
 	if len(out) == 0 {
 		return nil, refuse(&Error{Rule: "the table has a header and no rows"})

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/apache/arrow/go/v17/arrow"
 
@@ -65,6 +66,8 @@ func (v *Vault) verify(ctx context.Context, st *study) (*provenance.Verified, er
 	if err != nil {
 		return nil, err
 	}
+	// A hospital's tables are streams of their own in one ledger.
+	batches = slices.DeleteFunc(batches, func(b provenance.Batch) bool { return b.Header.Header.Stream != st.data.def.Stream })
 	verified, err := l.gate.Verify(ctx, l.view, provenance.Input{
 		Stream: st.data.def.Stream, Batches: batches, Records: []arrow.Record{st.data.rows.Record}, Salts: v.salts,
 	})
