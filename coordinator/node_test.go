@@ -706,7 +706,7 @@ func TestSnapshotInstall(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.kill(away)
-	n = c.run(away)
+	c.run(away)
 	c.settle(ctx, len(want))
 }
 

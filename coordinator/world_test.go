@@ -2,7 +2,6 @@ package coordinator
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"testing"
 
@@ -30,7 +29,6 @@ type world struct {
 	study   consilium.StudyID
 	spec    *consilium.Spec
 	specB   []byte
-	charter []byte
 	check   bool              // compare the twins after each command
 	drafted map[string][]byte // charters made from the draft, by confirmation
 	spoil   bool              // in random schedules: the first aggregate is rejected
@@ -730,15 +728,4 @@ func (w *world) verify() {
 	if size != uint64(len(w.events)) {
 		w.t.Fatalf("the audit log has %d leaves, %d events were returned", size, len(w.events))
 	}
-}
-
-// encodeLog is a readable name for a log in failures.
-func encodeLog(log []Command) []byte {
-	var out []byte
-	for _, c := range log {
-		b := EncodeCommand(c)
-		out = binary.BigEndian.AppendUint32(out, uint32(len(b)))
-		out = append(out, b...)
-	}
-	return out
 }

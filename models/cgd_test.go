@@ -47,15 +47,6 @@ func intervals(t testing.TB, analyses ...consilium.AnalysisSpec) *federation {
 
 var multi = []string{"treat", "sex", "age", "inherit", "steroids", "propylac"}
 
-// truthFit is the shape of R's model fits in truth.json.
-type truthFit struct {
-	Coef, SE, HR, Z, P, CILow, CIHigh []float64
-	RobustSE                          []float64
-	Vcov, RobustVcov                  [][]float64
-	Loglik0, Loglik, LRT, Score, Wald float64
-	N, NEvent                         float64
-}
-
 // vec reads a number or a list of numbers.
 func vec(v any) []float64 {
 	switch v := v.(type) {

@@ -111,7 +111,7 @@ func OpenAudit(path string, key []byte) (*Audit, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := f.Truncate(int64(whole)); err == nil {
+	if err = f.Truncate(int64(whole)); err == nil {
 		_, err = f.Seek(int64(whole), io.SeekStart)
 	}
 	if err == nil {

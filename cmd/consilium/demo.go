@@ -46,7 +46,6 @@ type demo struct {
 	missed   []string // what was expected and did not
 	problems []report.Problem
 	results  []*finished
-	details  report.Table
 }
 
 func runDemo(ctx context.Context, e *env, args []string) error {

@@ -158,8 +158,8 @@ func (l *lines) await(ctx context.Context, text string, ended <-chan struct{}) (
 func start(t *testing.T, ready string, args ...string) *process {
 	t.Helper()
 	p := &process{t: t, name: strings.Join(args, " "), cmd: exec.Command(program(t), args...), log: &lines{grew: make(chan struct{})}, done: make(chan struct{})}
-	// Not a pipe of exec's own: a vault inherits it and may outlive the gate by
-	// a moment, which must not keep Wait waiting.
+	// Not a pipe of exec's own: Wait would wait for its end, and whoever
+	// inherits it may outlive the process by a moment.
 	r, w, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
@@ -639,6 +639,17 @@ func checkVaults(t *testing.T, workers map[string]*process) {
 		}
 		if cmdline, err := os.ReadFile("/proc/" + pid + "/cmdline"); err == nil && strings.Contains(string(cmdline), "--") {
 			t.Errorf("%s: the vault has arguments: %q", id, cmdline)
+		}
+		// Either the vault has a network of its own, or the gate has said that the
+		// system refuses one.
+		if own, err := os.Readlink("/proc/" + pid + "/ns/net"); err == nil {
+			gates, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/net", p.cmd.Process.Pid))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if own == gates && !strings.Contains(p.log.String(), "this system refuses another") {
+				t.Errorf("%s: the vault shares the gate's network and nobody was told", id)
+			}
 		}
 		fds, err := os.ReadDir("/proc/" + pid + "/fd")
 		if err != nil {

@@ -249,7 +249,9 @@ func spawnVault(s *vaultSettings, netless bool, stderr io.Writer) (*child, error
 	if d := filepath.VolumeName(self); d != "" {
 		cmd.Dir = d + string(filepath.Separator)
 	}
-	cmd.Stderr = stderr
+	// A writer that is no file: the child gets a pipe, whatever this process's
+	// own standard error is.
+	cmd.Stderr = struct{ io.Writer }{stderr}
 	bind(cmd)
 	if netless && !isolate(cmd) {
 		return nil, errors.New("no network namespaces on this system")

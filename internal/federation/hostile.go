@@ -418,7 +418,6 @@ type course struct {
 
 	releases map[consilium.Position]*consilium.Release
 	ended    consilium.Phase
-	reason   string
 
 	sprung    bool                      // the lie is told in full
 	lieSets   map[consilium.Digest]bool // sets that nobody may open

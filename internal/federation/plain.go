@@ -20,10 +20,29 @@ type PlainSite struct {
 	Drop func(patient string, line int) bool // rows to leave out, or nil
 }
 
+// Summer adds the hospitals' vectors of one round, lane by lane.
+type Summer func(ctx context.Context, round uint32, layout consilium.Layout, vectors [][]int32) ([]int64, error)
+
+// PlainSum adds in the open.
+func PlainSum(_ context.Context, _ uint32, layout consilium.Layout, vectors [][]int32) ([]int64, error) {
+	sums := make([]int64, layout.Lanes())
+	for _, v := range vectors {
+		if err := fixed.Add(sums, v); err != nil {
+			return nil, err
+		}
+	}
+	return sums, nil
+}
+
 // Plain runs a study's analyses over open tables, in plain sums: the same
 // local steps, the same integers, the same updates as the federation, and none
 // of its protection. It is what the encrypted result is held against.
 func Plain(ctx context.Context, facts consilium.Facts, sites []PlainSite, rowPatients bool) (*models.Result, error) {
+	return PlainWith(ctx, facts, sites, rowPatients, PlainSum)
+}
+
+// PlainWith is Plain with another way to add.
+func PlainWith(ctx context.Context, facts consilium.Facts, sites []PlainSite, rowPatients bool, sum Summer) (*models.Result, error) {
 	analysis, err := models.New(facts, learned())
 	if err != nil {
 		return nil, err
@@ -44,7 +63,7 @@ func Plain(ctx context.Context, facts consilium.Facts, sites []PlainSite, rowPat
 		if err != nil {
 			return nil, err
 		}
-		sums := make([]int64, layout.Lanes())
+		var vectors [][]int32
 		var positions []consilium.Position
 		for i := range sites {
 			w, err := fixed.NewWriter(layout)
@@ -59,10 +78,12 @@ func Plain(ctx context.Context, facts consilium.Facts, sites []PlainSite, rowPat
 			if err != nil {
 				return nil, err
 			}
-			if err := fixed.Add(sums, lanes); err != nil {
-				return nil, err
-			}
+			vectors = append(vectors, lanes)
 			positions = append(positions, consilium.Position(i+1))
+		}
+		sums, err := sum(ctx, round, layout, vectors)
+		if err != nil {
+			return nil, err
 		}
 		values, err := fixed.Open(layout, sums, len(sites))
 		if err != nil {

@@ -608,3 +608,14 @@ func compare(t *testing.T, result []byte, page *rendered) (problems []string, se
 	}
 	return problems, seen
 }
+
+// writeSample leaves a directory as a study leaves it: result.json and
+// report.html.
+func writeSample(t *testing.T, dir string, result []byte) {
+	t.Helper()
+	for name, b := range map[string][]byte{"result.json": result, "report.html": []byte(render(t, result, sampleExtras))} {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -180,17 +179,6 @@ func TestOddResults(t *testing.T) {
 		err := Write(&bytes.Buffer{}, []byte(c.src), Extras{})
 		if err == nil || !strings.HasPrefix(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %s", c.src, err, c.want)
-		}
-	}
-}
-
-// writeSample leaves a directory as a study leaves it: result.json and
-// report.html.
-func writeSample(t *testing.T, dir string, result []byte) {
-	t.Helper()
-	for name, b := range map[string][]byte{"result.json": result, "report.html": []byte(render(t, result, sampleExtras))} {
-		if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
-			t.Fatal(err)
 		}
 	}
 }

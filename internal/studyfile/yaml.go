@@ -203,14 +203,6 @@ func (o object) num(key string, def float64) float64 {
 	return num(n, o.path(key))
 }
 
-func (o object) nums(key string) []float64 {
-	n := o.get(key)
-	if n == nil {
-		return nil
-	}
-	return nums(n, o.path(key))
-}
-
 func (o object) whole(key string, def int) int {
 	n := o.get(key)
 	if n == nil {
