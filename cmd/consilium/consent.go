@@ -178,6 +178,18 @@ func runConsentIssue(ctx context.Context, e *env, args []string) error {
 // enter puts documents into the store and waits until the ledger's witness has
 // cosigned them.
 func (h *hospital) enter(ctx context.Context, store *provenance.Consents, entries []provenance.ConsentEntry) error {
+	quietLedger()
+	ctx, cancel := whileRoom(ctx, h.config.Data)
+	defer cancel()
+	ctx, cancel = context.WithTimeout(ctx, publishWithin)
+	defer cancel()
+	if err := h.enterNow(ctx, store, entries); err != nil {
+		return noRoom(ctx, h.config.Data, err)
+	}
+	return nil
+}
+
+func (h *hospital) enterNow(ctx context.Context, store *provenance.Consents, entries []provenance.ConsentEntry) error {
 	ledger, done, err := writer(ctx, h.kit, &h.config)
 	if err != nil {
 		return err

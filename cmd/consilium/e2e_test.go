@@ -619,6 +619,7 @@ func TestProcesses(t *testing.T) {
 
 	t.Run("audit", func(t *testing.T) { audit(t, k, out) })
 	t.Run("desk", func(t *testing.T) { atTheDesk(t, k, id) })
+	t.Run("new rows", func(t *testing.T) { newRows(t, k, workers) })
 	t.Run("vault restarts", func(t *testing.T) { vaultRestarts(t, workers[site(0)]) })
 	t.Run("bad peer", func(t *testing.T) { badPeer(t, k) })
 	for _, p := range workers {
@@ -769,6 +770,38 @@ func atTheDesk(t *testing.T, k *kits, study string) {
 	if s := must(t, "ledger", "verify", "--config", config); !strings.Contains(s, "entries verify") {
 		t.Error(s)
 	}
+}
+
+// newRows anchors again after a table has grown and one row was corrected: what
+// was anchored keeps its place.
+func newRows(t *testing.T, k *kits, workers map[string]*process) {
+	const id = "site-3"
+	workers[id].stop()
+	path := filepath.Join(k.kit(id), "cohort.csv")
+	anchor := func() []step {
+		out, err := exec.Command(program(t), "ledger", "anchor", "--config", k.config(id), "--json").Output()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		var doc struct{ Datasets []step }
+		if err := json.Unmarshal(out, &doc); err != nil {
+			t.Fatal(err)
+		}
+		return doc.Datasets
+	}
+	rows := strings.Count(k.tables[id], "\n") - 1
+	if s := anchor(); len(s) != 1 || s[0].Rows != rows || s[0].New != 0 || s[0].Gone != 0 {
+		t.Errorf("an unchanged table: %+v", s)
+	}
+	first := strings.SplitN(k.tables[id], "\n", 3)[1]
+	write(t, path, strings.Replace(k.tables[id], first, strings.Replace(first, ",placebo,", ",active,", 1), 1)+"398,active,51,1\n399,placebo,52,0\n")
+	if s := anchor(); len(s) != 1 || s[0].Rows != rows+2 || s[0].New != 3 || s[0].Gone != 1 {
+		t.Errorf("two new rows and a corrected one: %+v", s)
+	}
+	if s := anchor(); len(s) != 1 || s[0].Rows != rows+2 || s[0].New != 0 || s[0].Gone != 0 {
+		t.Errorf("the same again: %+v", s)
+	}
+	workers[id] = k.startSite(t, id)
 }
 
 // badPeer sends garbage and a forged certificate to every port of a node and

@@ -72,3 +72,12 @@ func dropSockets() error {
 	}
 	return nil
 }
+
+// room is how many bytes the file system of dir has left for this user.
+func room(dir string) (uint64, error) {
+	var s syscall.Statfs_t
+	if err := syscall.Statfs(dir, &s); err != nil {
+		return 0, err
+	}
+	return s.Bavail * uint64(s.Bsize), nil
+}

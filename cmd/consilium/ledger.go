@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -36,6 +37,7 @@ func runLedgerWitness(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	slog.SetDefault(log)
 	own, err := parseCard(filepath.Join(filepath.Dir(c.Keys), kitCard))
 	if err != nil {
 		return err

@@ -19,7 +19,6 @@ import (
 	"consilium"
 	"consilium/internal/durable"
 	"consilium/internal/hatch"
-	"consilium/internal/table"
 	"consilium/internal/wire"
 	"consilium/policy"
 	"consilium/provenance"
@@ -42,7 +41,9 @@ type vaultSettings struct {
 	Pseudonym []byte                         `json:"pseudonym"`
 	KEK       []byte                         `json:"kek"`
 	LedgerDir string                         `json:"ledgerDir"`
-	Origin    string                         `json:"origin"` // of the ledger
+	Origin    string                         `json:"origin"`  // of the ledger
+	Ledger    string                         `json:"ledger"`  // its verifier key
+	SiteKey   consilium.PublicKey            `json:"siteKey"` // the hospital's public identity key
 	Witness   string                         `json:"witness"`
 	BoardKeys map[string]consilium.PublicKey `json:"boardKeys"`
 	Threshold int                            `json:"threshold"`
@@ -91,6 +92,15 @@ type greeting struct {
 	Locked bool           `json:"locked"` // another vault still holds the directory
 }
 
+// greet says that the child is ready, or why not, and returns err.
+func greet(e *env, err error) error {
+	g := greeting{}
+	if err != nil {
+		g = greeting{Error: err.Error(), Code: consilium.CodeOf(err), Locked: errors.Is(err, durable.ErrLocked)}
+	}
+	return errors.Join(writeFrame(e.stdout, g), err)
+}
+
 // runVault is the child.
 func runVault(ctx context.Context, e *env, args []string) error {
 	if len(args) > 0 {
@@ -103,18 +113,14 @@ func runVault(ctx context.Context, e *env, args []string) error {
 	if err := readFrame(e.stdin, &s); err != nil {
 		return fmt.Errorf("settings: %w; the worker starts its vault itself", err)
 	}
-	v, err := s.open(e.stderr)
-	g := greeting{}
-	if err != nil {
-		g = greeting{Error: err.Error(), Code: consilium.CodeOf(err), Locked: errors.Is(err, durable.ErrLocked)}
+	if s.Task == "anchor" {
+		return s.anchor(context.WithoutCancel(ctx), e)
 	}
-	if werr := writeFrame(e.stdout, g); werr != nil || err != nil {
-		return errors.Join(werr, err)
+	v, err := s.open(e.stderr)
+	if err := greet(e, err); err != nil {
+		return err
 	}
 	defer v.Close()
-	if s.Task == "anchor" {
-		return s.anchor(e, v)
-	}
 	// Signals are the gate's business: a terminal sends them to both, and a
 	// cancelled call would look like a failed study. The vault ends when its
 	// input does.
@@ -143,46 +149,6 @@ func (s *vaultSettings) open(stderr io.Writer) (*vault.Vault, error) {
 		Facts: facts, Register: s.Register.of, Policies: policies.find, Learned: learned(),
 		Log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: s.Log})).With("room", "vault"),
 	})
-}
-
-// drafted is a batch header for the hospital to sign.
-type drafted struct {
-	Dataset string `json:"dataset"`
-	Rows    int    `json:"rows"`
-	Payload []byte `json:"payload"`
-	Error   string `json:"error"`
-}
-
-// signedEntry is the answer: the signed header as a ledger entry, or nothing to
-// leave the dataset as it is.
-type signedEntry struct {
-	Entry []byte `json:"entry"`
-}
-
-// anchor drafts a batch of every dataset, waits for the signature and keeps
-// the batch. The rows stay here, the key stays at the other end.
-func (s *vaultSettings) anchor(e *env, v *vault.Vault) error {
-	for _, d := range s.Datasets {
-		draft, err := v.Draft(d.Name, s.Origin)
-		if err != nil {
-			return errors.Join(writeFrame(e.stdout, drafted{Dataset: d.Name, Error: table.Local(err)}), err)
-		}
-		if err := writeFrame(e.stdout, drafted{Dataset: d.Name, Rows: draft.Rows, Payload: draft.Payload()}); err != nil {
-			return err
-		}
-		var reply signedEntry
-		if err := readFrame(e.stdin, &reply); err != nil {
-			return err
-		}
-		signed, err := provenance.ParseSignedHeader(reply.Entry)
-		if err != nil {
-			return err
-		}
-		if err := v.Keep(draft, signed); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // child is a running vault process.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +16,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"consilium"
-	"consilium/internal/durable"
 	"consilium/internal/wire"
 	"consilium/policy"
 	"consilium/provenance"
@@ -142,7 +140,7 @@ func (h *hospital) settings(task string) (*vaultSettings, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.Origin = key.Name()
+	s.Origin, s.Ledger, s.SiteKey = key.Name(), key.Verifier(), h.kit.signer.Public()
 	return s, nil
 }
 
@@ -160,6 +158,7 @@ func runWorker(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	slog.SetDefault(h.log.With("room", "ledger"))
 	settings, err := h.settings("serve")
 	if err != nil {
 		return err
@@ -302,100 +301,5 @@ func serveHealth(ctx context.Context, address string, w *runningWorker) error {
 	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
-	return nil
-}
-
-// runLedgerAnchor anchors the present rows of every dataset: the vault drafts,
-// this process signs and appends, the vault keeps.
-func runLedgerAnchor(ctx context.Context, e *env, args []string) error {
-	flags := e.flags()
-	path := flags.String("config", "", "the worker's config `file`")
-	rest, err := e.parse(flags, args)
-	if err != nil {
-		return err
-	}
-	if len(rest) > 0 {
-		return usagef("unexpected %q", rest[0])
-	}
-	h, err := openHospital(*path, e.stderr)
-	if err != nil {
-		return err
-	}
-	if len(h.datasets) == 0 {
-		return configError(*path, nil, "bind at least one table", "datasets: is empty")
-	}
-	d, err := openDesk(ctx, h.kit, &h.config)
-	if errors.Is(err, durable.ErrLocked) {
-		return &consilium.Error{Code: consilium.ErrUnavailable.Code, Msg: "the worker is running", Next: "stop it, anchor, and start it again: it reads its tables once"}
-	}
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	streams, err := h.streams()
-	if err != nil {
-		return err
-	}
-	for _, ds := range h.datasets {
-		if _, ok := streams[ds.Name]; !ok {
-			streams[ds.Name] = provenance.NewID()
-		}
-	}
-	b, err := json.MarshalIndent(streams, "", " ")
-	if err != nil {
-		return err
-	}
-	if err := durable.WriteFile(h.streamsFile(), append(b, '\n'), 0o600); err != nil {
-		return err
-	}
-	settings, err := h.settings("anchor")
-	if err != nil {
-		return err
-	}
-	c, err := startVault(ctx, settings, h.config.Isolation, io.Discard, h.log)
-	if err != nil {
-		return err
-	}
-	var last uint64
-	var done []drafted
-	for range h.datasets {
-		var draft drafted
-		if err := readFrame(c.out, &draft); err != nil {
-			c.kill()
-			return fmt.Errorf("the vault: %w", errors.Join(err, c.err))
-		}
-		if draft.Error != "" {
-			c.kill()
-			return &consilium.Error{Code: consilium.ErrData.Code, Msg: "dataset " + draft.Dataset, Err: errors.New(draft.Error)}
-		}
-		signed, err := provenance.SignHeader(h.kit.signer, draft.Payload)
-		if err != nil {
-			c.kill()
-			return err
-		}
-		if last, err = d.ledger.Append(ctx, signed.Entry()); err != nil {
-			c.kill()
-			return err
-		}
-		if err := writeFrame(c.in, signedEntry{signed.Entry()}); err != nil {
-			c.kill()
-			return err
-		}
-		done = append(done, draft)
-	}
-	if err := c.stop(time.Minute); err != nil {
-		return err
-	}
-	note, err := d.ledger.Await(ctx, last)
-	if err != nil {
-		return err
-	}
-	if e.json {
-		return json.NewEncoder(e.stdout).Encode(map[string]any{"datasets": done, "checkpoint": string(note)})
-	}
-	for _, x := range done {
-		fmt.Fprintf(e.stdout, "%s: %d rows anchored\n", x.Dataset, x.Rows)
-	}
-	fmt.Fprintln(e.stdout, "the witness has cosigned the ledger")
 	return nil
 }

@@ -1,0 +1,370 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"consilium"
+	"consilium/internal/durable"
+	"consilium/internal/table"
+	"consilium/provenance"
+	"consilium/worker/vault"
+)
+
+// Anchoring has two ends, as the worker has: the child reads rows, salts and
+// manifests and drafts batches; the parent signs their headers and writes the
+// ledger. A batch is kept before its header is logged: after a crash between
+// the two the header is found and logged at the next anchoring, while a logged
+// header without its batch would be an accusation that nobody can answer.
+
+// step is what the child says.
+type step struct {
+	Dataset string         `json:"dataset"`
+	Known   [][]byte       `json:"known"`   // first: the ledger entries of all kept batches
+	Payload []byte         `json:"payload"` // a batch header to sign
+	Kept    bool           `json:"kept"`    // the signed batch is on disk
+	Done    bool           `json:"done"`    // with the dataset
+	Rows    int            `json:"rows"`    // of the dataset, or of the batch
+	New     int            `json:"new"`     // rows that were not anchored before
+	Gone    int            `json:"gone"`    // anchored rows that the table no longer holds as they were
+	Error   string         `json:"error"`
+	Code    consilium.Code `json:"code"`
+}
+
+// signedEntry is the parent's answer: the signed header as a ledger entry, or
+// nothing to go on.
+type signedEntry struct {
+	Entry []byte `json:"entry"`
+}
+
+// anchorer is the child's end.
+type anchorer struct {
+	*vaultSettings
+	e       *env
+	salts   *provenance.Salts
+	batches *provenance.BatchDir
+	gate    *provenance.Gate
+}
+
+func (s *vaultSettings) anchor(ctx context.Context, e *env) error {
+	lock, err := durable.Prepare(s.Dir, "worker-vault")
+	if err := greet(e, err); err != nil {
+		return err
+	}
+	defer lock.Close()
+	if err := s.anchorAll(ctx, e); err != nil {
+		err = durable.Full(err)
+		return errors.Join(writeFrame(e.stdout, step{Error: table.Local(err), Code: consilium.CodeOf(err)}), err)
+	}
+	return nil
+}
+
+func (s *vaultSettings) anchorAll(ctx context.Context, e *env) error {
+	kek, err := provenance.ParseKEK(s.KEK)
+	if err != nil {
+		return err
+	}
+	a := &anchorer{vaultSettings: s, e: e}
+	if a.salts, err = provenance.OpenSalts(filepath.Join(s.Dir, "salts"), kek); err != nil {
+		return err
+	}
+	if a.batches, err = provenance.OpenBatchDir(filepath.Join(s.Dir, "batches"), kek); err != nil {
+		return err
+	}
+	a.gate, err = provenance.NewGate(provenance.GateConfig{Ledger: s.Ledger, Site: s.SiteKey, Witnesses: provenance.SingleWitness(s.Witness, "").AnyAge()})
+	if err != nil {
+		return err
+	}
+	list, err := a.batches.List()
+	if err != nil {
+		return err
+	}
+	known := step{Known: [][]byte{}}
+	for _, b := range list {
+		known.Known = append(known.Known, b.Header.Entry())
+	}
+	var ok signedEntry
+	if err := errors.Join(writeFrame(e.stdout, known), readFrame(e.stdin, &ok)); err != nil {
+		return err
+	}
+	for _, d := range s.Datasets {
+		if err := a.dataset(ctx, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// dataset anchors the rows that no batch holds yet. What is anchored keeps its
+// leaves: an analysis compares cohorts by them.
+func (a *anchorer) dataset(ctx context.Context, d vault.Dataset) error {
+	t, err := a.read(d)
+	if err != nil {
+		return err
+	}
+	n := int(t.Record.NumRows())
+	list, err := a.batches.List()
+	if err != nil {
+		return err
+	}
+	var last *provenance.SignedHeader
+	for _, b := range list {
+		if b.Header.Header.Stream == d.Stream && (last == nil || b.Header.Header.Seq > last.Header.Seq) {
+			last = b.Header
+		}
+	}
+	fresh := make([]bool, n)
+	var gone []provenance.LeafRef
+	if last == nil {
+		for i := range fresh {
+			fresh[i] = true
+		}
+	} else {
+		in := provenance.Input{Stream: d.Stream, Batches: list, Salts: a.salts}
+		in.Records = append(in.Records, t.Record)
+		v, err := a.gate.Verify(ctx, provenance.DirView(a.LedgerDir), in)
+		if err != nil {
+			return err
+		}
+		for i := range fresh {
+			fresh[i] = !v.Rows[0][i]
+		}
+		for _, f := range v.Findings {
+			if (f.Kind == provenance.FindMissing || f.Kind == provenance.FindAltered) && f.Leaf >= 0 {
+				gone = append(gone, provenance.LeafRef{Batch: f.Batch, Leaf: uint32(f.Leaf)})
+			}
+		}
+	}
+	done := step{Dataset: d.Name, Done: true, Rows: n, Gone: len(gone)}
+	for from := 0; from < n; {
+		if !fresh[from] {
+			from++
+			continue
+		}
+		to := from
+		for to < n && fresh[to] && to-from < provenance.MaxBatchLeaves {
+			to++
+		}
+		now := time.Now()
+		draft, err := provenance.NewBatch(t.Record.NewSlice(int64(from), int64(to)), a.salts, provenance.BatchOptions{
+			Origin: a.Origin, Stream: d.Stream, After: last, From: now.Add(-time.Second).Unix(), To: now.Unix(), Supersedes: gone,
+		})
+		if err != nil {
+			return err
+		}
+		gone = nil // the first batch replaces them
+		var reply signedEntry
+		if err := errors.Join(writeFrame(a.e.stdout, step{Dataset: d.Name, Payload: draft.Payload, Rows: to - from}), readFrame(a.e.stdin, &reply)); err != nil {
+			return err
+		}
+		if last, err = provenance.ParseSignedHeader(reply.Entry); err != nil {
+			return err
+		}
+		if last.Header.Root != draft.Header.Root {
+			return consilium.ErrLedger.Withf("the signed header is of another batch")
+		}
+		if err := a.batches.Put(provenance.Batch{Header: last, Manifest: draft.Manifest}); err != nil {
+			return err
+		}
+		if err := errors.Join(writeFrame(a.e.stdout, step{Dataset: d.Name, Kept: true}), readFrame(a.e.stdin, &reply)); err != nil {
+			return err
+		}
+		done.New += to - from
+		from = to
+	}
+	return writeFrame(a.e.stdout, done)
+}
+
+func (a *anchorer) read(d vault.Dataset) (*table.Table, error) {
+	f, err := os.Open(d.Path)
+	if err != nil {
+		return nil, consilium.ErrData.Withf("dataset %s: %w; correct its path in the worker's configuration", d.Name, err)
+	}
+	defer f.Close()
+	return table.Read(f, table.Options{
+		Spec: &consilium.Spec{Data: consilium.DataRef{Dataset: d.Name, Patient: d.Patient}, Columns: d.Columns},
+		Bind: d.Bind, Key: a.Pseudonym, File: d.Path, RowPatients: d.RowPatients,
+	})
+}
+
+// publishWithin bounds how long a command waits for the witness.
+const publishWithin = 30 * time.Second
+
+// runLedgerAnchor is the parent's end.
+func runLedgerAnchor(ctx context.Context, e *env, args []string) error {
+	flags := e.flags()
+	path := flags.String("config", "", "the worker's config `file`")
+	rest, err := e.parse(flags, args)
+	if err != nil {
+		return err
+	}
+	if len(rest) > 0 {
+		return usagef("unexpected %q", rest[0])
+	}
+	quietLedger()
+	h, err := openHospital(*path, e.stderr)
+	if err != nil {
+		return err
+	}
+	if len(h.datasets) == 0 {
+		return configError(*path, nil, "bind at least one table", "datasets: is empty")
+	}
+	ctx, cancel := whileRoom(ctx, h.config.Data)
+	defer cancel()
+	done, note, err := h.anchor(ctx)
+	if err != nil {
+		return noRoom(ctx, h.config.Data, err)
+	}
+	if e.json {
+		return json.NewEncoder(e.stdout).Encode(map[string]any{"datasets": done, "checkpoint": string(note)})
+	}
+	for _, x := range done {
+		fmt.Fprintf(e.stdout, "%s: %d rows, %d of them newly anchored", x.Dataset, x.Rows, x.New)
+		if x.Gone > 0 && x.New > 0 {
+			fmt.Fprintf(e.stdout, "; they replace %d earlier ones", x.Gone)
+		} else if x.Gone > 0 {
+			fmt.Fprintf(e.stdout, "; %d anchored rows are gone from the table, and every audit names them", x.Gone)
+		}
+		fmt.Fprintln(e.stdout)
+	}
+	fmt.Fprintln(e.stdout, "the witness has cosigned the ledger")
+	return nil
+}
+
+func (h *hospital) anchor(ctx context.Context) (done []step, checkpoint []byte, err error) {
+	d, err := openDesk(ctx, h.kit, &h.config)
+	if errors.Is(err, durable.ErrLocked) {
+		return nil, nil, &consilium.Error{Code: consilium.ErrUnavailable.Code, Msg: "the worker is running", Next: "stop it, anchor, and start it again: it reads its tables once"}
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	streams, err := h.streams()
+	if err != nil {
+		return nil, nil, err
+	}
+	drawn := false
+	for _, ds := range h.datasets {
+		if _, ok := streams[ds.Name]; !ok {
+			streams[ds.Name], drawn = provenance.NewID(), true
+		}
+	}
+	if drawn {
+		b, err := json.MarshalIndent(streams, "", " ")
+		if err != nil {
+			return nil, nil, err
+		}
+		if err := durable.WriteFile(h.streamsFile(), append(b, '\n'), 0o600); err != nil {
+			return nil, nil, err
+		}
+	}
+	settings, err := h.settings("anchor")
+	if err != nil {
+		return nil, nil, err
+	}
+	c, err := startVault(ctx, settings, h.config.Isolation, io.Discard, h.log)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer c.kill()
+	defer context.AfterFunc(ctx, c.kill)()
+	next := func() (step, error) {
+		var s step
+		if err := readFrame(c.out, &s); err != nil {
+			<-c.ended
+			return s, errors.Join(context.Cause(ctx), fmt.Errorf("the vault: %w", err), c.err)
+		}
+		if s.Error != "" {
+			return s, &consilium.Error{Code: s.Code, Msg: s.Error}
+		}
+		return s, nil
+	}
+	first, err := next()
+	if err != nil {
+		return nil, nil, err
+	}
+	last, err := d.relog(ctx, first.Known)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := writeFrame(c.in, signedEntry{}); err != nil {
+		return nil, nil, err
+	}
+	for len(done) < len(h.datasets) {
+		s, err := next()
+		if err != nil {
+			return nil, nil, err
+		}
+		if s.Done {
+			done = append(done, s)
+			continue
+		}
+		signed, err := provenance.SignHeader(h.kit.signer, s.Payload)
+		if err != nil {
+			return nil, nil, err
+		}
+		if err := writeFrame(c.in, signedEntry{signed.Entry()}); err != nil {
+			return nil, nil, err
+		}
+		if kept, err := next(); err != nil || !kept.Kept {
+			return nil, nil, errors.Join(err, errors.New("the vault has not kept a batch"))
+		}
+		if last, err = d.ledger.Append(ctx, signed.Entry()); err != nil {
+			return nil, nil, err
+		}
+		if err := writeFrame(c.in, signedEntry{}); err != nil {
+			return nil, nil, err
+		}
+	}
+	waiting, cancel := context.WithTimeout(ctx, publishWithin)
+	defer cancel()
+	checkpoint, err = d.ledger.Await(waiting, last)
+	return done, checkpoint, err
+}
+
+// relog logs kept batches that a crash left out of the ledger, and returns the
+// index of the last entry.
+func (d *desk) relog(ctx context.Context, known [][]byte) (uint64, error) {
+	raw, err := d.ledger.Checkpoint(ctx)
+	if err != nil {
+		return 0, err
+	}
+	cp, err := provenance.ParseCheckpoint(raw)
+	if err != nil || cp.Size == 0 && len(known) == 0 {
+		return 0, err
+	}
+	var entries [][]byte
+	if cp.Size > 0 {
+		if entries, err = d.ledger.Entries(ctx, 0, cp.Size, cp.Size); err != nil {
+			return 0, err
+		}
+	}
+	last := max(cp.Size, 1) - 1
+	logged := map[string]bool{}
+	for _, e := range entries {
+		logged[string(e)] = true
+	}
+	added := false
+	for _, k := range known {
+		if !logged[string(k)] {
+			if last, err = d.ledger.Append(ctx, slices.Clone(k)); err != nil {
+				return 0, err
+			}
+			added = true
+		}
+	}
+	if added {
+		waiting, cancel := context.WithTimeout(ctx, publishWithin)
+		defer cancel()
+		_, err = d.ledger.Await(waiting, last)
+	}
+	return last, err
+}
