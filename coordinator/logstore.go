@@ -11,10 +11,11 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/hashicorp/raft"
-	wal "github.com/hashicorp/raft-wal"
-	"github.com/hashicorp/raft-wal/metadb"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
 
 	"consilium"
 	"consilium/internal/durable"
@@ -38,15 +39,13 @@ func openRaftStores(dir string, c *Config) (*raftStores, error) {
 	if err := os.MkdirAll(logDir, 0o700); err != nil {
 		return nil, durable.Full(err)
 	}
-	// Segments are small because a federation's log is: ciphertexts stay out.
-	meta := &metadb.BoltMetaDB{}
-	w, err := wal.Open(logDir, wal.WithLogger(raftLogger(c.Logger)), wal.WithSegmentSize(16<<20), wal.WithMetaStore(meta))
+	// One B+tree file, fsynced at every append. A federation's log is small:
+	// ciphertexts stay out of it.
+	w, err := raftboltdb.New(raftboltdb.Options{Path: filepath.Join(logDir, "raft.db"), BoltOptions: &bbolt.Options{Timeout: 10 * time.Second, FreelistType: bbolt.FreelistMapType}})
 	if err != nil {
-		meta.Close()
 		return nil, fmt.Errorf("raft log in %s: %w", logDir, durable.Full(err))
 	}
-	// Closing the log leaves its metadata open, and with it the file lock.
-	shut := func() error { return errors.Join(w.Close(), meta.Close()) }
+	shut := w.Close
 	cache, err := raft.NewLogCache(256, w)
 	if err != nil {
 		shut()

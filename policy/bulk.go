@@ -5,7 +5,6 @@ import (
 	"errors"
 	"maps"
 
-	"consilium"
 	"consilium/internal/canon"
 )
 
@@ -33,7 +32,12 @@ func (e *Engine) DecideTransfers(ctx context.Context, in Input, list []Artefact)
 		question := doc
 		if i > 0 {
 			if question, err = all.about(doc, &list[i]); err != nil {
-				return p.seal(deny(PointTransfer, CodeInput, "%v", err), consilium.Digest{}), nil
+				in.Artefact = &list[i]
+				d = deny(PointTransfer, CodeInput, "%v", err)
+				if _, digest, bad = p.document(PointTransfer, in); bad != nil {
+					d = *bad
+				}
+				return p.seal(d, digest), nil
 			}
 		}
 		if d, err = e.evaluate(ctx, p, PointTransfer, question); err != nil {

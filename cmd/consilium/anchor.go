@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -333,13 +334,20 @@ func (h *hospital) anchor(ctx context.Context) (done []step, checkpoint []byte, 
 // relog logs kept batches that a crash left out of the ledger, and returns the
 // index of the last entry.
 func (d *desk) relog(ctx context.Context, known [][]byte) (uint64, error) {
+	var cp provenance.Checkpoint
 	raw, err := d.ledger.Checkpoint(ctx)
-	if err != nil {
+	if err == nil {
+		var c *provenance.Checkpoint
+		if c, err = provenance.ParseCheckpoint(raw); err == nil {
+			cp = *c
+		}
+	}
+	// A ledger that was interrupted at its birth has published nothing yet.
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, err
 	}
-	cp, err := provenance.ParseCheckpoint(raw)
-	if err != nil || cp.Size == 0 && len(known) == 0 {
-		return 0, err
+	if cp.Size == 0 && len(known) == 0 {
+		return 0, nil
 	}
 	var entries [][]byte
 	if cp.Size > 0 {

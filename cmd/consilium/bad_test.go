@@ -269,7 +269,7 @@ func fullDisk(t *testing.T, k *kits) {
 	}
 	// Something else fills the disk, wholly and but for a little.
 	filler := filepath.Join(data, "filler")
-	for _, left := range []int{0, 80} {
+	for _, left := range []int{0, 20} {
 		write(t, filler, strings.Repeat("x", (300-left)<<10))
 		text, err := anchor()
 		if err == nil || !strings.Contains(text, "no space left") || !strings.Contains(text, "free space and restart") || strings.Count(strings.TrimSpace(text), "\n") != 0 {

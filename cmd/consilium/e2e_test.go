@@ -617,9 +617,10 @@ func TestProcesses(t *testing.T) {
 		t.Errorf("the reference is empty: %s", plain.JSON)
 	}
 
+	again := func(id string) *process { return k.startSite(t, id) } // outlives a subtest
 	t.Run("audit", func(t *testing.T) { audit(t, k, out) })
 	t.Run("desk", func(t *testing.T) { atTheDesk(t, k, id) })
-	t.Run("new rows", func(t *testing.T) { newRows(t, k, workers) })
+	t.Run("new rows", func(t *testing.T) { newRows(t, k, workers, again) })
 	t.Run("vault restarts", func(t *testing.T) { vaultRestarts(t, workers[site(0)]) })
 	t.Run("bad peer", func(t *testing.T) { badPeer(t, k) })
 	for _, p := range workers {
@@ -774,7 +775,7 @@ func atTheDesk(t *testing.T, k *kits, study string) {
 
 // newRows anchors again after a table has grown and one row was corrected: what
 // was anchored keeps its place.
-func newRows(t *testing.T, k *kits, workers map[string]*process) {
+func newRows(t *testing.T, k *kits, workers map[string]*process, again func(id string) *process) {
 	const id = "site-3"
 	workers[id].stop()
 	path := filepath.Join(k.kit(id), "cohort.csv")
@@ -801,7 +802,7 @@ func newRows(t *testing.T, k *kits, workers map[string]*process) {
 	if s := anchor(); len(s) != 1 || s[0].Rows != rows+2 || s[0].New != 0 || s[0].Gone != 0 {
 		t.Errorf("the same again: %+v", s)
 	}
-	workers[id] = k.startSite(t, id)
+	workers[id] = again(id)
 }
 
 // badPeer sends garbage and a forged certificate to every port of a node and

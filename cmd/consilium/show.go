@@ -39,6 +39,7 @@ type shown struct {
 		AUC  *float64 `json:"auc"`
 		Loss float64  `json:"loss"`
 	} `json:"training"`
+	Excluded map[string]int64                      `json:"excluded_rows"`
 	Error    *struct{ Code, Message, Next string } `json:"error"`
 	Warnings []string                              `json:"warnings"`
 }
@@ -73,6 +74,11 @@ func showResult(w io.Writer, result []byte) error {
 			continue
 		}
 		fmt.Fprintf(w, "\n%s (%s): %d rows, %d patients, %d events\n", a.Name, a.Analysis, a.Rows, a.Patients, a.Events)
+		for _, x := range [][2]string{{"missing", "a missing value"}, {"cohort", "not in the cohort"}, {"consent", "no consent or no permission"}, {"integrity", "not as in the ledger"}} {
+			if n := a.Excluded[x[0]]; n > 0 {
+				fmt.Fprintf(w, "  %d rows left out: %s\n", n, x[1])
+			}
+		}
 		t := tabwriter.NewWriter(w, 2, 0, 2, ' ', tabwriter.AlignRight)
 		if len(a.Terms) > 0 {
 			fmt.Fprintln(t, "\tcoef\tse\trobust se\texp\t95% interval\tp\t")

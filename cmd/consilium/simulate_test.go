@@ -1,0 +1,430 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"consilium/internal/archive"
+	"consilium/internal/federation"
+)
+
+const simulateData = "testdata/simulate"
+
+// simulateReference is what R says of the tables in testdata/simulate.
+type simulateReference struct {
+	Column   string
+	Sites    int
+	Analyses map[string]struct {
+		Coef, SE, Robust, Loglik []float64
+		LRT, Score               *float64
+		Rows, Events, Missing    *float64
+		Deviance, DF, Chisq      *float64
+		Observed, Expected       []float64
+		Curves                   []struct{ Surv, Risk, Error []float64 }
+	}
+}
+
+func readReference(t *testing.T) map[string]simulateReference {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(simulateData, "reference.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out map[string]simulateReference
+	if err := json.Unmarshal(b, &out); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// simulateResult is one analysis of a result.
+type simulateResult struct {
+	Name  string
+	Rows  float64
+	Event float64 `json:"events"`
+	Terms []struct {
+		Name     string
+		Coef, SE float64
+		RobustSE float64 `json:"robust_se"`
+	}
+	Loglik   []float64
+	Deviance float64
+	DF       float64 `json:"df_residual"`
+	Chisq    float64
+	Tests    struct{ LRT, Score struct{ Statistic float64 } }
+	Excluded struct{ Missing float64 } `json:"excluded_rows"`
+	Groups   []struct {
+		Observed, Expected float64
+		Curve              struct {
+			Surv   []float64
+			Risk   []float64 `json:"n_risk"`
+			StdErr []float64 `json:"std_err"`
+		}
+	}
+	Error *struct{ Code, Message string }
+}
+
+// compareWithR holds the analyses of a result against R's, to 1e-9 relative.
+func compareWithR(t *testing.T, result []byte, ref simulateReference) {
+	t.Helper()
+	var doc struct {
+		Analyses []simulateResult
+		simulateResult
+	}
+	if err := json.Unmarshal(result, &doc); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range ref.Analyses {
+		i := slices.IndexFunc(doc.Analyses, func(a simulateResult) bool { return a.Name == name })
+		if i < 0 {
+			t.Errorf("no analysis %s", name)
+			continue
+		}
+		got := doc.Analyses[i]
+		if got.Error != nil {
+			t.Errorf("%s: %s", name, got.Error.Message)
+			continue
+		}
+		equal := func(what string, a, b float64) {
+			t.Helper()
+			if !(math.Abs(a-b) <= 1e-9*math.Abs(b)+1e-12) {
+				t.Errorf("%s: %s is %v, R says %v", name, what, a, b)
+			}
+		}
+		one := func(what string, a float64, b *float64) {
+			t.Helper()
+			if b != nil {
+				equal(what, a, *b)
+			}
+		}
+		if len(got.Terms) != len(want.Coef) {
+			t.Errorf("%s: %d terms, R has %d", name, len(got.Terms), len(want.Coef))
+			continue
+		}
+		for k, term := range got.Terms {
+			equal(term.Name, term.Coef, want.Coef[k])
+			equal("se of "+term.Name, term.SE, want.SE[k])
+			if want.Robust != nil {
+				equal("robust se of "+term.Name, term.RobustSE, want.Robust[k])
+			}
+		}
+		for k := range want.Loglik {
+			equal("loglik", got.Loglik[k], want.Loglik[k])
+		}
+		one("likelihood ratio test", got.Tests.LRT.Statistic, want.LRT)
+		one("score test", got.Tests.Score.Statistic, want.Score)
+		one("rows", got.Rows, want.Rows)
+		one("events", got.Event, want.Events)
+		one("rows left out", got.Excluded.Missing, want.Missing)
+		one("deviance", got.Deviance, want.Deviance)
+		one("degrees of freedom", got.DF, want.DF)
+		one("chisq", got.Chisq, want.Chisq)
+		for g := range want.Observed {
+			equal("observed", got.Groups[g].Observed, want.Observed[g])
+			equal("expected", got.Groups[g].Expected, want.Expected[g])
+		}
+		for g, c := range want.Curves {
+			have := got.Groups[g].Curve
+			if len(have.Surv) != len(c.Surv) {
+				t.Errorf("%s: a curve of %d points, R has %d", name, len(have.Surv), len(c.Surv))
+				continue
+			}
+			for k := range c.Surv {
+				equal("survival", have.Surv[k], c.Surv[k])
+				equal("at risk", have.Risk[k], c.Risk[k])
+				equal("error", have.StdErr[k], c.Error[k])
+			}
+		}
+	}
+}
+
+// TestSimulateAgreesWithR: every analysis on four tables, up to 60 hospitals.
+// The hospitals' own steps and the sums are those of a run; only the
+// encryption, which the next test has, is left out.
+func TestSimulateAgreesWithR(t *testing.T) {
+	for name, ref := range readReference(t) {
+		t.Run(name, func(t *testing.T) {
+			study, err := os.ReadFile(filepath.Join(simulateData, name+".yaml"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			csv, err := os.ReadFile(filepath.Join(simulateData, name+".csv"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			sim, err := newSimulation(study, csv, ref.Column)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(sim.sites) != ref.Sites {
+				t.Fatalf("%d hospitals, want %d", len(sim.sites), ref.Sites)
+			}
+			facts, sites := sim.plain()
+			res, err := federation.Plain(t.Context(), facts, sites, sim.file.RowPatients)
+			if err != nil {
+				t.Fatal(err)
+			}
+			compareWithR(t, res.JSON, ref)
+		})
+	}
+}
+
+// consiliumRun runs a command line in this process.
+func consiliumRun(args ...string) (code int, stdout, stderr string) {
+	var out, problems bytes.Buffer
+	code = run(context.Background(), args, strings.NewReader(""), &out, &problems)
+	return code, out.String(), problems.String()
+}
+
+// TestSimulate is a whole run from the command line, against R.
+func TestSimulate(t *testing.T) {
+	dir := t.TempDir()
+	code, stdout, stderr := consiliumRun("simulate", "--study", simulateData+"/heart.yaml", "--data", simulateData+"/heart.csv", "--site-column", "site", "--out", dir, "--json")
+	if code != exitDone || stderr != "" {
+		t.Fatalf("exit %d\n%s", code, stderr)
+	}
+	var doc struct{ Result json.RawMessage }
+	if err := json.Unmarshal([]byte(stdout), &doc); err != nil {
+		t.Fatal(err)
+	}
+	compareWithR(t, doc.Result, readReference(t)["heart"])
+	var assumed struct{ Assumptions []string }
+	if err := json.Unmarshal(doc.Result, &assumed); err != nil {
+		t.Fatal(err)
+	}
+	for _, word := range []string{"law:", "purpose:", "consent:", "question:", "sites.min", "data.patient"} {
+		if !slices.ContainsFunc(assumed.Assumptions, func(s string) bool { return strings.HasPrefix(s, word) }) {
+			t.Errorf("nothing assumed about %s: %q", word, assumed.Assumptions)
+		}
+	}
+	kept, err := os.ReadFile(filepath.Join(dir, "result.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var a, b map[string]any
+	if json.Unmarshal(kept, &a) != nil || json.Unmarshal([]byte(stdout), &b) != nil || fmt.Sprint(a["result"]) != fmt.Sprint(b["result"]) {
+		t.Error("result.json is not what --json printed")
+	}
+	if _, err := archive.Verify(filepath.Join(dir, "audit"), archive.Options{}); err != nil {
+		t.Error(err)
+	}
+	if page, err := os.ReadFile(filepath.Join(dir, "report.html")); err != nil || !bytes.Contains(page, []byte("transplant")) {
+		t.Errorf("report: %v", err)
+	}
+}
+
+// simulateTable is a small trial at five hospitals. edit changes single rows.
+func simulateTable(edit func(line int, cells []string) []string) string {
+	var b strings.Builder
+	b.WriteString("id,site,arm,age,time,died\n")
+	for i := range 100 {
+		cells := []string{fmt.Sprintf("p%d", i), fmt.Sprintf("Site %c", 'A'+i%5), []string{"placebo", "drug"}[(i/5+i/7)%2], fmt.Sprint(30 + i*37%41),
+			fmt.Sprint(10 + i*71%300), fmt.Sprint((i*i/3 + i/4) % 2)}
+		if edit != nil {
+			cells = edit(i+2, cells)
+		}
+		b.WriteString(strings.Join(cells, ",") + "\n")
+	}
+	return b.String()
+}
+
+const simulateStudy = `apiVersion: consilium/v1
+kind: Study
+metadata: {name: trial}
+spec:
+  question: Does it work?
+  columns:
+    id: id
+    arm: [placebo, drug]
+    age: {type: number, bounds: [0, 120]}
+    time: {type: number}
+    died: flag
+  analysis: {type: cox, formula: "Surv(time, died) ~ arm + age"}
+`
+
+// TestSimulateBadInput: each ends in one error that says where and what next.
+func TestSimulateBadInput(t *testing.T) {
+	cell := func(line, column int, value string) string {
+		return simulateTable(func(l int, c []string) []string {
+			if l == line {
+				c[column] = value
+			}
+			return c
+		})
+	}
+	all := func(f func(c []string)) string {
+		return simulateTable(func(_ int, c []string) []string { f(c); return c })
+	}
+	study := func(old, new string) string {
+		if !strings.Contains(simulateStudy, old) {
+			t.Fatalf("no %q in the study", old)
+		}
+		return strings.Replace(simulateStudy, old, new, 1)
+	}
+	good := simulateTable(nil)
+	for name, c := range map[string]struct {
+		study, table, column string
+		flags                []string
+		code                 int
+		says                 []string // all of them
+	}{
+		"a word for a number":     {table: cell(9, 3, "old"), code: 1, says: []string{"data.csv:9", "column age", "not a number", `"old"`, "missing values"}},
+		"a decimal comma":         {table: cell(9, 3, `"33,5"`), code: 1, says: []string{"data.csv:9", "decimal point"}},
+		"out of bounds":           {table: cell(40, 3, "999"), code: 1, says: []string{"data.csv:40", "column age", "bounds [0, 120]", `"999"`}},
+		"an unlisted level":       {table: cell(17, 2, "drugg"), code: 1, says: []string{"data.csv:17", "column arm", "did you mean drug?", "declare it"}},
+		"no patient":              {table: cell(5, 0, ""), code: 1, says: []string{"data.csv:5", "column id", "patient is missing", "fill it in"}},
+		"no hospital":             {table: cell(5, 1, ""), code: 1, says: []string{"data.csv:5", "column site", "no hospital is named"}},
+		"a hospital twice":        {table: cell(5, 1, "site-a!"), code: 1, says: []string{"data.csv:5", "two hospitals would both be called site-a", `"Site A" and "site-a!"`, "rename one"}},
+		"too few hospitals":       {table: all(func(c []string) { c[1] = "Site " + string('A'+c[0][len(c[0])-1]%2) }), code: 1, says: []string{"2 distinct values", "3 to 128", "lower sites.min"}},
+		"fewer than asked for":    {study: study("  question", "  sites: {min: 30}\n  question"), code: 1, says: []string{"5 distinct values", "30 to 128"}},
+		"a ragged row":            {table: simulateTable(func(l int, c []string) []string { return c[:6-b2i(l == 8)] }), code: 1, says: []string{"data.csv:8", "5 cells, but the header has 6"}},
+		"semicolons":              {table: strings.ReplaceAll(good, ",", ";"), code: 1, says: []string{"data.csv:1", "semicolons", "save the table with commas"}},
+		"not UTF-8":               {table: cell(9, 2, "dr\xfcg"), code: 1, says: []string{"data.csv:9", "save the table as UTF-8"}},
+		"no rows":                 {table: "id,site,arm,age,time,died\n", code: 1, says: []string{"data.csv", "no rows"}},
+		"nothing":                 {table: "-", code: 1, says: []string{"data.csv", "the table is empty"}},
+		"no such column":          {table: strings.Replace(good, "age", "alter", 1), code: 1, says: []string{"data.csv:1", "column age", "no such header"}},
+		"no such site column":     {column: "sit", code: 1, says: []string{"data.csv:1", "column sit", "did you mean site?"}},
+		"a time below zero":       {table: cell(12, 4, "-3"), code: 1, says: []string{"data.csv:12", "column time: a time below 0", "cohort"}},
+		"a logarithm of zero":     {study: study("arm + age", "arm + log(age)"), table: cell(30, 3, "0"), code: 1, says: []string{"data.csv:30", "log(age)", "above 0"}},
+		"an interval backwards":   {study: study("Surv(time, died)", "Surv(age, time, died)"), table: all(func(c []string) { c[4] = "200" + c[4] }), code: 0},
+		"an interval that ends":   {study: study("Surv(time, died)", "Surv(age, time, died)"), code: 1, says: []string{"does not end after it starts"}},
+		"no event":                {table: all(func(c []string) { c[5] = "0" }), code: 1, says: []string{"no events among the rows", "extend follow-up"}},
+		"every event missing":     {table: all(func(c []string) { c[5] = "NA" }), code: 1, says: []string{"no hospital has a row", "missing values"}},
+		"separation":              {table: all(func(c []string) { c[5] = []string{"1", "0"}[b2i(c[2] == "drug")] }), code: 1, says: []string{"arm:drug separates", "ridge"}},
+		"fewer than k patients":   {study: study("  columns", "  cohort: {where: \"age > 69.0\"}\n  columns"), code: 1, says: []string{"fewer than 11 patients", "widen the cohort"}},
+		"a misspelt key":          {study: study("  columns:", "  colums:"), code: 1, says: []string{"study.yaml", "line 6", "did you mean columns?"}},
+		"a key twice":             {study: study("    id: id", "    id: id\n    id: id"), code: 1, says: []string{"study.yaml", "line 8", "stands twice"}},
+		"a tab":                   {study: study("  question", "\tquestion"), code: 1, says: []string{"study.yaml", "line 5", "spaces, not tabs"}},
+		"an unknown term":         {study: study("arm + age", "arm + ages"), code: 1, says: []string{"line 12, column 60", "ages is not declared", "did you mean age?"}},
+		"an unknown function":     {study: study("arm + age", "arm + exp(age)"), code: 1, says: []string{"line 12", "exp( )", "log, sqrt"}},
+		"an unknown analysis":     {study: study("type: cox", "type: coxx"), code: 1, says: []string{"line 12", "did you mean cox?"}},
+		"an unknown type":         {study: study("died: flag", "died: bool"), code: 1, says: []string{"line 11", "unknown type bool", "flag"}},
+		"an event that is none":   {study: study("died: flag", "died: integer"), code: 1, says: []string{"study.yaml", "column died must be a flag", "recode it"}},
+		"another version":         {study: study("consilium/v1", "consilium/v2"), code: 1, says: []string{"line 1", "write apiVersion: consilium/v1"}},
+		"two hospitals allowed":   {study: study("  question", "  sites: {min: 2}\n  question"), code: 1, says: []string{"line 5", "sites.min is 2, want 3 to 128"}},
+		"a cohort of no column":   {study: study("  question", "  cohort: {where: \"agee > 20\"}\n  question"), code: 1, says: []string{"study.yaml", "cohort, character 1", "did you mean age?"}},
+		"an unknown permit":       {study: study("  question", "  privacy: {permits: [km-tial]}\n  question"), code: 1, says: []string{"study.yaml", `"km-tial"`, "km-tail"}},
+		"no study at all":         {study: "-", code: 1, says: []string{"study.yaml", "consilium study new --from"}},
+		"not YAML":                {study: "{{{", code: 1, says: []string{"study.yaml", "line 1", "not YAML"}},
+		"a rule of a regime":      {study: study("  question", "  purpose: {duo: [DUO:0000007], disease: MONDO:0018305, class: marketing}\n  question"), code: 3, says: []string{"policy refuses the study"}},
+		"an even number of nodes": {flags: []string{"--coordinators", "2"}, code: 2, says: []string{"want 1, 3 or 5"}},
+		"no such policy":          {flags: []string{"--policy", "/nonexistent"}, code: 2, says: []string{"/nonexistent is not a directory"}},
+		"an unknown flag":         {flags: []string{"--sites", "3"}, code: 2, says: []string{"-sites"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			put := func(file, content, otherwise string) string {
+				switch content {
+				case "":
+					content = otherwise
+				case "-":
+					content = ""
+				}
+				path := filepath.Join(dir, file)
+				if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				return path
+			}
+			column := c.column
+			if column == "" {
+				column = "site"
+			}
+			args := append([]string{"simulate", "--study", put("study.yaml", c.study, simulateStudy), "--data", put("data.csv", c.table, good),
+				"--site-column", column, "--out", filepath.Join(dir, "out"), "--json"}, c.flags...)
+			code, _, stderr := consiliumRun(args...)
+			if code != c.code {
+				t.Errorf("exit %d, want %d", code, c.code)
+			}
+			for _, s := range c.says {
+				if !strings.Contains(stderr, s) {
+					t.Errorf("nothing says %q:\n%s", s, stderr)
+				}
+			}
+			if c.code == 1 && strings.Count(strings.TrimSpace(stderr), "\n") > 0 {
+				t.Errorf("more than one line:\n%s", stderr)
+			}
+		})
+	}
+	if code, _, stderr := consiliumRun("simulate", "--study", "x.yaml"); code != exitUsage || !strings.Contains(stderr, "study new --from") {
+		t.Errorf("missing flags: exit %d, %s", code, stderr)
+	}
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// TestSimulateDraft: a draft from a table runs with nothing edited but the
+// formula.
+func TestSimulateDraft(t *testing.T) {
+	dir := t.TempDir()
+	table, draft := filepath.Join(dir, "table.csv"), filepath.Join(dir, "draft.yaml")
+	if err := os.WriteFile(table, []byte("\ufeff"+strings.ReplaceAll(simulateTable(nil), "\n", "\r\n")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, stderr := consiliumRun("study", "new", "--from", table, "--out", draft); code != exitDone {
+		t.Fatal(stderr)
+	}
+	b, err := os.ReadFile(draft)
+	if err != nil {
+		t.Fatal(err)
+	}
+	edited := strings.Replace(string(b), "Surv(time, died) ~ arm + age", "Surv(time, died) ~ arm*age", 1)
+	if edited == string(b) {
+		t.Fatalf("the draft has another formula:\n%s", b)
+	}
+	if err := os.WriteFile(draft, []byte(edited), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, stdout, stderr := consiliumRun("study", "check", "--simulate", draft); code != exitDone || !strings.Contains(stdout, "is sound") {
+		t.Fatalf("exit %d\n%s%s", code, stdout, stderr)
+	}
+	code, stdout, stderr := consiliumRun("simulate", "--study", draft, "--data", table, "--site-column", "site", "--out", filepath.Join(dir, "out"))
+	if code != exitDone || !strings.Contains(stdout, "arm:drug*age") && !strings.Contains(stdout, "arm:placebo*age") {
+		t.Fatalf("exit %d\n%s%s", code, stdout, stderr)
+	}
+}
+
+// TestSimulateProblems: one analysis that cannot be fitted does not withhold
+// the others; and a network trains.
+func TestSimulateProblems(t *testing.T) {
+	dir := t.TempDir()
+	study := strings.Replace(simulateStudy, "  analysis: {type: cox, formula: \"Surv(time, died) ~ arm + age\"}\n", `  analyses:
+    - {name: twice, type: cox, formula: "Surv(time, died) ~ age + again"}
+    - {name: once, type: cox, formula: "Surv(time, died) ~ age"}
+    - name: net
+      type: train
+      response: died
+      features: [arm, age]
+      model: {layers: [{dense: 4}, relu, {dense: 1}], loss: logistic, dtype: float32}
+      strategy: {name: fedavg, rounds: 2, batch: 16, rate: 0.1, clip: 1, bits: 16}
+`, 1)
+	study = strings.Replace(study, "  columns:", "  derive: {again: \"age * 2\"}\n  columns:", 1)
+	if err := os.WriteFile(filepath.Join(dir, "study.yaml"), []byte(study), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "data.csv"), []byte(simulateTable(nil)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, stdout, stderr := consiliumRun("simulate", "--study", filepath.Join(dir, "study.yaml"), "--data", filepath.Join(dir, "data.csv"), "--site-column", "site", "--out", filepath.Join(dir, "out"))
+	if code != exitFailed || !strings.Contains(stderr, "twice: again is not estimable") {
+		t.Errorf("exit %d\n%s", code, stderr)
+	}
+	for _, s := range []string{"once (cox): 100 rows", "net (train): 100 rows", "training AUC", "twice (cox): no estimates"} {
+		if !strings.Contains(stdout, s) {
+			t.Errorf("nothing says %q:\n%s", s, stdout)
+		}
+	}
+}

@@ -1,0 +1,68 @@
+package policy
+
+import (
+	"reflect"
+	"testing"
+)
+
+// TestDecideTransfers: the answers together are the answers one by one, and
+// the first denial ends them with its own question.
+func TestDecideTransfers(t *testing.T) {
+	e := demoEngine(t)
+	in := testInput(t, "utah", nil)
+	var list []Artefact
+	for _, c := range in.Federation.Coordinators {
+		for _, class := range []string{ClassCiphertext, ClassKeyShare, ClassOpeningShare, ClassSealedState} {
+			list = append(list, Artefact{Class: class, To: c.ID, Role: "coordinator", KeySharesReachable: 1, Threshold: 9})
+		}
+	}
+	for _, s := range in.Federation.Sites {
+		if s.ID != "utah" {
+			list = append(list, Artefact{Class: ClassAggregate, To: s.ID, Role: "site", KeySharesReachable: 9, Threshold: 9})
+		}
+	}
+	single := func(a Artefact) Decision {
+		q := in
+		q.Artefact = &a
+		d, err := e.Decide(t.Context(), PointTransfer, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	together := func(list []Artefact) Decision {
+		d, err := e.DecideTransfers(t.Context(), in, list)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	for i := range list {
+		if want := single(list[i]); !want.Allow {
+			t.Fatalf("%+v: %s", list[i], Explain(want))
+		}
+	}
+	if got, want := together(list), single(list[len(list)-1]); !reflect.DeepEqual(got, want) {
+		t.Errorf("all: %+v, alone the last is %+v", got, want)
+	}
+	for name, bad := range map[string]Artefact{
+		"a stranger":     {Class: ClassAggregate, To: "elsewhere", Role: "site", KeySharesReachable: 9, Threshold: 9},
+		"too many keys":  {Class: ClassKeyShare, To: list[0].To, Role: "coordinator", KeySharesReachable: 9, Threshold: 9},
+		"no such role":   {Class: ClassAggregate, To: list[0].To, Role: "press", Threshold: 9},
+		"no such class":  {Class: "rows", To: list[0].To, Role: "coordinator", Threshold: 9},
+		"no threshold":   {Class: ClassAggregate, To: list[0].To, Role: "coordinator"},
+		"a name too bad": {Class: ClassAggregate, To: "../x", Role: "site", Threshold: 9},
+	} {
+		for at := range 3 {
+			mixed := append(append([]Artefact{}, list[:at]...), bad)
+			mixed = append(mixed, list[at:]...)
+			got, want := together(mixed), single(bad)
+			if got.Allow || !reflect.DeepEqual(got, want) {
+				t.Errorf("%s at %d: %+v, alone %+v", name, at, got, want)
+			}
+		}
+	}
+	if d, err := e.DecideTransfers(t.Context(), in, nil); err == nil || d.Allow {
+		t.Error("no transfers were allowed")
+	}
+}
