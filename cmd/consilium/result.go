@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strings"
 	"time"
 
 	"consilium"
@@ -111,6 +112,9 @@ func outcomeError(out *client.Outcome) error {
 		return consilium.ErrStudyRefused.Withf("%s", refusalText(out.Reason))
 	case consilium.PhaseCancelled:
 		return consilium.ErrStudyAborted.Withf("cancelled: %s", out.Reason)
+	}
+	if strings.HasPrefix(out.Reason, "release refused by") { // hospitals' decisions, each with its rule
+		return consilium.ErrStudyRefused.Withf("%s", out.Reason)
 	}
 	return consilium.ErrStudyAborted.Withf("%s%s", out.Reason, declines(out.Events))
 }

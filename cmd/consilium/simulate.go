@@ -118,11 +118,8 @@ func newSimulation(study, csv []byte, column string) (*simulation, error) {
 	if err := models.Check(spec, learned()); err != nil {
 		return nil, &studyError{err}
 	}
-	known := policy.Permits()
-	for _, p := range spec.Privacy.Permits {
-		if !slices.Contains(known, p) {
-			return nil, &studyError{fmt.Errorf("privacy.permits: no board can grant %q; exceptions are %s", p, strings.Join(known, ", "))}
-		}
+	if err := checkPermits(spec); err != nil {
+		return nil, &studyError{err}
 	}
 	if s.sites, err = table.Split(csv, column); err != nil {
 		return nil, err
@@ -171,6 +168,17 @@ func (s *simulation) try(ctx context.Context, data string) error {
 		where = fmt.Sprintf("%s:%d", data, s.sites[site].Lines[row])
 	}
 	return consilium.ErrData.Withf("%s: %s; correct the table, or leave such rows out with `cohort: {where: …}`", where, strings.TrimPrefix(err.Error(), consilium.ErrData.Msg+": "))
+}
+
+// checkPermits refuses an exception that no board can grant.
+func checkPermits(spec *consilium.Spec) error {
+	known := policy.Permits()
+	for _, p := range spec.Privacy.Permits {
+		if !slices.Contains(known, p) {
+			return fmt.Errorf("privacy.permits: no board can grant %q; exceptions are %s", p, strings.Join(known, ", "))
+		}
+	}
+	return nil
 }
 
 // studyError is a fault of the study file, as others are of the table.

@@ -102,6 +102,9 @@ func runStudyCheck(_ context.Context, e *env, args []string) error {
 	if err := models.Check(spec, learned()); err != nil {
 		return fmt.Errorf("%s: %w", rest[0], err)
 	}
+	if err := checkPermits(spec); err != nil {
+		return fmt.Errorf("%s: %w", rest[0], err)
+	}
 	if *sites < spec.Sites.Min {
 		return usagef("--sites %d is below the study's min of %d", *sites, spec.Sites.Min)
 	}
