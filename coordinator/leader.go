@@ -103,9 +103,23 @@ type task struct {
 	after   time.Time
 }
 
+// await waits for what raft promises, and no longer than ctx: a leader whose
+// peers are gone is not answered until it is shut down, and it is shut down only
+// after its work has ended.
+func await(ctx context.Context, f raft.Future) error {
+	done := make(chan error, 1)
+	go func() { done <- f.Error() }()
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 func (n *Node) leadTerm(ctx context.Context) error {
 	// Everything committed by earlier leaders is applied before we look.
-	if err := n.raftNode().Barrier(applyTimeout).Error(); err != nil {
+	if err := await(ctx, n.raftNode().Barrier(applyTimeout)); err != nil {
 		return consilium.ErrUnavailable.With(err)
 	}
 	if err := n.proposeRoster(); err != nil {

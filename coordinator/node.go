@@ -295,9 +295,11 @@ func (n *Node) stop(abrupt bool) {
 		n.die()
 	} else {
 		if r != nil && r.State() == raft.Leader {
-			if err := r.LeadershipTransfer().Error(); err != nil {
+			ctx, cancel := context.WithTimeout(context.Background(), n.cfg.Timing.Drain)
+			if err := await(ctx, r.LeadershipTransfer()); err != nil {
 				n.log.Debug("leadership not handed over", "error", err)
 			}
+			cancel()
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), n.cfg.Timing.Drain)
 		n.grpc.Drain(ctx)
