@@ -535,7 +535,11 @@ func TestProcesses(t *testing.T) {
 	headers := map[uint32]int{}
 	round := uint32(0)
 	worker := 0
-	err = watch.FollowStudy(t.Context(), consilium.StudyID(id), 0, func(ev *consilium.Event) error {
+	// A study that does not go on is a failure with every log, not the test
+	// binary's own time-out.
+	hang, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	err = watch.FollowStudy(hang, consilium.StudyID(id), 0, func(ev *consilium.Event) error {
 		switch ev.Kind {
 		case consilium.EventOpened:
 			o, err := consilium.ParseRoundOpened(ev.Body)
