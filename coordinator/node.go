@@ -409,6 +409,9 @@ func (n *Node) start(ctx context.Context) error {
 		if first, added, err = n.meet(ctx); err != nil {
 			return err
 		}
+		if first == nil && added {
+			n.log.Info("added to the cluster") // the leader was faster than we
+		}
 	}
 	layer := newStreamLayer(n.replication, n.self, &n.cfg)
 	n.layer.Store(layer)
