@@ -174,7 +174,7 @@ func (e *engine) roundKey(in *Encryption) []int64 {
 func (e *engine) encryptStream(ctx context.Context, in *Encryption, rk key, d *Dealing, w io.Writer) error {
 	k := in.Seed.sub(e.p, in.At, "error")
 	errors := newBlock(&k)
-	set := e.p.Encode()
+	masks := newMasks(e.p.Encode(), in.At, in.State)
 	hash := he.NewCiphertextHash()
 	f := &feeder{in: in, tags: newTagger(e.p, in.Group, in.At), vector: NewVectorHash(in.Group.Salt(consilium.DomainVector)), offset: 1 << (e.p.Bits - 1)}
 	chunks := e.p.Chunks(in.Lanes)
@@ -182,7 +182,8 @@ func (e *engine) encryptStream(ctx context.Context, in *Encryption, rk key, d *D
 	err := pipeline(ctx, chunks, slots,
 		func(_ int, s *slot) error { return f.fill(s.lanes) },
 		func(j int, s *slot) error {
-			e.encrypt(s, rk, errors, maskBlock(set, in.At, in.State, j), j)
+			masks.block(&s.cipher, j)
+			e.encrypt(s, rk, errors, &s.cipher, j)
 			return nil
 		},
 		func(_ int, s *slot) error {
@@ -195,8 +196,10 @@ func (e *engine) encryptStream(ctx context.Context, in *Encryption, rk key, d *D
 		clear(s.packed)
 		clear(s.noise)
 		clear(s.limb)
+		clear(s.tile[:])
 		clear(s.rand.buf[:])
 	}
+	errors.aes.Wipe()
 	if err != nil {
 		return err
 	}

@@ -180,7 +180,7 @@ var errReject = errors.New("rejected")
 // openStream decrypts the aggregate once, passing the lanes to d as they come
 // and failing at the end if anything was wrong.
 func (in *Decryption) openStream(ctx context.Context, e *engine, rk key, r io.Reader, d *drainer) error {
-	n, at, set := len(in.Set.Members), in.attempt(), e.p.Encode()
+	n, masks := len(in.Set.Members), newMasks(e.p.Encode(), in.attempt(), in.State)
 	chunks := e.p.Chunks(in.Lanes)
 	slots := e.newSlots(chunks, true)
 	err := pipeline(ctx, chunks, slots,
@@ -194,7 +194,8 @@ func (in *Decryption) openStream(ctx context.Context, e *engine, rk key, r io.Re
 			return nil
 		},
 		func(j int, s *slot) error {
-			if !e.decrypt(s, rk, maskBlock(set, at, in.State, j), sumBound(n)) {
+			masks.block(&s.cipher, j)
+			if !e.decrypt(s, rk, &s.cipher, sumBound(n)) {
 				return errReject
 			}
 			return nil
@@ -202,6 +203,7 @@ func (in *Decryption) openStream(ctx context.Context, e *engine, rk key, r io.Re
 		func(_ int, s *slot) error { return d.drain(s.lanes) })
 	for _, s := range slots {
 		clear(s.lanes)
+		clear(s.packed)
 		for _, v := range s.res {
 			clear(v)
 		}

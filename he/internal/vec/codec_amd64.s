@@ -199,21 +199,34 @@ unpackAddLoop:
 	RET
 
 // func pack(dst *byte, src *uint64, n int, f *Field)
+//
+// The last eight residues are stored by a mask, so nothing past them is
+// touched; the others' overhang is overwritten by who follows.
 TEXT ·pack(SB), NOSPLIT, $0-32
 	MOVQ dst+0(FP), DI
 	MOVQ src+8(FP), SI
 	MOVQ n+16(FP), CX
 	MOVQ f+24(FP), R11
 	SCATTERSET(R11)
+	KORQ K1, K2, K4
 	MOVQ Field_Width(R11), R12
 
 packLoop:
 	VMOVDQU64 (SI), Z0
-	SCATTER(Z0, (DI), Z1)
+	VPSLLVQ Z17, Z0, Z0
+	VPERMB.Z Z0, Z19, K1, Z1
+	VPERMB.Z Z0, Z20, K2, Z0
+	VPORQ Z1, Z0, Z0
+	CMPQ CX, $8
+	JEQ  packLast
+	VMOVDQU64 Z0, (DI)
 	ADDQ R12, DI
 	ADDQ $64, SI
 	SUBQ $8, CX
-	JNZ  packLoop
+	JMP  packLoop
+
+packLast:
+	VMOVDQU8 Z0, K4, (DI)
 	VZEROUPPER
 	RET
 

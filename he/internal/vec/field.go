@@ -18,10 +18,11 @@ type Field struct {
 
 // Fits reports whether residues modulo q can be packed and unpacked here:
 // with its shift of up to seven bits a residue must fit one word, which up to
-// 58 bits and at 60 it does.
+// 58 bits and at 60 it does; from 32 bits on, eight of them overhang the next
+// eight only.
 func Fits(q uint64) bool {
 	w := bits.Len64(q)
-	return Enabled && w >= 16 && w <= 60 && w != 59
+	return Enabled && w >= 32 && w <= 60 && w != 59
 }
 
 // NewField prepares q, for which Fits holds.
@@ -47,7 +48,7 @@ func NewField(q uint64) *Field {
 }
 
 // Slack is how many bytes past the end of packed residues these functions
-// read, and overwrite when they pack.
+// read, and MulAddPack overwrites.
 const Slack = 64
 
 func (f *Field) check(residues, packed, room int) {
@@ -68,9 +69,9 @@ func (f *Field) UnpackAdd(acc []uint64, src []byte) bool {
 	return unpackAdd(&acc[0], &src[0], len(acc), f) == 0
 }
 
-// Pack writes src, reduced. Slack bytes after dst are overwritten.
+// Pack writes src, reduced.
 func (f *Field) Pack(dst []byte, src []uint64) {
-	f.check(len(src), len(dst), cap(dst))
+	f.check(len(src), len(dst), len(dst)+Slack)
 	pack(&dst[0], &src[0], len(src), f)
 }
 

@@ -184,9 +184,9 @@ func TestPacking(t *testing.T) {
 		width := bits.Len64(c.q)
 		v := values(r, 128, c.q)
 		want := room(packed(v, width))
-		got := room(make([]byte, len(want)))
-		f.Pack(got, v)
-		if !bytes.Equal(got, want) {
+		got := bytes.Repeat([]byte{0x55}, len(want)+Slack)
+		f.Pack(got[:len(want)], v)
+		if !bytes.Equal(got[:len(want)], want) || !bytes.Equal(got[len(want):], bytes.Repeat([]byte{0x55}, Slack)) {
 			t.Fatalf("q %#x: Pack", c.q)
 		}
 		out := make([]uint64, 128)
