@@ -11,6 +11,7 @@ import (
 
 	"consilium"
 	"consilium/he"
+	"consilium/he/internal/vec"
 	"consilium/internal/seal"
 )
 
@@ -176,7 +177,7 @@ func (e *engine) encryptStream(ctx context.Context, in *Encryption, rk key, d *D
 	errors := newBlock(&k)
 	masks := newMasks(e.p.Encode(), in.At, in.State)
 	hash := he.NewCiphertextHash()
-	f := &feeder{in: in, tags: newTagger(e.p, in.Group, in.At), vector: NewVectorHash(in.Group.Salt(consilium.DomainVector)), offset: 1 << (e.p.Bits - 1)}
+	f := &feeder{in: in, tags: newTagger(e.p, in.Group, in.At).below(e.p.Bits), vector: NewVectorHash(in.Group.Salt(consilium.DomainVector)), offset: 1 << (e.p.Bits - 1)}
 	chunks := e.p.Chunks(in.Lanes)
 	slots := e.newSlots(chunks, false)
 	err := pipeline(ctx, chunks, slots,
@@ -232,13 +233,7 @@ func (f *feeder) fill(lanes []uint32) error {
 		if err != nil && (err != io.EOF || f.read+n < f.in.Lanes) {
 			return fmt.Errorf("lane %d of %d: %w", f.read+n, f.in.Lanes, noEOF(err))
 		}
-		var bad int32
-		limit := f.offset - 1
-		for i, m := range f.buf[:n] {
-			bad |= (limit - m) | (limit + 1 + m)
-			lanes[i] = uint32(m + f.offset)
-		}
-		if bad < 0 {
+		if !raise(lanes[:n], f.buf[:n], f.offset) {
 			return consilium.ErrInvalid.Withf("a lane does not fit %d bits", f.in.Profile.Bits)
 		}
 		f.vector.Write(f.buf[:n])
@@ -263,6 +258,23 @@ func (f *feeder) fill(lanes []uint32) error {
 		clear(lanes[n:])
 	}
 	return nil
+}
+
+// raise is lanes = src + offset; it reports whether all of src were in
+// [-offset, offset).
+func raise(lanes []uint32, src []int32, offset int32) bool {
+	ok := true
+	if whole := len(src) &^ 15; vec.Enabled && whole > 0 {
+		ok = vec.Raise(lanes[:whole], src[:whole], offset)
+		lanes, src = lanes[whole:], src[whole:]
+	}
+	var bad int32
+	limit := offset - 1
+	for i, m := range src {
+		bad |= (limit - m) | (limit + 1 + m)
+		lanes[i] = uint32(m + offset)
+	}
+	return ok && bad >= 0
 }
 
 func noEOF(err error) error {

@@ -52,6 +52,9 @@ func (c *Cut) Lanes(dst []uint32, coefficients []uint64, words int) {
 	cut(&dst[0], &coefficients[0], n, words, c.lanes, c)
 }
 
+// LaneBits is how many bits a lane may have in Dot.
+const LaneBits = 26
+
 // MaxBlock is the most lanes that one call of Dot takes.
 const MaxBlock = 192
 
@@ -65,7 +68,7 @@ func (w *Weights) Set(i int, a, b uint64) {
 }
 
 // Dot is the two sums of lane times constant, 128 bits each. Lanes are below
-// 2^26 and a multiple of 8 in number.
+// 2^LaneBits and a multiple of 8 in number.
 func (w *Weights) Dot(lanes []uint32) (hi, lo [2]uint64) {
 	if len(lanes) == 0 || len(lanes)%8 != 0 || len(lanes) > MaxBlock {
 		panic("vec: lengths do not fit")
