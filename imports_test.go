@@ -28,12 +28,13 @@ var walls = map[string][]string{
 	"consilium/internal/blob":    {"consilium", "internal/durable"},
 
 	// The four engines do not know each other.
-	"consilium/he":         {"consilium", "internal/seal"},
-	"consilium/he/party":   {"consilium", "he", "internal/seal"},
-	"consilium/models":     {"consilium", "internal/canon", "internal/det"},
-	"consilium/models/net": {"consilium", "models", "internal/canon", "internal/det", "internal/fixed"},
-	"consilium/policy":     {"consilium", "internal/canon", "internal/hybrid"},
-	"consilium/provenance": {"consilium", "internal/canon", "internal/hybrid"},
+	"consilium/he":              {"consilium", "he/internal/vec", "internal/seal"},
+	"consilium/he/party":        {"consilium", "he", "he/internal/vec", "internal/seal"},
+	"consilium/he/internal/vec": {},
+	"consilium/models":          {"consilium", "internal/canon", "internal/det"},
+	"consilium/models/net":      {"consilium", "models", "internal/canon", "internal/det", "internal/fixed"},
+	"consilium/policy":          {"consilium", "internal/canon", "internal/hybrid"},
+	"consilium/provenance":      {"consilium", "internal/canon", "internal/hybrid"},
 
 	"consilium/internal/studyfile": {"consilium", "internal/canon"},
 	"consilium/internal/table":     {"consilium"},
