@@ -42,6 +42,11 @@ ok["REGIME_COUNTRY"] if {
 }
 
 ok["REGIME_COUNTRY"] if {
+	input.site.country == "GB"
+	"UKGDPR" in input.site.regimes
+}
+
+ok["REGIME_COUNTRY"] if {
 	input.site.country == "CH"
 	"CH_HRA" in input.site.regimes
 	some r in input.site.regimes
@@ -57,6 +62,30 @@ ok["COLUMN_DROPPED"] if {
 	every name in facts.used {
 		count(decision.columns[name]) == 0
 	}
+}
+
+# Residency: the hospital and every board may name the countries in which
+# anything but an anonymous result may be held. What all of them name is left.
+ok["RESIDENCY"] if {
+	every list in residencies {
+		every r in facts.concerned {
+			resident(r.country, list)
+		}
+	}
+}
+
+residencies contains input.site.residency if input.site.residency != null
+
+residencies contains b.residency if {
+	some b in data.boards
+	b.residency != null
+}
+
+resident(country, list) if country in list
+
+resident(country, list) if {
+	"EEA" in list
+	facts.in_eea(country)
 }
 
 # Columns.
@@ -216,9 +245,14 @@ obligations contains "tell_recipients" if {
 	"GDPR" in input.site.regimes
 }
 
+obligations contains "anonymise_after_evaluation" if {
+	input.point == "withdrawal"
+	"CH_HRA" in input.site.regimes
+}
+
 obligations contains "write_disclosures" if {
 	input.point == "site"
-	input.site.hipaa.path == "waiver"
+	input.site.hipaa.path in {"waiver", "preparatory", "decedents"}
 }
 
 obligations contains "note_in_file" if {
