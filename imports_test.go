@@ -36,6 +36,9 @@ var walls = map[string][]string{
 	"consilium/policy":          {"consilium", "internal/canon", "internal/hybrid"},
 	"consilium/provenance":      {"consilium", "internal/canon", "internal/hybrid"},
 
+	// Foreign consents become what the row rules read.
+	"consilium/policy/consent": {"policy"},
+
 	"consilium/internal/studyfile": {"consilium", "internal/canon"},
 	"consilium/internal/table":     {"consilium"},
 	"consilium/internal/hatch":     {"consilium"},
