@@ -150,6 +150,9 @@ func EntryOf(claim any) (Entry, error) {
 	return e, nil
 }
 
+// Position is the entry's index.
+func (e Entry) Position() (int, error) { return e.index() }
+
 func (e Entry) index() (int, error) {
 	i, err := strconv.Atoi(e.Index)
 	if err != nil || i < 0 || i >= MaxBits || strconv.Itoa(i) != e.Index {
