@@ -87,6 +87,15 @@ const (
 	DomainSealedBox    Domain = "consilium/sealed-box/v1"
 	DomainSealedState  Domain = "consilium/sealed-state/v1"
 	DomainSealedReveal Domain = "consilium/sealed-reveal/v1"
+
+	DomainCredential  Domain = "consilium/credential/v1"
+	DomainKeyEvent    Domain = "consilium/key-event/v1"
+	DomainNextKey     Domain = "consilium/next-key/v1"
+	DomainGuardian    Domain = "consilium/guardian/v1"
+	DomainMandate     Domain = "consilium/mandate/v1"
+	DomainDIDDocument Domain = "consilium/did-document/v1"
+	DomainSuperRoot   Domain = "consilium/super-root/v1"
+	DomainAnchor      Domain = "consilium/anchor/v1"
 )
 
 // Domains returns the whole table, in no particular order of meaning.
@@ -101,6 +110,7 @@ func Domains() []Domain {
 		DomainCohort, DomainHoldout, DomainSchema, DomainRowSalt, DomainBatch, DomainSource, DomainPseudonym,
 		DomainConsent, DomainWithdrawal, DomainReceipt, DomainManifest, DomainSaltStore, DomainSubject, DomainModel, DomainArchive, DomainAuditMask, DomainAuditRecord,
 		DomainTrail, DomainLineage, DomainTransfer, DomainAssessment, DomainTeamEnvelope, DomainSealedBox, DomainSealedState, DomainSealedReveal,
+		DomainCredential, DomainKeyEvent, DomainNextKey, DomainGuardian, DomainMandate, DomainDIDDocument, DomainSuperRoot, DomainAnchor,
 	}
 }
 
