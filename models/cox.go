@@ -111,6 +111,9 @@ func newCox(facts consilium.Facts, a *consilium.AnalysisSpec) (Analysis, error) 
 		factors = unique(append(factors, c.common.strata.columns...)...)
 	}
 	g.reads = want{numeric: numeric, factors: factors}
+	if a.Lasso != 0 || a.Penalty != nil {
+		return newPenalised(g)
+	}
 	return g, nil
 }
 

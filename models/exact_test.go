@@ -313,7 +313,11 @@ func TestNegativeBinomialTruth(t *testing.T) {
 		same(t, "z", terms(r, "z"), w["z"])
 		same(t, "p", terms(r, "p"), w["p"])
 		near(t, "theta", r["theta"].(float64), w["theta"].(float64))
-		near(t, "se_theta", r["se_theta"].(float64), w["se_theta"].(float64))
+		// MASS tells the error of theta at its last iterate but one; at the
+		// estimate itself TestNegativeBinomialReference holds it to 1e-9.
+		if got, want := r["se_theta"].(float64), w["se_theta"].(float64); math.Abs(got/want-1) > 2e-6 {
+			t.Errorf("se_theta %v, R has %v", got, want)
+		}
 		near(t, "twologlik", 2*vec(r["loglik"])[1], w["twologlik"].(float64))
 		near(t, "deviance", r["deviance"].(float64), w["deviance"].(float64))
 		t.Logf("%d rounds", len(f.opened))

@@ -111,6 +111,9 @@ func newGLM(facts consilium.Facts, a *consilium.AnalysisSpec) (Analysis, error) 
 		return nil, err
 	}
 	g.reads = want{numeric: unique(append(numeric, d.numeric...)...), factors: unique(append(factors, d.factors...)...)}
+	if a.Lasso != 0 || a.Penalty != nil {
+		return newPenalised(g)
+	}
 	return g, nil
 }
 

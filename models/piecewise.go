@@ -53,7 +53,7 @@ func newPiecewise(facts consilium.Facts, a *consilium.AnalysisSpec) (Analysis, e
 	for _, k := range []struct {
 		set bool
 		key string
-	}{{a.Ties != "" && a.Ties != "efron", "ties"}, {len(a.TimeTerms) > 0, "timeTerms"}, {a.PHCheck != "", "phCheck"}, {a.Concordance, "concordance"}, {len(a.Strata) > 0, "strata"}} {
+	}{{a.Ties != "" && a.Ties != "efron", "ties"}, {len(a.TimeTerms) > 0, "timeTerms"}, {a.PHCheck != "", "phCheck"}, {a.Concordance, "concordance"}, {len(a.Strata) > 0, "strata"}, {a.Lasso != 0, "lasso"}, {a.Penalty != nil, "penalty"}} {
 		if k.set {
 			return nil, consilium.ErrInvalid.Withf("%s is not used with a piecewise baseline; leave it out", k.key)
 		}

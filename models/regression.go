@@ -748,6 +748,19 @@ func (g *regression) halve(f *fit) (bool, int, int) {
 	return false, 0, 0
 }
 
+// beta are the coefficients in the units of the study.
+func (g *regression) beta(f *fit) []float64 {
+	off := g.base()
+	out := append([]float64(nil), f.theta...)
+	for j := 0; j < g.p(); j++ {
+		out[off+j] = f.theta[off+j] / f.scale[j]
+		for b := 0; b < off; b++ {
+			out[b] -= float64(f.theta[off+j] * (f.mean[j] / f.scale[j]))
+		}
+	}
+	return out
+}
+
 // raw turns theta and its covariance into the units of the study.
 func (g *regression) raw(f *fit) (beta []float64, vcov, robust [][]float64) {
 	p, q := g.p(), g.q()
