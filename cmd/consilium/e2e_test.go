@@ -777,6 +777,9 @@ func atTheDesk(t *testing.T, k *kits, study string) {
 	if s := must(t, "ledger", "verify", "--config", config); !strings.Contains(s, "entries verify") {
 		t.Error(s)
 	}
+	if s := must(t, "worker", "disclosed", "--config", config); !strings.Contains(s, study+", asked by "+policy.DefaultTeam) || !strings.Contains(s, "over 5 hospitals") || !strings.Contains(s, "result released") {
+		t.Errorf("what was disclosed:\n%s", s)
+	}
 	if s := must(t, "worker", "check", "--config", config); strings.Contains(s, "FAILS") || strings.Count(s, "coordinator c") != testNodes || !strings.Contains(s, "agrees with the witness") {
 		t.Errorf("preflight of a hospital in order:\n%s", s)
 	}
