@@ -64,7 +64,6 @@ func (g *regression) disclose(d *Disclosure) error {
 	phases := []uint32{phaseFit}
 	if g.robust {
 		phases = append(phases, phaseRobust)
-		d.Rounds++
 	}
 	for _, p := range phases {
 		s.Phase = p

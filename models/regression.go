@@ -451,10 +451,20 @@ func (g *regression) advance(f *fit, ll float64, score []float64, info [][]float
 		return failed(round, code, index), nil
 	case done:
 		return g.finish(f, round)
-	case int(round) >= g.facts.Spec.Rounds.Max:
+	case g.last(round):
 		return failed(round, failConverge, 0), nil
 	}
 	return g.save(f, phaseFit, round)
+}
+
+// last reports whether no other step may follow: robust errors take one more
+// round, which rounds.max covers too.
+func (g *regression) last(round uint32) bool {
+	left := g.facts.Spec.Rounds.Max - int(round)
+	if g.robust {
+		left--
+	}
+	return left <= 0
 }
 
 func (g *regression) finish(f *fit, round uint32) (*State, error) {
