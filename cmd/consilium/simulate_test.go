@@ -340,9 +340,12 @@ func TestSimulateBadInput(t *testing.T) {
 			}
 			args := append([]string{"simulate", "--study", put("study.yaml", c.study, simulateStudy), "--data", put("data.csv", c.table, good),
 				"--site-column", column, "--out", filepath.Join(dir, "out"), "--json"}, c.flags...)
-			code, _, stderr := consiliumRun(args...)
+			code, stdout, stderr := consiliumRun(args...)
 			if code != c.code {
 				t.Errorf("exit %d, want %d", code, c.code)
+			}
+			if code != exitDone {
+				wantFailure(t, code, stdout)
 			}
 			for _, s := range c.says {
 				if !strings.Contains(stderr, s) {
