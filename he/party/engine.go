@@ -14,7 +14,7 @@ import (
 
 	"consilium"
 	"consilium/he"
-	"consilium/he/internal/vec"
+	"consilium/internal/vec"
 )
 
 // maxWords holds a coefficient of the widest profile: 411 bits and the carry

@@ -4,7 +4,7 @@ import (
 	"math"
 	"math/bits"
 
-	"consilium/he/internal/vec"
+	"consilium/internal/vec"
 )
 
 // keyVariance is the variance of the round key and of the error. Opening a

@@ -20,7 +20,7 @@ func TestNoForeignDecoder(t *testing.T) {
 	allowed := []string{"NewRing", "SubRing"} // of its package ring
 	decoders := []string{"UnmarshalBinary", "UnmarshalText", "UnmarshalJSON", "GobDecode", "ReadFrom"}
 	used := map[string]bool{}
-	for _, dir := range []string{".", "..", "../internal/vec"} {
+	for _, dir := range []string{".", "..", "../../internal/vec"} {
 		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
 		if err != nil || len(files) == 0 {
 			t.Fatalf("%s: %d files, %v", dir, len(files), err)

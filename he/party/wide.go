@@ -6,7 +6,7 @@ import (
 	"math/bits"
 
 	"consilium/he"
-	"consilium/he/internal/vec"
+	"consilium/internal/vec"
 )
 
 // wide is the engine on a processor with vector instructions. It computes what

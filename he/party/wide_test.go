@@ -10,7 +10,7 @@ import (
 
 	"consilium"
 	"consilium/he"
-	"consilium/he/internal/vec"
+	"consilium/internal/vec"
 )
 
 // portable is b as the standard library's cipher, whatever the processor.
