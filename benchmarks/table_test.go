@@ -35,7 +35,8 @@ type limits struct {
 	copied                  float64 // the encrypted vector, from and to memory
 	ownNTT, ownINTT, ownAES float64
 	hash                    float64 // SHA-256 of the encrypted vector
-	read                    float64 // the encrypted vector, from memory that no cache holds
+	read                    float64 // the encrypted vector, from memory that no cache holds, in one run
+	readers                 float64 // the same through sixteen readers in step, a polynomial each
 	aesKeys                 float64 // share of aes that expands a_j alone; the rest is for errors
 }
 
@@ -95,6 +96,20 @@ func measureLimits(b testing.TB, p he.Profile) limits {
 			copy(scratch, big[i:])
 		}
 	}) / float64(len(big)) * float64(p.ChunkSize()) / per
+	limb := make([]byte, p.LimbSize(0))
+	l.readers = best(func() {
+		readers := make([]*bytes.Reader, hospitals)
+		for i := range readers {
+			readers[i] = bytes.NewReader(big[len(big)/hospitals*i : len(big)/hospitals*(i+1)])
+		}
+		for range len(big) / hospitals / len(limb) {
+			for _, r := range readers {
+				if _, err := io.ReadFull(r, limb); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+	}) / float64(len(big)) * float64(p.ChunkSize()) / per
 	half := len(big) / 2
 	l.copied = best(func() { copy(big[:half], big[half:]) }) / float64(half) * float64(p.ChunkSize()) / per
 	return l
@@ -147,7 +162,7 @@ func BenchmarkTable(b *testing.B) {
 		}
 		l := measureLimits(b, p)
 		// 2^20 lanes: the sixteen contributions together are 45 MB.
-		own, wide := ours(b, 16, 1<<20-he.TagLanes), ours(b, 24, 1<<19)
+		own, wide := ours(b, 16, 1<<20-he.TagLanes), ours(b, 24, 11*6<<13-he.TagLanes)
 		a, c, plain := textbook(b), ckks(b), plainSum(hospitals)
 
 		lattigo := l.ntt + l.aes + l.copied
@@ -183,7 +198,8 @@ func BenchmarkTable(b *testing.B) {
 		row("worker, what it runs itself", l.ownNTT, l.ownAES, l.copied, vector, hashes)
 		row("receiver, lattigo and standard library", l.intt, l.aes*l.aesKeys, l.copied, back, "")
 		row("receiver, what it runs itself", l.ownINTT, l.ownAES*l.aesKeys, l.copied, vectorBack, "")
-		row("coordinator, reading", "", "", "", l.read, "")
+		row("coordinator, reading in one run", "", "", "", l.read, "")
+		row("coordinator, reading sixteen in step", "", "", "", l.readers, "")
 		b.Log(t.String())
 
 		b.ReportMetric(own.bytes, "B/param")
@@ -195,7 +211,8 @@ func BenchmarkTable(b *testing.B) {
 		b.ReportMetric(own.receiver, "receiver-ns/param")
 		b.ReportMetric(own.receiver/back, "receiver/limit")
 		b.ReportMetric(own.receiver/vectorBack, "receiver/own-limit")
-		b.ReportMetric(own.coordinator/l.read, "coordinator/read")
+		b.ReportMetric(own.coordinator/l.read, "coordinator/read-one-run")
+		b.ReportMetric(own.coordinator/l.readers, "coordinator/read")
 		b.ReportMetric(c.worker/own.worker, "CKKS/worker")
 		b.ReportMetric(a.worker/own.worker, "textbook/worker")
 		b.ReportMetric(c.bytes/own.bytes, "CKKS/bytes")
