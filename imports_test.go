@@ -64,6 +64,7 @@ var walls = map[string][]string{
 	// Everything in one process, and the binary: they wire the rooms together.
 	"consilium/internal/federation": anyRoom,
 	"consilium/cmd/consilium":       anyRoom,
+	"consilium/benchmarks/full":     {"consilium", "he", "he/party", "internal/seal"},
 }
 
 // anyRoom is for the rooms whose promise is to put the others together.
