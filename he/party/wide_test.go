@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/aes"
-	"io"
 	"math/rand/v2"
 	"testing"
 
@@ -187,17 +186,4 @@ func TestNoAllocationPerChunk(t *testing.T) {
 	if sent100 > sent4+8 || opened100 > opened4+8 {
 		t.Errorf("100 chunks take %.0f and %.0f allocations, 4 take %.0f and %.0f", sent100, opened100, sent4, opened4)
 	}
-}
-
-// zeroLanes is a vector that takes no memory.
-type zeroLanes int
-
-func (z *zeroLanes) Read(lanes []int32) (int, error) {
-	n := min(len(lanes), int(*z))
-	if n == 0 {
-		return 0, io.EOF
-	}
-	clear(lanes[:n])
-	*z -= zeroLanes(n)
-	return n, nil
 }
