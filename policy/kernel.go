@@ -13,6 +13,9 @@ import (
 // about its cell, positive or negated, false. That is Kleene's logic: negation is
 // pushed down to the literals, where a null stays unknown, and what is not
 // certainly true leaves the row out.
+//
+// If this went wrong: a literal true on a null lets rows in that nobody
+// decided about. The gate compares every plan with OPA before it is used.
 
 type kind uint8
 

@@ -72,12 +72,13 @@ type translator struct {
 	rules  map[string][]*ast.Rule // of the support modules, by reference
 	done   map[string]node
 	active map[string]bool
+	read   map[int]bool // columns that the rule speaks of
 	work   int
 }
 
 // translate adds the residual of one query to a plan.
 func translate(p *plan, pq *rego.PartialQueries) (node, error) {
-	t := &translator{plan: p, cols: map[string]int{}, rules: map[string][]*ast.Rule{}, done: map[string]node{}, active: map[string]bool{}}
+	t := &translator{plan: p, cols: map[string]int{}, rules: map[string][]*ast.Rule{}, done: map[string]node{}, active: map[string]bool{}, read: map[int]bool{}}
 	for i, c := range p.cols {
 		t.cols[c.name] = i
 	}
@@ -95,7 +96,16 @@ func translate(p *plan, pq *rego.PartialQueries) (node, error) {
 		}
 		ways = append(ways, n)
 	}
-	return p.any(ways...), nil
+	// A null in a column that the rule speaks of leaves the row out, also where
+	// other conditions would do: what OPA makes of it depends on whether the cell
+	// is null or absent, and on the order of the conditions.
+	parts := []node{p.any(ways...)}
+	for col := range p.cols {
+		if t.read[col] {
+			parts = append(parts, p.present(col))
+		}
+	}
+	return p.all(parts...), nil
 }
 
 // value is what a term stands for while a row is unknown.
@@ -268,6 +278,7 @@ func (t *translator) ref(r ast.Ref, s scope, loc *ast.Location) (value, bool, er
 		if !ok {
 			return value{}, false, refuse(loc, "%s: there is no such column", r)
 		}
+		t.read[col] = true
 		if len(r) == 3 {
 			return value{what: isCol, col: col}, true, nil
 		}
@@ -326,9 +337,71 @@ func (t *translator) rule(r ast.Ref, loc *ast.Location) (node, error) {
 	return t.done[key], nil
 }
 
+// decidable are the operators that kernels know.
+var decidable = map[string]bool{
+	"eq": true, "assign": true, "equal": true, "neq": true, "lt": true, "lte": true, "gt": true, "gte": true,
+	"internal.member_2": true, "startswith": true,
+}
+
+// function translates a function for its arguments; its only value must be
+// true.
+func (t *translator) function(name string, operands []*ast.Term, s scope, loc *ast.Location) (node, error) {
+	if t.active[name] {
+		return never, refuse(loc, "%s calls itself", name)
+	}
+	t.active[name] = true
+	defer delete(t.active, name)
+	var ways []node
+	for _, rule := range t.rules[name] {
+		h := rule.Head
+		if rule.Else != nil || rule.Default || len(operands) < len(h.Args) || len(operands) > len(h.Args)+1 || h.Value == nil ||
+			h.Value.Value.Compare(ast.Boolean(true)) != 0 {
+			return never, refuse(loc, "%s is not a plain condition", name)
+		}
+		inner := scope{vars: map[ast.Var]value{}}
+		parts := []node{}
+		for i, a := range h.Args {
+			v, bound, err := t.value(operands[i], s, loc)
+			if err != nil {
+				return never, err
+			}
+			x, ok := a.Value.(ast.Var)
+			if _, twice := inner.vars[x]; !bound || !ok || twice || v.what == isElem || v.what == 0 {
+				return never, refuse(loc, "%s has arguments that are no plain cells", name)
+			}
+			n, err := t.bind(a, v, inner, loc)
+			if err != nil {
+				return never, err
+			}
+			parts = append(parts, n)
+		}
+		n, err := t.body(rule.Body, inner)
+		if err != nil {
+			return never, err
+		}
+		ways = append(ways, t.plan.all(append(parts, n)...))
+	}
+	n := t.plan.any(ways...)
+	if extra := len(t.rules[name][0].Head.Args); len(operands) > extra {
+		out := operands[extra]
+		v, bound, err := t.value(out, s, loc)
+		switch {
+		case err != nil:
+			return never, err
+		case !bound:
+			return t.bind(out, value{what: isRule, node: n}, s, loc)
+		}
+		return t.compare(opEqual, value{what: isRule, node: n}, v, s, loc)
+	}
+	return n, nil
+}
+
 func (t *translator) call(e *ast.Expr, terms []*ast.Term, s scope) (node, error) {
 	op := terms[0].String()
-	if len(terms) != 3 {
+	if _, ok := t.rules[op]; ok {
+		return t.function(op, terms[1:], s, e.Location)
+	}
+	if len(terms) != 3 || !decidable[op] {
 		return never, refuse(e.Location, "%s cannot be decided by columns", op)
 	}
 	l, lok, err := t.value(terms[1], s, e.Location)

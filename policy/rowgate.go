@@ -63,10 +63,10 @@ func (p *compiled) gate(ctx context.Context, rp *rowProgram, known map[string]an
 		}
 		return nil, errors.New(d.Reasons[0].String()), nil
 	}
-	if err := p.gateBound(rp, b, now, max(rows/10, 16), whole, func(string) bool { return true }); err != nil || len(p.rowRules) == 0 {
+	if err := gateTable(rp.rules, b, b.run, now, max(rows/10, 16), whole, func(string) bool { return true }); err != nil || len(p.rowRules) == 0 {
 		return err
 	}
-	return p.gateBound(rp, b, now, rows, p.askBoards(ctx, base), func(code string) bool { return code == codeRowBoard })
+	return gateTable(rp.rules, b, b.run, now, rows, p.askBoards(ctx, base), func(code string) bool { return code == codeRowBoard })
 }
 
 // askBoards asks the boards' row rules alone.
@@ -136,13 +136,16 @@ func generated(now int64, rows int, consts constants, ask asker) ([]gateRow, err
 	return asked, nil
 }
 
-func (p *compiled) gateBound(rp *rowProgram, b *bound, now int64, rows int, ask asker, compared func(string) bool) error {
+// runner decides a table: bound.run.
+type runner func(cols []arrow.Array, n int, now int64) (*answers, error)
+
+func gateTable(rules []rowRule, b *bound, run runner, now int64, rows int, ask asker, compared func(string) bool) error {
 	asked, err := generated(now, rows, constantsOf(b.plans, now), ask)
 	if err != nil {
 		return err
 	}
-	table := gateTable(asked, rand.New(rand.NewPCG(uint64(rows), 1)))
-	got, err := b.run(table.Columns()[1:], len(asked), now)
+	table := gateRecord(asked, rand.New(rand.NewPCG(uint64(rows), 1)))
+	got, err := run(table.Columns()[1:], len(asked), now)
 	if err != nil {
 		return err
 	}
@@ -150,7 +153,7 @@ func (p *compiled) gateBound(rp *rowProgram, b *bound, now int64, rows int, ask 
 		if full := got.full.get(i); full != (g.null < 0) || full && !got.well.get(i) {
 			return &overGrant{CodeRowNull, i}
 		}
-		for j, r := range rp.rules {
+		for j, r := range rules {
 			if !compared(r.code) {
 				continue
 			}
@@ -260,9 +263,9 @@ func (g gateRow) near(rng *rand.Rand, c constants) gateRow {
 	return out
 }
 
-// gateTable writes rows with nulls, behind other rows, with a dictionary that
+// gateRecord writes rows with nulls, behind other rows, with a dictionary that
 // holds more than they use.
-func gateTable(rows []gateRow, rng *rand.Rand) arrow.Record {
+func gateRecord(rows []gateRow, rng *rand.Rand) arrow.Record {
 	before := 1 + rng.IntN(70)
 	subjects := make([]Subject, 0, before+len(rows))
 	for range before {
