@@ -175,6 +175,11 @@ func (e *Engine) Remedy(ctx context.Context, question []byte, where ...string) (
 		}
 	}
 	r.Tried = s.tried
+	// In the order of the reasons that they lift.
+	rank := func(u single) int {
+		return slices.IndexFunc(r.Decision.Reasons, func(x Reason) bool { return slices.Contains(u.lifts, x.Code) })
+	}
+	slices.SortStableFunc(best, func(a, b single) int { return rank(a) - rank(b) })
 	covered := map[string]bool{}
 	for _, b := range best {
 		b.edit.Lifts = b.lifts
