@@ -57,24 +57,34 @@ func lazy(q uint64) int { return int(min(uint64(1)<<30, ^uint64(0)/(q-1)-1)) }
 
 func (a *adder) chunk(j int) {
 	for i, q := range a.p.Primes {
-		width, room := bits.Len64(q), lazy(q)
+		width, room, f := bits.Len64(q), lazy(q), fieldOf(q)
 		for acc := a.acc[i]; len(acc) > 0; {
 			v := acc[:min(tile, len(acc))]
 			acc = acc[len(v):]
+			clear(v)
 			b := a.buf[:len(v)/8*width]
 			for n, r := range a.readers {
 				if a.err = readLimb(r, b, j, i); a.err != nil {
 					return
 				}
-				if !unpack(v, b, width, q, n > 0) {
+				var ok bool
+				if f != nil {
+					ok = f.UnpackAdd(v, b)
+				} else {
+					ok = unpack(v, b, width, q, true)
+				}
+				if !ok {
 					a.err = consilium.ErrInvalid.Withf("encrypted vector, chunk %d, limb %d: %w", j, i, errResidue)
 					return
 				}
-				if n > 0 && n%room == 0 {
-					reduce(v, q)
+				if n > 0 && n%room == 0 || n+1 == len(a.readers) {
+					if f != nil {
+						f.Reduce(v)
+					} else {
+						reduce(v, q)
+					}
 				}
 			}
-			reduce(v, q)
 		}
 	}
 }

@@ -56,7 +56,7 @@ func (p *compiled) boardRow(now int64, r Record) (map[string]bool, error) {
 		if !ok {
 			return nil, fmt.Errorf("board/%s: no row rule", id)
 		}
-		rs, err := q.Eval(ctx, rego.EvalParsedInput(v))
+		rs, err := recovering(func() (rego.ResultSet, error) { return q.Eval(ctx, rego.EvalParsedInput(v)) })
 		if err != nil {
 			return nil, fmt.Errorf("board/%s: row_include: %s", id, firstLine(err))
 		}

@@ -330,7 +330,7 @@ func (p *compiled) row(ctx context.Context, base base, r Record) (Decision, erro
 	if err != nil {
 		return deny(PointRows, CodeError, "%s", firstLine(err)), nil
 	}
-	rs, err := p.query.Eval(limited, rego.EvalParsedInput(v))
+	rs, err := recovering(func() (rego.ResultSet, error) { return p.query.Eval(limited, rego.EvalParsedInput(v)) })
 	return p.outcome(ctx, limited, PointRows, rs, err)
 }
 

@@ -3,6 +3,8 @@ package party
 import (
 	"math"
 	"math/bits"
+
+	"consilium/he/internal/vec"
 )
 
 // keyVariance is the variance of the round key and of the error. Opening a
@@ -48,6 +50,12 @@ func gaussian(u uint64) int64 {
 // gaussians fills v from s. Four samples share each entry of the table that is
 // loaded.
 func (s *stream) gaussians(v []int64) {
+	for vec.Enabled && len(v) >= streamBlock/8 && s.off == streamBlock {
+		s.refill()
+		s.off = streamBlock
+		vec.Gaussians(v[:streamBlock/8], s.buf[:], gaussCDT[:])
+		v = v[streamBlock/8:]
+	}
 	const all = uint64(len(gaussCDT))
 	for ; len(v) >= 4; v = v[4:] {
 		a, b, c, d := s.uint64(), s.uint64(), s.uint64(), s.uint64()

@@ -117,7 +117,7 @@ func subject(st *study, name provenance.Pseudonym, c *provenance.Claims, r Regis
 		s.GivenBy = "self"
 	case provenance.GivenByParent:
 		s.GivenBy = "parent"
-	case provenance.GivenByGuardian:
+	case provenance.GivenByGuardian, provenance.GivenByProxy:
 		s.GivenBy = "representative"
 	}
 	s.HRAGeneral, s.HRAProject, s.HRAInformed = c.Level == provenance.LevelGeneral, c.Level == provenance.LevelProject, c.Informed
