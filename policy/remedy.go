@@ -116,10 +116,14 @@ func (e *Engine) Remedy(ctx context.Context, question []byte, where ...string) (
 	goal := slices.DeleteFunc(slices.Clone(before), func(c string) bool { return !liftable[c] })
 	var best []single
 	var found bool
+	nodes := 0 // sets looked at without asking, which is quick and still bounded
 	var try func(chosen []single, from int, size int) error
 	try = func(chosen []single, from, size int) error {
 		if found {
 			return nil
+		}
+		if nodes++; nodes > 200*MaxRemedyTries {
+			return errTries
 		}
 		covered := map[string]bool{}
 		var edits []Edit
@@ -277,12 +281,10 @@ func (s *search) candidates(all schemas, d Decision, where []string) []Edit {
 	var walk func(sc *schema, v any, path string)
 	walk = func(sc *schema, v any, path string) {
 		for sc != nil && sc.Ref != "" {
-			if v == nil {
-				return
-			}
 			sc = all[sc.Ref]
 		}
-		if sc == nil || path != "" && !within(path) {
+		// A part that is not there at all is for people to write.
+		if sc == nil || v == nil && sc.Format == "" || path != "" && !within(path) {
 			return
 		}
 		switch t := v.(type) {

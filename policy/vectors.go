@@ -152,7 +152,8 @@ func Change(doc map[string]any, change string) error {
 		switch d := at.(type) {
 		case map[string]any:
 			child, ok := d[name]
-			if !ok && !(last && m[2] == "=") {
+			// A part that only some laws ask for may be missing and be added.
+			if !ok && !(last && m[2] == "=" && nearestKey(name, d) == "") {
 				return fmt.Errorf("change %q: there is no %s%s", clip(change), strings.Join(path[:i+1], "."), nearestKey(name, d))
 			}
 			if !ok && i == 0 {
