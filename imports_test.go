@@ -23,18 +23,18 @@ var walls = map[string][]string{
 	"consilium/internal/hybrid":  {"consilium"},
 	"consilium/internal/seal":    {"consilium"},
 	"consilium/internal/det":     {},
+	"consilium/internal/vec":     {},
 	"consilium/internal/fixed":   {"consilium"},
 	"consilium/internal/durable": {"consilium"},
 	"consilium/internal/blob":    {"consilium", "internal/durable"},
 
 	// The four engines do not know each other.
-	"consilium/he":              {"consilium", "he/internal/vec", "internal/seal"},
-	"consilium/he/party":        {"consilium", "he", "he/internal/vec", "internal/seal"},
-	"consilium/he/internal/vec": {},
-	"consilium/models":          {"consilium", "internal/canon", "internal/det"},
-	"consilium/models/net":      {"consilium", "models", "internal/canon", "internal/det", "internal/fixed"},
-	"consilium/policy":          {"consilium", "internal/canon", "internal/hybrid"},
-	"consilium/provenance":      {"consilium", "internal/canon", "internal/hybrid", "provenance/did", "provenance/guardian", "provenance/sdjwt", "provenance/status"},
+	"consilium/he":         {"consilium", "internal/vec", "internal/seal"},
+	"consilium/he/party":   {"consilium", "he", "internal/vec", "internal/seal"},
+	"consilium/models":     {"consilium", "internal/canon", "internal/det"},
+	"consilium/models/net": {"consilium", "models", "internal/canon", "internal/det", "internal/fixed"},
+	"consilium/policy":     {"consilium", "internal/canon", "internal/hybrid"},
+	"consilium/provenance": {"consilium", "internal/canon", "internal/hybrid", "provenance/did", "provenance/guardian", "provenance/sdjwt", "provenance/status"},
 
 	// Foreign consents become what the row rules read.
 	"consilium/policy/consent": {"policy"},
@@ -74,6 +74,7 @@ var walls = map[string][]string{
 	// Everything in one process, and the binary: they wire the rooms together.
 	"consilium/internal/federation": anyRoom,
 	"consilium/cmd/consilium":       anyRoom,
+	"consilium/benchmarks/full":     {"consilium", "he", "he/party", "internal/seal"},
 }
 
 // anyRoom is for the rooms whose promise is to put the others together.

@@ -10,7 +10,7 @@ import (
 	"sync"
 
 	"consilium"
-	"consilium/he/internal/vec"
+	"consilium/internal/vec"
 )
 
 // CiphertextHash computes Header.Ciphertext while bytes stream through it:

@@ -145,7 +145,7 @@ func (a *actor) enrolment(decision consilium.Digest) ([]byte, error) {
 		Commitment: c.Commitment(a.study, a.gate.cfg.Site, a.sec.Enrol.Nonce), Decision: decision,
 	}
 	return e.Encode(), a.note(0, "enrol", map[string]any{
-		"submission": e.Submission, "decision": decision, "spec": consilium.SpecDigest(a.rep.submission.SpecBytes), "policy": a.rep.submission.Policy,
+		"team": a.rep.submission.Team, "submission": e.Submission, "decision": decision, "spec": consilium.SpecDigest(a.rep.submission.SpecBytes), "policy": a.rep.submission.Policy,
 	})
 }
 

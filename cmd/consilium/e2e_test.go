@@ -777,6 +777,36 @@ func atTheDesk(t *testing.T, k *kits, study string) {
 	if s := must(t, "ledger", "verify", "--config", config); !strings.Contains(s, "entries verify") {
 		t.Error(s)
 	}
+	if s := must(t, "worker", "disclosed", "--config", config); !strings.Contains(s, study+", asked by "+policy.DefaultTeam) || !strings.Contains(s, "over 5 hospitals") || !strings.Contains(s, "result released") {
+		t.Errorf("what was disclosed:\n%s", s)
+	}
+	if s := must(t, "worker", "check", "--config", config); strings.Contains(s, "FAILS") || strings.Count(s, "coordinator c") != testNodes || !strings.Contains(s, "agrees with the witness") {
+		t.Errorf("preflight of a hospital in order:\n%s", s)
+	}
+	broken := filepath.Join(k.kit(site(0)), "broken.yaml")
+	b, err := os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, broken, strings.Replace(strings.Replace(string(b), "path: cohort.csv", "path: gone.csv", 1), "http://"+k.witness, "http://127.0.0.1:1", 1))
+	var doc struct {
+		OK     bool
+		Checks []finding
+	}
+	out, _, code := try(t.Context(), "worker", "check", "--config", broken, "--json")
+	first, _, _ := strings.Cut(out, "\n") // a failed command says so in a second document
+	if err := json.Unmarshal([]byte(first), &doc); err != nil || code != exitFailed || doc.OK {
+		t.Fatalf("preflight of a broken hospital: %d %v %s", code, err, out)
+	}
+	failed := map[string]string{}
+	for _, f := range doc.Checks {
+		if !f.OK {
+			failed[f.Check] = f.Next
+		}
+	}
+	if len(failed) != 2 || failed["table cohort"] == "" || failed["witness"] == "" {
+		t.Errorf("the preflight found %v", failed)
+	}
 }
 
 // newRows anchors again after a table has grown and one row was corrected: what

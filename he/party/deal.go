@@ -11,8 +11,8 @@ import (
 
 	"consilium"
 	"consilium/he"
-	"consilium/he/internal/vec"
 	"consilium/internal/seal"
+	"consilium/internal/vec"
 )
 
 // NewSeed derives the seed of one contribution from fresh system randomness,

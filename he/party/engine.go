@@ -14,7 +14,7 @@ import (
 
 	"consilium"
 	"consilium/he"
-	"consilium/he/internal/vec"
+	"consilium/internal/vec"
 )
 
 // maxWords holds a coefficient of the widest profile: 411 bits and the carry
@@ -509,9 +509,10 @@ func (c *cutter) lanes(out []uint32, x *[maxWords]uint64, words int) {
 	}
 }
 
-// pipeline runs chunks through slots: fill and drain happen here, in order;
-// work happens beside them on as many goroutines as there are slots. With one
-// slot everything happens here.
+// pipeline runs chunks through slots: fill in order on one goroutine, drain in
+// order on this one, and work between them on as many goroutines as there are
+// slots. With one slot or chunk everything happens here. The first error in
+// the order of chunks ends it; when it returns, nothing of it runs any more.
 func pipeline(ctx context.Context, chunks int, slots []*slot, fill, work, drain func(chunk int, s *slot) error) error {
 	if len(slots) == 1 || chunks == 1 {
 		for j := range chunks {
@@ -531,44 +532,60 @@ func pipeline(ctx context.Context, chunks int, slots []*slot, fill, work, drain 
 		}
 		return nil
 	}
-	todo := make([]chan int, len(slots))
-	done := make([]chan int, len(slots))
+	// A slot goes round: free, filled, done, free. Each channel holds its one
+	// slot's turn, so a send never blocks; receives end with stop.
+	free, filled, done := make([]chan int, len(slots)), make([]chan int, len(slots)), make([]chan int, len(slots))
+	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	for i, s := range slots {
-		todo[i], done[i] = make(chan int, 1), make(chan int, 1)
+		free[i], filled[i], done[i] = make(chan int, 1), make(chan int, 1), make(chan int, 1)
+		free[i] <- 0
 		wg.Go(func() {
-			for j := range todo[i] {
-				s.err = work(j, s)
-				done[i] <- j
+			for {
+				select {
+				case j := <-filled[i]:
+					if s.err == nil {
+						s.err = work(j, s)
+					}
+					done[i] <- j
+				case <-stop:
+					return
+				}
 			}
 		})
 	}
+	wg.Go(func() {
+		for j := range chunks {
+			i := j % len(slots)
+			select {
+			case <-free[i]:
+			case <-stop:
+				return
+			}
+			s := slots[i]
+			if s.err = ctx.Err(); s.err == nil {
+				s.err = fill(j, s)
+			}
+			// The slot is the worker's once it is in the channel.
+			failed := s.err != nil
+			filled[i] <- j
+			if failed {
+				return
+			}
+		}
+	})
 	defer wg.Wait()
-	defer func() {
-		for _, c := range todo {
-			close(c)
-		}
-	}()
-	for j := 0; j < chunks+len(slots); j++ {
+	defer close(stop)
+	for j := range chunks {
 		i := j % len(slots)
-		if prev := j - len(slots); prev >= 0 && prev < chunks {
-			<-done[i]
-			if slots[i].err != nil {
-				return slots[i].err
-			}
-			if err := drain(prev, slots[i]); err != nil {
-				return err
-			}
+		<-done[i]
+		if err := slots[i].err; err != nil {
+			return err
 		}
-		if j < chunks {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			if err := fill(j, slots[i]); err != nil {
-				return err
-			}
-			todo[i] <- j
+		if err := drain(j, slots[i]); err != nil {
+			return err
 		}
+		free[i] <- 0
 	}
 	return nil
 }

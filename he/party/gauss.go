@@ -4,7 +4,7 @@ import (
 	"math"
 	"math/bits"
 
-	"consilium/he/internal/vec"
+	"consilium/internal/vec"
 )
 
 // keyVariance is the variance of the round key and of the error. Opening a
@@ -35,6 +35,8 @@ var gaussCDT = [...]uint64{
 	0x7ffffffffffffffd,
 }
 
+var gaussTree = vec.NewSampler(gaussCDT[:])
+
 // gaussian turns 64 uniform bits into one sample. It reads the whole table
 // and takes no branch, so its time says nothing about the sample.
 func gaussian(u uint64) int64 {
@@ -53,7 +55,7 @@ func (s *stream) gaussians(v []int64) {
 	for vec.Enabled && len(v) >= streamBlock/8 && s.off == streamBlock {
 		s.refill()
 		s.off = streamBlock
-		vec.Gaussians(v[:streamBlock/8], s.buf[:], gaussCDT[:])
+		gaussTree.Fill(v[:streamBlock/8], s.buf[:])
 		v = v[streamBlock/8:]
 	}
 	const all = uint64(len(gaussCDT))

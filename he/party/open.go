@@ -10,7 +10,7 @@ import (
 
 	"consilium"
 	"consilium/he"
-	"consilium/he/internal/vec"
+	"consilium/internal/vec"
 )
 
 // Decryption is one summed round to open.

@@ -8,7 +8,7 @@ import (
 	"encoding/binary"
 
 	"consilium"
-	"consilium/he/internal/vec"
+	"consilium/internal/vec"
 )
 
 // streamBlock is how many bytes of keystream are made at once; a multiple of

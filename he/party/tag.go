@@ -5,7 +5,7 @@ import (
 
 	"consilium"
 	"consilium/he"
-	"consilium/he/internal/vec"
+	"consilium/internal/vec"
 )
 
 // The linear tags. Neighbouring lanes, as many as fit 60 bits at the width W of

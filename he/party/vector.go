@@ -7,7 +7,7 @@ import (
 	"io"
 
 	"consilium"
-	"consilium/he/internal/vec"
+	"consilium/internal/vec"
 )
 
 // Source yields the lanes of one vector in order, like io.Reader: Read fills

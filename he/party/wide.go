@@ -6,7 +6,7 @@ import (
 	"math/bits"
 
 	"consilium/he"
-	"consilium/he/internal/vec"
+	"consilium/internal/vec"
 )
 
 // wide is the engine on a processor with vector instructions. It computes what
@@ -129,7 +129,7 @@ func (w *wide) encrypt(e *engine, s *slot, k key, errors, mask *block, chunk int
 	n := e.p.N()
 	for at := 0; at < n; at += tileResidues {
 		errors.aes.Stream(s.tile[:], uint64(chunk), uint64(at/2))
-		vec.Gaussians(s.noise[at:at+tileResidues], s.tile[:], gaussCDT[:])
+		gaussTree.Fill(s.noise[at:at+tileResidues], s.tile[:])
 	}
 	base, words := s.packed[:n], s.packed[n:]
 	w.pack(e, base, words, s.noise, s.lanes)

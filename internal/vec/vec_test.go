@@ -8,6 +8,7 @@ import (
 	"math/big"
 	"math/bits"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/tuneinsight/lattigo/v5/ring"
@@ -274,17 +275,29 @@ func TestMulAddPack(t *testing.T) {
 func TestGaussians(t *testing.T) {
 	needs(t)
 	r := rand.New(rand.NewPCG(5, 1))
-	table := []uint64{1 << 60, 1 << 61, 1 << 62, 1<<63 - 5}
+	for entries := 1; entries <= 63; entries++ {
+		table := make([]uint64, entries)
+		for i := range table {
+			table[i] = r.Uint64N(1 << 63)
+		}
+		slices.Sort(table)
+		testSampler(t, r, table)
+	}
+	testSampler(t, r, []uint64{1 << 60, 1 << 61, 1 << 62, 1<<63 - 5})
+}
+
+func testSampler(t *testing.T, r *rand.Rand, table []uint64) {
 	src := make([]byte, 8*96)
 	for i := 0; i < len(src); i += 8 {
 		u := r.Uint64()
 		if i < 64 {
-			u = []uint64{0, 1<<60 - 1, 1 << 60, 1<<63 - 6, 1<<63 - 5, 1<<63 - 1, ^uint64(0), 1 << 63}[i/8]
+			x := table[len(table)/2]
+			u = []uint64{0, x - 1, x, x + 1, 1<<63 - 5, 1<<63 - 1, ^uint64(0), 1 << 63}[i/8]
 		}
 		binary.LittleEndian.PutUint64(src[i:], u)
 	}
 	got := make([]int64, 96)
-	Gaussians(got, src, table)
+	NewSampler(table).Fill(got, src)
 	for i, g := range got {
 		u := binary.LittleEndian.Uint64(src[8*i:])
 		want := int64(0)
@@ -447,9 +460,9 @@ func BenchmarkAES(b *testing.B) {
 
 func BenchmarkGaussians(b *testing.B) {
 	needs(b)
-	table, src, dst := make([]uint64, 41), make([]byte, 65536), make([]int64, 8192)
+	s, src, dst := NewSampler(make([]uint64, 41)), make([]byte, 65536), make([]int64, 8192)
 	for b.Loop() {
-		Gaussians(dst, src, table)
+		s.Fill(dst, src)
 	}
 }
 

@@ -3,68 +3,65 @@
 #include "textflag.h"
 #include "macros.h"
 
-// func gaussians(dst *int64, src *byte, n int, table *uint64, entries int)
+// DESCEND goes one level down the tree: T is the entry at place Z1 of the
+// level, and the place doubles, plus one if the entry is not above the draw.
+#define DESCEND(T) \
+	VPCMPUQ $2, Z0, T, K1     \
+	VPADDQ Z1, Z1, Z1         \
+	VPADDQ Z29, Z1, K1, Z1
+
+// func gaussians(dst *int64, src *byte, n int, tree *[80]uint64)
 //
-// n is a multiple of 32. Every sample is compared with every entry: neither
-// time nor address depends on it.
-TEXT ·gaussians(SB), NOSPLIT, $0-40
+// n is a multiple of 8. The search takes the same six steps for every sample,
+// and the tree lies in registers: neither time nor address depends on it.
+TEXT ·gaussians(SB), NOSPLIT, $0-32
 	MOVQ dst+0(FP), DI
 	MOVQ src+8(FP), SI
 	MOVQ n+16(FP), CX
-	MOVQ table+24(FP), R8
-	MOVQ entries+32(FP), R9
+	MOVQ tree+24(FP), R8
 	VPTERNLOGQ $0xff, Z31, Z31, Z31 // -1
 	VPSRLQ $1, Z31, Z30             // 2^63-1
+	VPSRLQ $63, Z31, Z29            // 1
+	VPSLLQ $4, Z29, Z28             // 16
+	VMOVDQU64 (R8), Z16
+	VMOVDQU64 64(R8), Z17
+	VMOVDQU64 128(R8), Z18
+	VMOVDQU64 192(R8), Z19
+	VMOVDQU64 256(R8), Z20
+	VMOVDQU64 320(R8), Z21
+	VMOVDQU64 384(R8), Z22
+	VMOVDQU64 448(R8), Z23
+	VMOVDQU64 512(R8), Z24
+	VMOVDQU64 576(R8), Z25
 
 gaussLoop:
-	VMOVDQU64 (SI), Z0
-	VMOVDQU64 64(SI), Z1
-	VMOVDQU64 128(SI), Z2
-	VMOVDQU64 192(SI), Z3
-	VPANDQ Z30, Z0, Z4
-	VPANDQ Z30, Z1, Z5
-	VPANDQ Z30, Z2, Z6
-	VPANDQ Z30, Z3, Z7
-	VPXORQ Z8, Z8, Z8
-	VPXORQ Z9, Z9, Z9
-	VPXORQ Z10, Z10, Z10
-	VPXORQ Z11, Z11, Z11
-	MOVQ R8, R10
-	MOVQ R9, R11
-
-gaussEntry:
-	// The magnitude is the number of entries that are not above the draw.
-	VPBROADCASTQ (R10), Z12
-	VPCMPUQ $2, Z4, Z12, K1 // entry <= draw
-	VPCMPUQ $2, Z5, Z12, K2
-	VPCMPUQ $2, Z6, Z12, K3
-	VPCMPUQ $2, Z7, Z12, K4
-	VPSUBQ Z31, Z8, K1, Z8
-	VPSUBQ Z31, Z9, K2, Z9
-	VPSUBQ Z31, Z10, K3, Z10
-	VPSUBQ Z31, Z11, K4, Z11
-	ADDQ $8, R10
-	DECQ R11
-	JNZ  gaussEntry
-	VPSRAQ $63, Z0, Z0
-	VPSRAQ $63, Z1, Z1
+	VMOVDQU64 (SI), Z2
+	VPANDQ Z30, Z2, Z0
+	VPXORQ Z1, Z1, Z1
+	DESCEND(Z16)
+	VPERMQ Z17, Z1, Z3
+	DESCEND(Z3)
+	VPERMQ Z18, Z1, Z3
+	DESCEND(Z3)
+	VPERMQ Z19, Z1, Z3
+	DESCEND(Z3)
+	VMOVDQA64 Z1, Z3
+	VPERMI2Q Z21, Z20, Z3
+	DESCEND(Z3)
+	VMOVDQA64 Z1, Z3
+	VPERMI2Q Z23, Z22, Z3
+	VMOVDQA64 Z1, Z4
+	VPERMI2Q Z25, Z24, Z4
+	VPTESTMQ Z28, Z1, K2
+	VMOVDQA64 Z4, K2, Z3
+	DESCEND(Z3)
 	VPSRAQ $63, Z2, Z2
-	VPSRAQ $63, Z3, Z3
-	VPXORQ Z0, Z8, Z8
-	VPXORQ Z1, Z9, Z9
-	VPXORQ Z2, Z10, Z10
-	VPXORQ Z3, Z11, Z11
-	VPSUBQ Z0, Z8, Z8
-	VPSUBQ Z1, Z9, Z9
-	VPSUBQ Z2, Z10, Z10
-	VPSUBQ Z3, Z11, Z11
-	VMOVDQU64 Z8, (DI)
-	VMOVDQU64 Z9, 64(DI)
-	VMOVDQU64 Z10, 128(DI)
-	VMOVDQU64 Z11, 192(DI)
-	ADDQ $256, SI
-	ADDQ $256, DI
-	SUBQ $32, CX
+	VPXORQ Z2, Z1, Z1
+	VPSUBQ Z2, Z1, Z1
+	VMOVDQU64 Z1, (DI)
+	ADDQ $64, SI
+	ADDQ $64, DI
+	SUBQ $8, CX
 	JNZ  gaussLoop
 	VZEROUPPER
 	RET

@@ -2,14 +2,44 @@ package vec
 
 import "math/bits"
 
-// Gaussians fills dst from a keystream, eight bytes a sample: the top bit is
-// the sign, and the magnitude is how many entries of table are not above the
-// other bits. len(dst) is a multiple of 32.
-func Gaussians(dst []int64, src []byte, table []uint64) {
-	if len(dst) == 0 || len(dst)%32 != 0 || len(src) != 8*len(dst) || len(table) == 0 {
+// Sampler turns uniform bits into samples by inversion of a table.
+type Sampler struct {
+	// tree is a binary tree of six levels over the entries, each level padded
+	// to whole registers: the places 0, 8, 16, 24, 32 and 48 are where the
+	// levels of 1, 2, 4, 8, 16 and 32 entries begin.
+	tree [80]uint64
+}
+
+// NewSampler takes ascending entries, at most 63, below 2^63.
+func NewSampler(table []uint64) *Sampler {
+	if len(table) > 63 {
+		panic("vec: a table of more than 63 entries")
+	}
+	s := &Sampler{}
+	for level, at := range []int{0, 8, 16, 24, 32, 48} {
+		for i := range max(8, 1<<level) {
+			// What is not in the table is above every draw.
+			s.tree[at+i] = 1 << 63
+			place := i
+			if level == 0 {
+				place = 0 // in all of the register
+			}
+			if k := (2*place+1)<<(5-level) - 1; k < len(table) {
+				s.tree[at+i] = table[k]
+			}
+		}
+	}
+	return s
+}
+
+// Fill fills dst from a keystream, eight bytes a sample: the top bit is the
+// sign, and the magnitude is how many entries are not above the other bits.
+// len(dst) is a multiple of 8.
+func (s *Sampler) Fill(dst []int64, src []byte) {
+	if len(dst) == 0 || len(dst)%8 != 0 || len(src) != 8*len(dst) {
 		panic("vec: lengths do not fit")
 	}
-	gaussians(&dst[0], &src[0], len(dst), &table[0], len(table))
+	gaussians(&dst[0], &src[0], len(dst), &s.tree)
 }
 
 // Cut is where the lanes of a coefficient lie in its words: lanes of width

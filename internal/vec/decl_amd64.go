@@ -52,7 +52,7 @@ func pack(dst *byte, src *uint64, n int, f *Field)
 func reduce(x *uint64, n int, p, q uint64)
 
 //go:noescape
-func gaussians(dst *int64, src *byte, n int, table *uint64, entries int)
+func gaussians(dst *int64, src *byte, n int, tree *[80]uint64)
 
 //go:noescape
 func cut(dst *uint32, words *uint64, n, stride, lanes int, c *Cut)
