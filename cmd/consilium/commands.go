@@ -36,8 +36,15 @@ func commands() []command {
 		{"consent withdraw", "", "a patient's withdrawal", runConsentWithdraw},
 		{"consent show", "", "a patient's consents", runConsentShow},
 		{"consent accesses", "", "which studies used a patient's rows, and when", runConsentAccesses},
-		{"policy check", "DIR", "compile a policy and show its digest and dates", runPolicyCheck},
+		{"policy new", "DIR", "a board's desk: a policy that passes, questions and examples", runPolicyNew},
+		{"policy check", "DIR", "say what keeps a policy from being used, with line and suggestion; else its digest and dates", runPolicyCheck},
 		{"policy digest", "DIR", "the digest that a board publishes", runPolicyDigest},
-		{"policy test", "DIR", "ask a policy about a study file", runPolicyTest},
+		{"policy test", "DIR", "run a desk's examples; or ask a policy about a study file", runPolicyTest},
+		{"policy explain", "DIR", "why a question is denied, with the smallest change that would admit it", runPolicyExplain},
+		{"policy diff", "DIR", "what a new policy would have decided otherwise, over a recorded log", runPolicyDiff},
+		{"policy replay", "DIR", "decide a recorded log again, bit for bit", runPolicyReplay},
+		{"policy sign", "DIR", "the first board member signs a policy", runPolicySign},
+		{"policy cosign", "DIR", "a further board member signs it", runPolicyCosign},
+		{"policy publish", "DIR", "check the board's signatures and write what hospitals install", runPolicyPublish},
 	}
 }
