@@ -33,7 +33,9 @@ var walls = map[string][]string{
 	"consilium/models":     {"consilium", "internal/canon", "internal/det"},
 	"consilium/models/net": {"consilium", "models", "internal/canon", "internal/det", "internal/fixed"},
 	"consilium/policy":     {"consilium", "internal/canon", "internal/hybrid"},
-	"consilium/provenance": {"consilium", "internal/canon", "internal/hybrid"},
+	"consilium/provenance": {"consilium", "provenance/epcis", "internal/canon", "internal/hybrid"},
+	// Supply-chain events have GS1's own hash.
+	"consilium/provenance/epcis": {"consilium"},
 
 	"consilium/internal/studyfile": {"consilium", "internal/canon"},
 	"consilium/internal/table":     {"consilium"},
