@@ -17,6 +17,23 @@ import (
 // receipt serve them: a sample is a row of its wearer, bound to the batch that
 // the device signed; a supply-chain event is a row that holds GS1's hash of it.
 
+// Record is how rows reach a ledger. The alias lets those who only pass rows
+// on do so without Arrow.
+type Record = arrow.Record
+
+// PatientsOf lists whose each row of rec is.
+func PatientsOf(rec Record) ([]Pseudonym, error) {
+	rc, err := newRowCoder(rec)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Pseudonym, rc.rows)
+	for r := range out {
+		out[r] = rc.patientOf(r)
+	}
+	return out, nil
+}
+
 var digestColumn = &arrow.FixedSizeBinaryType{ByteWidth: 32}
 
 var momentColumn = &arrow.TimestampType{Unit: arrow.Millisecond, TimeZone: "UTC"}

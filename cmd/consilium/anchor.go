@@ -13,8 +13,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/apache/arrow/go/v17/arrow"
-
 	"consilium"
 	"consilium/internal/durable"
 	"consilium/internal/table"
@@ -136,7 +134,7 @@ func (a *anchorer) dataset(ctx context.Context, d vault.Dataset) error {
 // owner corrects it, and the new rows replace those that are gone. Nobody
 // corrects what a device or a trading partner reported: what is gone from a
 // stream stays missing, and every audit says so.
-func (a *anchorer) put(ctx context.Context, name string, stream provenance.ID, rec arrow.Record, wrong []string, reported bool) error {
+func (a *anchorer) put(ctx context.Context, name string, stream provenance.ID, rec provenance.Record, wrong []string, reported bool) error {
 	n := int(rec.NumRows())
 	list, err := a.batches.List()
 	if err != nil {
@@ -155,7 +153,7 @@ func (a *anchorer) put(ctx context.Context, name string, stream provenance.ID, r
 			fresh[i] = true
 		}
 	} else {
-		in := provenance.Input{Stream: stream, Batches: ofStream(list, stream), Records: []arrow.Record{rec}, Salts: a.salts}
+		in := provenance.Input{Stream: stream, Batches: ofStream(list, stream), Records: []provenance.Record{rec}, Salts: a.salts}
 		v, err := a.gate.Verify(ctx, provenance.DirView(a.LedgerDir), in)
 		if err != nil {
 			return err

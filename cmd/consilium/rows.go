@@ -11,9 +11,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/apache/arrow/go/v17/arrow"
-	"github.com/apache/arrow/go/v17/arrow/array"
-
 	"consilium"
 	"consilium/internal/durable"
 	"consilium/internal/hybrid"
@@ -120,7 +117,7 @@ func (h *hospital) clerk(ctx context.Context, task string, set func(*vaultSettin
 type source struct {
 	name   string
 	stream provenance.ID
-	rec    arrow.Record
+	rec    provenance.Record
 	wrong  []string
 }
 
@@ -149,7 +146,7 @@ func (a *anchorer) verify(ctx context.Context, s *source) (*provenance.Verified,
 		return nil, nil, err
 	}
 	list = ofStream(list, s.stream)
-	v, err := a.gate.Verify(ctx, provenance.DirView(a.LedgerDir), provenance.Input{Stream: s.stream, Batches: list, Records: []arrow.Record{s.rec}, Salts: a.salts})
+	v, err := a.gate.Verify(ctx, provenance.DirView(a.LedgerDir), provenance.Input{Stream: s.stream, Batches: list, Records: []provenance.Record{s.rec}, Salts: a.salts})
 	return v, list, err
 }
 
@@ -235,12 +232,12 @@ func (a *anchorer) receipts(ctx context.Context) ([][]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		col, ok := all[i].rec.Column(all[i].rec.Schema().FieldIndices(provenance.PatientColumn)[0]).(*array.FixedSizeBinary)
-		if !ok {
-			return nil, consilium.ErrData.Withf("%s: no patient column", all[i].name)
+		patients, err := provenance.PatientsOf(all[i].rec)
+		if err != nil {
+			return nil, err
 		}
-		for r := range col.Len() {
-			if provenance.Pseudonym(col.Value(r)) != patient || !v.Rows[0][r] {
+		for r, p := range patients {
+			if p != patient || !v.Rows[0][r] {
 				continue
 			}
 			receipt, err := a.receipt(ctx, list, all[i].rec, r, patient)
@@ -259,7 +256,7 @@ func (a *anchorer) receipts(ctx context.Context) ([][]byte, error) {
 	return out, nil
 }
 
-func (a *anchorer) receipt(ctx context.Context, list []provenance.Batch, rec arrow.Record, row int, patient provenance.Pseudonym) ([]byte, error) {
+func (a *anchorer) receipt(ctx context.Context, list []provenance.Batch, rec provenance.Record, row int, patient provenance.Pseudonym) ([]byte, error) {
 	err := consilium.ErrLedger.Withf("no batch holds the row")
 	for _, b := range list {
 		if len(b.Manifest.LeavesOf(patient)) == 0 {

@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/apache/arrow/go/v17/arrow"
-
 	"consilium"
 	"consilium/internal/table"
 	"consilium/provenance"
@@ -162,7 +160,7 @@ func (s *streamSource) deliveries(each func(name string, b []byte) error) error 
 }
 
 // read turns what was delivered into rows, and says what is wrong with it.
-func (s *streamSource) read(pseudonymKey []byte) (arrow.Record, []string, error) {
+func (s *streamSource) read(pseudonymKey []byte) (provenance.Record, []string, error) {
 	if s.Kind == streamEPCIS {
 		var events []epcis.Event
 		err := s.deliveries(func(_ string, b []byte) error {
