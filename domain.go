@@ -68,6 +68,7 @@ const (
 	DomainRowSalt      Domain = "consilium/row-salt/v1"
 	DomainBatch        Domain = "consilium/batch/v1"
 	DomainSource       Domain = "consilium/source/v1"
+	DomainDeviceBatch  Domain = "consilium/device-batch/v1"
 	DomainPseudonym    Domain = "consilium/pseudonym/v1"
 	DomainConsent      Domain = "consilium/consent/v1"
 	DomainWithdrawal   Domain = "consilium/consent-withdrawal/v1"
@@ -107,7 +108,7 @@ func Domains() []Domain {
 		DomainRelease, DomainResult, DomainWithdraw, DomainCancel, DomainAnswer, DomainSuspect, DomainShow, DomainRequest, DomainEvent, DomainBlob,
 		DomainGroupKey, DomainGroupRatchet, DomainGroupConfirm, DomainGroupSalt, DomainTagKey, DomainOpeningKey,
 		DomainStateKey, DomainAnswerKey, DomainShowKey, DomainPublicMask, DomainRoundKey, DomainCheck, DomainSeed, DomainVector, DomainRowSet,
-		DomainCohort, DomainHoldout, DomainSchema, DomainRowSalt, DomainBatch, DomainSource, DomainPseudonym,
+		DomainCohort, DomainHoldout, DomainSchema, DomainRowSalt, DomainBatch, DomainSource, DomainDeviceBatch, DomainPseudonym,
 		DomainConsent, DomainWithdrawal, DomainReceipt, DomainManifest, DomainSaltStore, DomainSubject, DomainModel, DomainArchive, DomainAuditMask, DomainAuditRecord,
 		DomainTrail, DomainLineage, DomainTransfer, DomainAssessment, DomainTeamEnvelope, DomainSealedBox, DomainSealedState, DomainSealedReveal,
 		DomainCredential, DomainKeyEvent, DomainNextKey, DomainGuardian, DomainMandate, DomainDIDDocument, DomainSuperRoot, DomainAnchor,

@@ -34,7 +34,7 @@ var walls = map[string][]string{
 	"consilium/models":     {"consilium", "internal/canon", "internal/det"},
 	"consilium/models/net": {"consilium", "models", "internal/canon", "internal/det", "internal/fixed"},
 	"consilium/policy":     {"consilium", "internal/canon", "internal/hybrid"},
-	"consilium/provenance": {"consilium", "internal/canon", "internal/hybrid", "provenance/did", "provenance/guardian", "provenance/sdjwt", "provenance/status"},
+	"consilium/provenance": {"consilium", "internal/canon", "internal/hybrid", "provenance/did", "provenance/epcis", "provenance/guardian", "provenance/sdjwt", "provenance/status"},
 
 	// Foreign consents become what the row rules read.
 	"consilium/policy/consent": {"policy"},
@@ -45,6 +45,9 @@ var walls = map[string][]string{
 	"consilium/provenance/sdjwt":    {"consilium", "internal/canon", "provenance/did"},
 	"consilium/provenance/status":   {"consilium", "internal/canon", "provenance/did", "provenance/sdjwt"},
 	"consilium/provenance/guardian": {"consilium"},
+
+	// Supply-chain events have GS1's own hash.
+	"consilium/provenance/epcis": {"consilium"},
 
 	"consilium/internal/studyfile": {"consilium", "internal/canon"},
 	"consilium/internal/table":     {"consilium"},

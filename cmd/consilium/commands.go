@@ -31,6 +31,8 @@ func commands() []command {
 		{"ledger anchor", "", "anchor a hospital's tables in its ledger", runLedgerAnchor},
 		{"ledger witness", "", "run the board's ledger witness", runLedgerWitness},
 		{"ledger verify", "", "read a hospital's whole ledger and verify it", runLedgerVerify},
+		{"ledger receipt", "", "prove to a patient that the hospital's rows stand in its ledger", runLedgerReceipt},
+		{"ledger erase", "", "destroy a patient's salt key and rows; the ledger still verifies", runLedgerErase},
 		{"ledger audit", "", "hand out a hospital's signed trail of a study", runLedgerAudit},
 		{"consent issue", "", "a patient's consent, signed at the hospital's desk", runConsentIssue},
 		{"consent withdraw", "", "a patient's withdrawal", runConsentWithdraw},
