@@ -94,6 +94,7 @@ const (
 	DomainNextKey     Domain = "consilium/next-key/v1"
 	DomainGuardian    Domain = "consilium/guardian/v1"
 	DomainMandate     Domain = "consilium/mandate/v1"
+	DomainAccess      Domain = "consilium/access/v1"
 	DomainDIDDocument Domain = "consilium/did-document/v1"
 	DomainSuperRoot   Domain = "consilium/super-root/v1"
 	DomainAnchor      Domain = "consilium/anchor/v1"
@@ -111,7 +112,7 @@ func Domains() []Domain {
 		DomainCohort, DomainHoldout, DomainSchema, DomainRowSalt, DomainBatch, DomainSource, DomainDeviceBatch, DomainPseudonym,
 		DomainConsent, DomainWithdrawal, DomainReceipt, DomainManifest, DomainSaltStore, DomainSubject, DomainModel, DomainArchive, DomainAuditMask, DomainAuditRecord,
 		DomainTrail, DomainLineage, DomainTransfer, DomainAssessment, DomainTeamEnvelope, DomainSealedBox, DomainSealedState, DomainSealedReveal,
-		DomainCredential, DomainKeyEvent, DomainNextKey, DomainGuardian, DomainMandate, DomainDIDDocument, DomainSuperRoot, DomainAnchor,
+		DomainCredential, DomainKeyEvent, DomainNextKey, DomainGuardian, DomainMandate, DomainAccess, DomainDIDDocument, DomainSuperRoot, DomainAnchor,
 	}
 }
 
