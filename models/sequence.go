@@ -77,6 +77,7 @@ func init() {
 		consilium.AnalysisLogrank:     newLogrank,
 		consilium.AnalysisGLM:         newGLM,
 		consilium.AnalysisCox:         newCox,
+		consilium.AnalysisGWAS:        newGWAS,
 	}
 }
 
