@@ -30,6 +30,10 @@ type single struct {
 	// judge ends the analysis without a result (see problem), or returns 0.
 	judge func(v map[string][]float64) (code, index int)
 	name  func(code, index int) string
+	// scale is the largest magnitude that one row adds to each value after the
+	// cohort block, and norm2 the largest squared norm of one row in these units
+	// over those values; nil where a row has no bound (differential privacy).
+	scale func() (scale []float64, norm2 float64, err error)
 	// render makes the result's object.
 	render func(v map[string][]float64) (any, error)
 }
