@@ -63,6 +63,7 @@ const (
 	DomainRowSet       Domain = "consilium/row-set/v1"
 	DomainCohort       Domain = "consilium/cohort/v1"
 	DomainHoldout      Domain = "consilium/holdout/v1"
+	DomainNoise        Domain = "consilium/noise/v1"
 
 	DomainSchema       Domain = "consilium/schema/v1"
 	DomainRowSalt      Domain = "consilium/row-salt/v1"
@@ -109,7 +110,7 @@ func Domains() []Domain {
 		DomainRelease, DomainResult, DomainWithdraw, DomainCancel, DomainAnswer, DomainSuspect, DomainShow, DomainRequest, DomainEvent, DomainBlob,
 		DomainGroupKey, DomainGroupRatchet, DomainGroupConfirm, DomainGroupSalt, DomainTagKey, DomainOpeningKey,
 		DomainStateKey, DomainAnswerKey, DomainShowKey, DomainPublicMask, DomainRoundKey, DomainCheck, DomainSeed, DomainVector, DomainRowSet,
-		DomainCohort, DomainHoldout, DomainSchema, DomainRowSalt, DomainBatch, DomainSource, DomainDeviceBatch, DomainPseudonym,
+		DomainCohort, DomainHoldout, DomainNoise, DomainSchema, DomainRowSalt, DomainBatch, DomainSource, DomainDeviceBatch, DomainPseudonym,
 		DomainConsent, DomainWithdrawal, DomainReceipt, DomainManifest, DomainSaltStore, DomainSubject, DomainModel, DomainArchive, DomainAuditMask, DomainAuditRecord,
 		DomainTrail, DomainLineage, DomainTransfer, DomainAssessment, DomainTeamEnvelope, DomainSealedBox, DomainSealedState, DomainSealedReveal,
 		DomainCredential, DomainKeyEvent, DomainNextKey, DomainGuardian, DomainMandate, DomainAccess, DomainDIDDocument, DomainSuperRoot, DomainAnchor,

@@ -44,7 +44,6 @@ func commands() []command {
 		{"consent recover", "", "a new consent card from guardians' letters", runConsentRecover},
 		{"consent mandate", "", "let a proxy, parent or guardian decide for a patient", runConsentMandate},
 		{"consent status", "", "publish which consents of a hospital still stand", runConsentStatus},
-		{"policy check", "DIR", "compile a policy and show its digest and dates", runPolicyCheck},
 		{"policy digest", "DIR", "the digest that a board publishes", runPolicyDigest},
 		{"policy test", "DIR", "run a desk's examples; or ask a policy about a study file", runPolicyTest},
 		{"policy explain", "DIR", "why a question is denied, with the smallest change that would admit it", runPolicyExplain},
