@@ -803,7 +803,7 @@ func atTheDesk(t *testing.T, k *kits, study string) {
 		t.Errorf("preflight of a hospital in order:\n%s", s)
 	}
 	broken := filepath.Join(k.kit(site(0)), "broken.yaml")
-	b, err := os.ReadFile(config)
+	b, err = os.ReadFile(config)
 	if err != nil {
 		t.Fatal(err)
 	}
