@@ -240,11 +240,13 @@ func (v *Vault) Update(_ context.Context, r hatch.UpdateRequest) (hatch.Shape, e
 	if err != nil {
 		return hatch.Shape{}, err
 	}
+	// If Update fails, the gate hands the sums over again.
+	st.sums = nil
 	next, err := st.analysis.Update(st.state, models.Opened{Round: r.Round, Contributors: r.Contributors, Values: values})
 	if err != nil {
 		return hatch.Shape{}, err
 	}
-	st.state, st.round, st.sums = next, r.Round+1, nil
+	st.state, st.round = next, r.Round+1
 	return st.shape()
 }
 
