@@ -34,7 +34,17 @@ var walls = map[string][]string{
 	"consilium/models":     {"consilium", "internal/canon", "internal/det"},
 	"consilium/models/net": {"consilium", "models", "internal/canon", "internal/det", "internal/fixed"},
 	"consilium/policy":     {"consilium", "internal/canon", "internal/hybrid"},
-	"consilium/provenance": {"consilium", "internal/canon", "internal/hybrid"},
+	"consilium/provenance": {"consilium", "internal/canon", "internal/hybrid", "provenance/did", "provenance/guardian", "provenance/sdjwt", "provenance/status"},
+
+	// Foreign consents become what the row rules read.
+	"consilium/policy/consent": {"policy"},
+
+	// What provenance says of people: names, credentials, their status, shares
+	// of a lost key. Pure functions on bytes.
+	"consilium/provenance/did":      {"consilium", "internal/canon", "internal/hybrid"},
+	"consilium/provenance/sdjwt":    {"consilium", "internal/canon", "provenance/did"},
+	"consilium/provenance/status":   {"consilium", "internal/canon", "provenance/did", "provenance/sdjwt"},
+	"consilium/provenance/guardian": {"consilium"},
 
 	"consilium/internal/studyfile": {"consilium", "internal/canon"},
 	"consilium/internal/table":     {"consilium"},

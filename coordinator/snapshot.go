@@ -161,7 +161,7 @@ func number[T ~uint16](c *codec, p *T) {
 const snapshotMagic = "consilium coordinator state\x00"
 
 // snapshotVersion is the version of the encoding of states.
-const snapshotVersion = 1
+const snapshotVersion = 2
 
 // Snapshot is the state's one encoding: equal states have equal bytes.
 func (s *State) Snapshot() []byte {
@@ -362,6 +362,7 @@ func (f *specFacts) walk(c *codec) {
 	c.u8(&f.missing)
 	list(c, &f.only, text[consilium.SiteID])
 	c.i64(&f.deadline)
+	c.num(&f.rounds)
 	c.bool(&f.exact)
 }
 
