@@ -60,6 +60,9 @@ var handlers = map[consilium.MessageKind]handler{
 	consilium.KindPublish:     (*apply).publish,
 	consilium.KindWithdraw:    (*apply).withdraw,
 	consilium.KindCancel:      (*apply).cancel,
+	consilium.KindAnswer:      (*apply).answer,
+	consilium.KindSuspect:     (*apply).suspect,
+	consilium.KindShow:        (*apply).show,
 }
 
 // post takes a member's message.
@@ -71,7 +74,7 @@ func (a *apply) post(op *Post) *Rejection {
 	if (op.Upload != nil) != (m.Kind == consilium.KindHeader) {
 		return reject(consilium.ErrInvalid, "a %s with or without an upload", m.Kind)
 	}
-	if (op.Blob != nil) != (m.Kind == consilium.KindSealedState || m.Kind == consilium.KindPublish) {
+	if (op.Blob != nil) != (m.Kind == consilium.KindSealedState || m.Kind == consilium.KindPublish || m.Kind == consilium.KindShow) {
 		return reject(consilium.ErrInvalid, "a %s with or without a blob", m.Kind)
 	}
 	if m.Kind == consilium.KindSubmission {

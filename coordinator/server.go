@@ -72,6 +72,12 @@ func (s *server) Post(ctx context.Context, from wire.Identity, m *consilium.Mess
 			return consilium.ErrInvalid.With(err)
 		}
 		named = b.Blob
+	case consilium.KindShow:
+		b, err := consilium.ParseShow(m.Body)
+		if err != nil {
+			return consilium.ErrInvalid.With(err)
+		}
+		named = b.Blob
 	case consilium.KindPublish:
 		b, err := consilium.ParsePublish(m.Body)
 		if err != nil {

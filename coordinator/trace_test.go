@@ -181,6 +181,12 @@ func (w *world) step(words []string) string {
 		each(func(p consilium.Position) *Post { return w.acking(p, dealers...) })
 	case "complain":
 		each(func(p consilium.Position) *Post { return w.complaining(p, dealers[0]) })
+	case "answer":
+		each(func(p consilium.Position) *Post { return w.answering(p, dealers[0]) })
+	case "suspect":
+		each(func(p consilium.Position) *Post { return w.suspecting(p, dealers...) })
+	case "show":
+		each(w.showing)
 	case "vote":
 		set := w.set()
 		if flags["set"] != "" {

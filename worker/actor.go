@@ -30,8 +30,10 @@ type actor struct {
 	shape  *hatch.Shape // of sec.Round, once the vault has started
 	now    *attempt     // what this process knows of the open attempt
 
-	told       uint32 // the last round that the vault was told about
-	offer      *offer // the last closed round's state, for members that missed it
+	told       uint32                    // the last round that the vault was told about
+	offer      *offer                    // the last closed round's state, for members that missed it
+	badOffer   map[consilium.Digest]bool // blobs of sealed states that are not what t members certified
+	verdict    *verdict                  // on the rejected attempt before the open one
 	releasedAt time.Time
 	result     *hatch.ReleaseReply
 	failed     error // why this hospital takes no further part, if so
@@ -214,6 +216,11 @@ var promiseMade = map[consilium.MessageKind]string{
 	consilium.KindVote:      "vote/after-promise",
 	consilium.KindOpening:   "open/after-promise",
 	consilium.KindStateVote: "update/after-promise",
+	consilium.KindRenounce:  "renounce/after-promise",
+	consilium.KindComplaint: "complaint/after-promise",
+	consilium.KindAnswer:    "answer/after-promise",
+	consilium.KindSuspect:   "suspect/after-promise",
+	consilium.KindShow:      "show/after-promise",
 	consilium.KindRelease:   "release/after-promise",
 }
 
