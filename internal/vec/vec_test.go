@@ -57,9 +57,7 @@ func values(r *rand.Rand, n int, limit uint64) []uint64 {
 	for i := range v {
 		v[i] = r.Uint64N(limit)
 	}
-	for i, x := range []uint64{0, limit - 1, 1, limit / 2, limit - 1, limit - 1, limit - 1, limit - 1} {
-		v[i] = x
-	}
+	copy(v, []uint64{0, limit - 1, 1, limit / 2, limit - 1, limit - 1, limit - 1, limit - 1})
 	return v
 }
 
