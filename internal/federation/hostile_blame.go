@@ -323,3 +323,32 @@ func (c *course) dealBadly() error {
 	c.h.relay(m)
 	return nil
 }
+
+// CutAttempt takes back what a hospital, which must not be running, was shown
+// from the opening of an attempt of the first round on, and returns it for Show.
+func (h *Hostile) CutAttempt(id consilium.SiteID, study consilium.StudyID, attempt uint32) []*consilium.Event {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	view := h.views[id]
+	i := slices.IndexFunc(view, func(ev *consilium.Event) bool {
+		o, err := consilium.ParseRoundOpened(ev.Body)
+		return ev.Study == study && ev.Kind == consilium.EventOpened && err == nil && o.Round == 1 && o.Attempt == attempt
+	})
+	if i < 0 {
+		return nil
+	}
+	h.views[id] = slices.Clone(view[:i])
+	return slices.Clone(view[i:])
+}
+
+// ShowVotes shows a hospital every vote of the first attempt.
+func (h *Hostile) ShowVotes(id consilium.SiteID, study consilium.StudyID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, p := range h.posts {
+		v, err := consilium.ParseVote(p.Message.Body)
+		if p.Message.Study == study && p.Message.Kind == consilium.KindVote && err == nil && v.Round == 1 && v.Attempt == 1 {
+			h.relay(p.Message, id)
+		}
+	}
+}
