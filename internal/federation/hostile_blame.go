@@ -163,7 +163,7 @@ func tricks() []lie {
 			name: "withheld-renouncements", tells: "it shows the votes of an attempt to one hospital only, which opens, and keeps from it that the others renounced",
 			relay: func(c *course, m *consilium.Message) (bool, error) {
 				if m.Kind == consilium.KindRenounce {
-					c.h.relay(m, c.others(c.h.victim())...)
+					c.h.relay(m, c.h.others(c.h.victim())...)
 					return true, nil
 				}
 				return secretCertificate(c, m)
@@ -180,8 +180,8 @@ func tricks() []lie {
 	}
 }
 
-func (c *course) others(id consilium.SiteID) []consilium.SiteID {
-	return slices.DeleteFunc(slices.Clone(c.h.ids), func(o consilium.SiteID) bool { return o == id })
+func (h *Hostile) others(id consilium.SiteID) []consilium.SiteID {
+	return slices.DeleteFunc(slices.Clone(h.ids), func(o consilium.SiteID) bool { return o == id })
 }
 
 func secretCertificate(c *course, m *consilium.Message) (bool, error) {
