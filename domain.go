@@ -63,11 +63,13 @@ const (
 	DomainRowSet       Domain = "consilium/row-set/v1"
 	DomainCohort       Domain = "consilium/cohort/v1"
 	DomainHoldout      Domain = "consilium/holdout/v1"
+	DomainNoise        Domain = "consilium/noise/v1"
 
 	DomainSchema       Domain = "consilium/schema/v1"
 	DomainRowSalt      Domain = "consilium/row-salt/v1"
 	DomainBatch        Domain = "consilium/batch/v1"
 	DomainSource       Domain = "consilium/source/v1"
+	DomainDeviceBatch  Domain = "consilium/device-batch/v1"
 	DomainPseudonym    Domain = "consilium/pseudonym/v1"
 	DomainConsent      Domain = "consilium/consent/v1"
 	DomainWithdrawal   Domain = "consilium/consent-withdrawal/v1"
@@ -87,6 +89,16 @@ const (
 	DomainSealedBox    Domain = "consilium/sealed-box/v1"
 	DomainSealedState  Domain = "consilium/sealed-state/v1"
 	DomainSealedReveal Domain = "consilium/sealed-reveal/v1"
+
+	DomainCredential  Domain = "consilium/credential/v1"
+	DomainKeyEvent    Domain = "consilium/key-event/v1"
+	DomainNextKey     Domain = "consilium/next-key/v1"
+	DomainGuardian    Domain = "consilium/guardian/v1"
+	DomainMandate     Domain = "consilium/mandate/v1"
+	DomainAccess      Domain = "consilium/access/v1"
+	DomainDIDDocument Domain = "consilium/did-document/v1"
+	DomainSuperRoot   Domain = "consilium/super-root/v1"
+	DomainAnchor      Domain = "consilium/anchor/v1"
 )
 
 // Domains returns the whole table, in no particular order of meaning.
@@ -98,9 +110,10 @@ func Domains() []Domain {
 		DomainRelease, DomainResult, DomainWithdraw, DomainCancel, DomainAnswer, DomainSuspect, DomainShow, DomainRequest, DomainEvent, DomainBlob,
 		DomainGroupKey, DomainGroupRatchet, DomainGroupConfirm, DomainGroupSalt, DomainTagKey, DomainOpeningKey,
 		DomainStateKey, DomainAnswerKey, DomainShowKey, DomainPublicMask, DomainRoundKey, DomainCheck, DomainSeed, DomainVector, DomainRowSet,
-		DomainCohort, DomainHoldout, DomainSchema, DomainRowSalt, DomainBatch, DomainSource, DomainPseudonym,
+		DomainCohort, DomainHoldout, DomainNoise, DomainSchema, DomainRowSalt, DomainBatch, DomainSource, DomainDeviceBatch, DomainPseudonym,
 		DomainConsent, DomainWithdrawal, DomainReceipt, DomainManifest, DomainSaltStore, DomainSubject, DomainModel, DomainArchive, DomainAuditMask, DomainAuditRecord,
 		DomainTrail, DomainLineage, DomainTransfer, DomainAssessment, DomainTeamEnvelope, DomainSealedBox, DomainSealedState, DomainSealedReveal,
+		DomainCredential, DomainKeyEvent, DomainNextKey, DomainGuardian, DomainMandate, DomainAccess, DomainDIDDocument, DomainSuperRoot, DomainAnchor,
 	}
 }
 

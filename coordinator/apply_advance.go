@@ -430,6 +430,12 @@ func (a *apply) closeRound(st *study, o outcome) {
 		a.enter(st, st.phase, 0)
 	}
 	a.emit(st, consilium.EventClosed, next[:])
+	if int(st.round) >= st.spec.rounds {
+		// What the board approved is so many sums and no more, whatever an
+		// analysis would like.
+		a.abort(st, fmt.Sprintf("round %d was the last that the study declares (rounds.max) and its analysis has not ended", st.round))
+		return
+	}
 	a.open(st, st.round+1, 1)
 }
 

@@ -187,7 +187,7 @@ func factsOf(spec *consilium.Spec, sub *consilium.Submission) specFacts {
 	f := specFacts{
 		digest: consilium.SpecDigest(sub.SpecBytes), policy: sub.Policy, notAfter: sub.NotAfter,
 		min: spec.Sites.Min, faults: spec.Sites.Faults, only: slices.Clone(spec.Sites.Only),
-		deadline: min(spec.Rounds.Deadline, maxDeadline/1000) * 1000,
+		deadline: min(spec.Rounds.Deadline, maxDeadline/1000) * 1000, rounds: spec.Rounds.Max,
 	}
 	f.missing = map[string]uint8{"wait": missingWait, "abort": missingAbort, "continue": missingContinue}[spec.Sites.Missing]
 	// Learned models alone may go on with other contributors, and only where

@@ -368,6 +368,7 @@ func (f *specFacts) walk(c *codec) {
 	c.u8(&f.missing)
 	list(c, &f.only, text[consilium.SiteID])
 	c.i64(&f.deadline)
+	c.num(&f.rounds)
 	c.bool(&f.exact)
 }
 

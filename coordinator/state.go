@@ -128,6 +128,7 @@ type specFacts struct {
 	missing        uint8
 	only           []consilium.SiteID
 	deadline       int64 // milliseconds
+	rounds         int   // at most
 	exact          bool  // the contributors freeze at the first certification
 }
 

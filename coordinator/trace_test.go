@@ -92,6 +92,8 @@ func parseOptions(t *testing.T, words []string) options {
 			o.faults = n
 		case "missing":
 			o.missing = v
+		case "rounds":
+			o.rounds = n
 		case "train":
 			o.learned = true
 		default:

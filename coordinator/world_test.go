@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"testing"
 
@@ -38,6 +39,7 @@ type options struct {
 	n, min, faults int
 	missing        string
 	learned        bool
+	rounds         int            // rounds.max; default 25
 	operators      map[int]string // of sites by position; default one each
 	token          string
 	only           []consilium.SiteID
@@ -158,7 +160,7 @@ func (w *world) submission() *Post {
 		Sites:   consilium.SiteRule{Min: w.opts.min, Faults: w.opts.faults, Missing: w.opts.missing, Only: w.opts.only},
 		Columns: []consilium.Column{{Name: "id", Type: consilium.TypeID}}, Legal: []byte("{}"),
 		Analyses: []consilium.AnalysisSpec{{Name: "main", Type: types}},
-		Privacy:  consilium.Privacy{MinCohort: 11}, Rounds: consilium.Rounds{Max: 25, Tolerance: 1e-9, Deadline: 120},
+		Privacy:  consilium.Privacy{MinCohort: 11}, Rounds: consilium.Rounds{Max: cmp.Or(w.opts.rounds, 25), Tolerance: 1e-9, Deadline: 120},
 	}
 	var err error
 	if w.specB, err = canon.Marshal(w.spec); err != nil {

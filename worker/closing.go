@@ -217,7 +217,7 @@ func (a *actor) release(ctx context.Context, group *party.GroupKey) (time.Durati
 				m.Code = string(consilium.ErrPolicy.Code)
 			}
 		}
-		return m.Encode(), a.gate.trail.Write(a.study, rd.opened.Round, "release", map[string]any{
+		return m.Encode(), a.note(rd.opened.Round, "release", map[string]any{
 			"result": digest, "decision": m.Decision, "allow": m.Allow, "code": m.Code,
 		})
 	})

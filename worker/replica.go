@@ -50,6 +50,7 @@ type replica struct {
 	prev     *round                              // the round that closed before it
 	offered  map[uint32][]*consilium.SealedState // by round, in the order of the log, one of each member
 	lastDone bool
+	gone     map[consilium.SiteID]bool // that have withdrawn
 
 	releases  map[consilium.Position]*consilium.Release
 	published *consilium.Publish
@@ -105,6 +106,7 @@ func newReplica(id consilium.StudyID, self consilium.SiteID, roster *consilium.R
 		signed:    map[consilium.Position]*consilium.Message{},
 		sealing:   map[consilium.Digest]sealingKey{},
 		offered:   map[uint32][]*consilium.SealedState{},
+		gone:      map[consilium.SiteID]bool{},
 		releases:  map[consilium.Position]*consilium.Release{},
 	}
 }
@@ -199,7 +201,17 @@ func (r *replica) message(m *consilium.Message) error {
 			r.enrols[site.ID] = e
 		}
 		return nil
-	case consilium.KindDecline, consilium.KindWithdraw:
+	case consilium.KindDecline:
+		return nil
+	case consilium.KindWithdraw:
+		w, err := consilium.ParseWithdraw(m.Body)
+		if err != nil {
+			return err
+		}
+		if w.Study != r.id {
+			return fmt.Errorf("%w: a withdrawal from study %s", errForged, w.Study)
+		}
+		r.gone[site.ID] = true
 		return nil
 	case consilium.KindReveal:
 		v, err := consilium.ParseReveal(m.Body)

@@ -192,7 +192,7 @@ func (a *actor) makeContribution(ctx context.Context, name string) (bool, error)
 	// If we crash before this promise, Open finds no header and a new attempt
 	// at this contribution starts with a new seed; nothing was sent.
 	_, err = a.promised(name, consilium.KindHeader, func() ([]byte, error) {
-		return body, a.gate.trail.Write(a.study, round, "contribution", map[string]any{
+		return body, a.note(round, "contribution", map[string]any{
 			"header": consilium.HeaderDigest(body), "attempt": rd.opened.Attempt, "ciphertext": h.Ciphertext, "decision": h.Decision, "rowSet": h.RowSet, "ledger": h.Ledger,
 		})
 	})
@@ -325,7 +325,7 @@ func (a *actor) verifyDealings(ctx context.Context) error {
 		a.log.Warn("bad dealing", "round", rd.opened.Round, "dealer", string(r.charter.Members[p-1].Site), "reason", reason)
 		err := a.promise(ctx, slot(fmt.Sprintf("complaint-%d", p), rd.opened), consilium.KindComplaint, func() ([]byte, error) {
 			c := &consilium.Complaint{At: r.at(r.position), Header: sh.digest, Reason: reason}
-			return c.Encode(), a.gate.trail.Write(a.study, rd.opened.Round, "complaint", map[string]any{"dealer": r.charter.Members[p-1].Site, "reason": reason})
+			return c.Encode(), a.note(rd.opened.Round, "complaint", map[string]any{"dealer": r.charter.Members[p-1].Site, "reason": reason})
 		})
 		if err != nil {
 			return err
@@ -394,9 +394,16 @@ func (a *actor) acknowledge(ctx context.Context) (time.Duration, error) {
 	if err := a.verifyDealings(ctx); err != nil {
 		return 0, err
 	}
-	expected := len(r.charter.Members)
-	if f := a.gate.journal.freeze(a.study); f != nil {
-		expected = len(f.Members)
+	// Nobody waits for a hospital that left before its contribution: a forged
+	// withdrawal does not verify, and an early acknowledgement permits nothing.
+	expected := 0
+	f := a.gate.journal.freeze(a.study)
+	for i := range r.charter.Members {
+		p := consilium.Position(i + 1)
+		if f != nil && !slices.Contains(f.Members, p) || rd.headers[p] == nil && r.gone[r.charter.Members[i].Site] {
+			continue
+		}
+		expected++
 	}
 	have := len(now.shares)
 	if have == now.acked {
@@ -486,8 +493,8 @@ func (a *actor) vote(ctx context.Context) error {
 		if err := a.admissible(rd.proposed); err != nil {
 			if a.now.refused(rd.set) {
 				a.log.Warn("no vote", "round", rd.opened.Round, "err", err)
-				if err := a.gate.trail.Write(a.study, rd.opened.Round, "refused-set", map[string]any{"set": rd.set, "reason": publicReason(err), "members": memberSites(r.charter, rd.proposed.Positions())}); err != nil {
-					return fmt.Errorf("%w: %w", errDisk, err)
+				if err := a.note(rd.opened.Round, "refused-set", map[string]any{"set": rd.set, "reason": publicReason(err), "members": memberSites(r.charter, rd.proposed.Positions())}); err != nil {
+					return err
 				}
 			}
 			return nil
@@ -496,7 +503,7 @@ func (a *actor) vote(ctx context.Context) error {
 	}
 	err := a.promise(ctx, name, consilium.KindVote, func() ([]byte, error) {
 		v := &consilium.Vote{At: r.at(r.position), Set: rd.set}
-		return v.Encode(), a.gate.trail.Write(a.study, rd.opened.Round, "vote", map[string]any{"set": rd.set, "members": memberSites(r.charter, rd.proposed.Positions())})
+		return v.Encode(), a.note(rd.opened.Round, "vote", map[string]any{"set": rd.set, "members": memberSites(r.charter, rd.proposed.Positions())})
 	})
 	return err
 }
@@ -559,7 +566,7 @@ func (a *actor) openSum(ctx context.Context) error {
 			return nil, err
 		}
 		o := &consilium.Opening{At: r.at(r.position), Set: rd.set, Sealed: sealed}
-		return o.Encode(), a.gate.trail.Write(a.study, rd.opened.Round, "opening", map[string]any{"set": rd.set, "members": memberSites(r.charter, rd.proposed.Positions())})
+		return o.Encode(), a.note(rd.opened.Round, "opening", map[string]any{"set": rd.set, "members": memberSites(r.charter, rd.proposed.Positions())})
 	})
 }
 
@@ -585,7 +592,7 @@ func (a *actor) update(ctx context.Context) (time.Duration, error) {
 		if !now.rejected {
 			v.Next, v.Done = now.group.Salted(consilium.DomainState, a.sec.Next), now.next.Done
 		}
-		return v.Encode(), a.gate.trail.Write(a.study, rd.opened.Round, "state", map[string]any{"set": rd.set, "next": v.Next, "done": v.Done, "reject": v.Reject})
+		return v.Encode(), a.note(rd.opened.Round, "state", map[string]any{"set": rd.set, "next": v.Next, "done": v.Done, "reject": v.Reject})
 	})
 }
 

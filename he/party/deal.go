@@ -12,6 +12,7 @@ import (
 	"consilium"
 	"consilium/he"
 	"consilium/internal/seal"
+	"consilium/internal/vec"
 )
 
 // NewSeed derives the seed of one contribution from fresh system randomness,
@@ -175,15 +176,16 @@ func (e *engine) roundKey(in *Encryption) []int64 {
 func (e *engine) encryptStream(ctx context.Context, in *Encryption, rk key, d *Dealing, w io.Writer) error {
 	k := in.Seed.sub(e.p, in.At, "error")
 	errors := newBlock(&k)
-	set := e.p.Encode()
+	masks := newMasks(e.p.Encode(), in.At, in.State)
 	hash := he.NewCiphertextHash()
-	f := &feeder{in: in, tags: newTagger(e.p, in.Group, in.At), vector: NewVectorHash(in.Group.Salt(consilium.DomainVector)), offset: 1 << (e.p.Bits - 1)}
+	f := &feeder{in: in, tags: newTagger(e.p, in.Group, in.At).below(e.p.Bits), vector: NewVectorHash(in.Group.Salt(consilium.DomainVector)), offset: 1 << (e.p.Bits - 1)}
 	chunks := e.p.Chunks(in.Lanes)
 	slots := e.newSlots(chunks, false)
 	err := pipeline(ctx, chunks, slots,
 		func(_ int, s *slot) error { return f.fill(s.lanes) },
 		func(j int, s *slot) error {
-			e.encrypt(s, rk, errors, maskBlock(set, in.At, in.State, j), j)
+			masks.block(&s.cipher, j)
+			e.encrypt(s, rk, errors, &s.cipher, j)
 			return nil
 		},
 		func(_ int, s *slot) error {
@@ -196,8 +198,10 @@ func (e *engine) encryptStream(ctx context.Context, in *Encryption, rk key, d *D
 		clear(s.packed)
 		clear(s.noise)
 		clear(s.limb)
+		clear(s.tile[:])
 		clear(s.rand.buf[:])
 	}
+	errors.aes.Wipe()
 	if err != nil {
 		return err
 	}
@@ -230,13 +234,7 @@ func (f *feeder) fill(lanes []uint32) error {
 		if err != nil && (err != io.EOF || f.read+n < f.in.Lanes) {
 			return fmt.Errorf("lane %d of %d: %w", f.read+n, f.in.Lanes, noEOF(err))
 		}
-		var bad int32
-		limit := f.offset - 1
-		for i, m := range f.buf[:n] {
-			bad |= (limit - m) | (limit + 1 + m)
-			lanes[i] = uint32(m + f.offset)
-		}
-		if bad < 0 {
+		if !raise(lanes[:n], f.buf[:n], f.offset) {
 			return consilium.ErrInvalid.Withf("a lane does not fit %d bits", f.in.Profile.Bits)
 		}
 		f.vector.Write(f.buf[:n])
@@ -261,6 +259,23 @@ func (f *feeder) fill(lanes []uint32) error {
 		clear(lanes[n:])
 	}
 	return nil
+}
+
+// raise is lanes = src + offset; it reports whether all of src were in
+// [-offset, offset).
+func raise(lanes []uint32, src []int32, offset int32) bool {
+	ok := true
+	if whole := len(src) &^ 15; vec.Enabled && whole > 0 {
+		ok = vec.Raise(lanes[:whole], src[:whole], offset)
+		lanes, src = lanes[whole:], src[whole:]
+	}
+	var bad int32
+	limit := offset - 1
+	for i, m := range src {
+		bad |= (limit - m) | (limit + 1 + m)
+		lanes[i] = uint32(m + offset)
+	}
+	return ok && bad >= 0
 }
 
 func noEOF(err error) error {
