@@ -34,7 +34,7 @@ func TestWithdrawnPatient(t *testing.T) {
 	for i := range after {
 		after[i] = before[i] - patient[i]
 	}
-	if err := h.await(ctx, "the first opening", func() bool { c := h.courses[id]; return c.openings != nil && len(c.openings) == 5 }); err != nil {
+	if err := h.await(ctx, "the first opening", func() bool { c := h.courses[id]; return len(c.openings) == 5 }); err != nil {
 		t.Fatal(err)
 	}
 	v := h.sites[h.victim()].vault
@@ -105,7 +105,7 @@ func TestDisksAfterClose(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := h.await(ctx, "the first openings", func() bool { c := h.courses[id]; return c.openings != nil && len(c.openings) == 5 }); err != nil {
+	if err := h.await(ctx, "the first openings", func() bool { c := h.courses[id]; return len(c.openings) == 5 }); err != nil {
 		t.Fatal(err)
 	}
 	h.mu.Lock()
