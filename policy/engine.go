@@ -156,6 +156,9 @@ func compile(b Bundle, timeout time.Duration) (*compiled, error) {
 			modules[name] = own[name]
 			continue
 		}
+		if err := lintSource(b.files[name]); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
 		mod, err := parse(name, b.files[name], board)
 		if err != nil {
 			return nil, err

@@ -24,7 +24,7 @@ const (
 	studyGate  = 320
 	// gateTime bounds the trial of a bundle. It takes a fraction of a second;
 	// the margin is for rules that take long on every row.
-	gateTime = 30 * time.Second
+	gateTime = 20 * time.Second
 )
 
 // overGrant says that kernels let a row in that OPA leaves out.
@@ -310,8 +310,8 @@ func (p *compiled) gateBundle() error {
 		rows = bundleGate
 	}
 	o, err := p.makeProgram(ctx, known, now, rows)
-	if err != nil {
-		return fmt.Errorf("the row rules could not be tried within %s", gateTime)
+	if err != nil || errors.Is(o.bad, context.DeadlineExceeded) {
+		return fmt.Errorf("row_include: the row rules could not be tried within %s", gateTime)
 	}
 	if o.program != nil || o.bad != nil || len(p.rowRules) == 0 {
 		return o.bad
@@ -322,6 +322,9 @@ func (p *compiled) gateBundle() error {
 		return err
 	}
 	_, err = generated(now, studyGate, constantsOf(nil, now), p.askBoards(ctx, base))
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("row_include: %d rows could not be tried within %s", studyGate, gateTime)
+	}
 	return err
 }
 
