@@ -53,12 +53,13 @@ type Config struct {
 
 // Vault implements hatch.Vault.
 type Vault struct {
-	cfg      Config
-	dir      *durable.Dir
-	book     *cohortBook
-	salts    *provenance.Salts
-	batches  *provenance.BatchDir
-	consents *consentStore
+	cfg       Config
+	dir       *durable.Dir
+	book      *cohortBook
+	salts     *provenance.Salts
+	batches   *provenance.BatchDir
+	consents  *consentStore
+	decisions *policy.Audit
 
 	mu      sync.Mutex // guards the rest
 	ledger  *ledgerGate
@@ -94,6 +95,9 @@ func Open(cfg Config) (*Vault, error) {
 	if v.book, err = openCohortBook(filepath.Join(cfg.Dir, "cohorts")); err != nil {
 		return fail(err)
 	}
+	if err = v.openDecisions(); err != nil {
+		return fail(err)
+	}
 	if v.salts, err = provenance.OpenSalts(filepath.Join(cfg.Dir, "salts"), cfg.KEK); err != nil {
 		return fail(err)
 	}
@@ -108,6 +112,9 @@ func (v *Vault) Close() error {
 	var errs []error
 	if v.book != nil {
 		errs = append(errs, v.book.close())
+	}
+	if v.decisions != nil {
+		errs = append(errs, v.decisions.Close())
 	}
 	return errors.Join(append(errs, v.dir.Close())...)
 }
