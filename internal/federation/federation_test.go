@@ -181,7 +181,7 @@ func TestTrial(t *testing.T) {
 		t.Errorf("summary: %+v", summary)
 	}
 	tamper(t, dir)
-	holdDecisions(t, f, len(summary.Rounds))
+	holdDecisions(t, f, len(summary.Rounds), summary.Threshold)
 	stopAll(t, f, file.Payload, engine.Digest())
 }
 

@@ -19,8 +19,9 @@ import (
 // holdDecisions reads every hospital's decision log after a study: it chains,
 // every point on the way was decided before the study went on, rows were decided by
 // kernels, and nothing in it names a patient or a column's value.
-func holdDecisions(t *testing.T, f *federation.Federation, rounds int) {
+func holdDecisions(t *testing.T, f *federation.Federation, rounds, threshold int) {
 	t.Helper()
+	released := 0 // a study ends when threshold hospitals have released it
 	for _, s := range f.Sites() {
 		b, err := os.ReadFile(filepath.Join(s.Dir(), "vault", "decisions.jsonl"))
 		if err != nil {
@@ -47,10 +48,14 @@ func holdDecisions(t *testing.T, f *federation.Federation, rounds int) {
 				t.Errorf("%s: record %d lacks the policy or the input", rec.Node, rec.Seq)
 			}
 		}
-		if points[policy.PointStudy] == 0 || points[policy.PointSite] == 0 || points[policy.PointTransfer] == 0 || points[policy.PointRelease] == 0 ||
+		if points[policy.PointStudy] == 0 || points[policy.PointSite] == 0 || points[policy.PointTransfer] == 0 ||
 			points[policy.PointRows] < rounds || points[policy.PointColumns] < rounds {
 			t.Errorf("%s: decided %v in %d rounds", s.Dir(), points, rounds)
 		}
+		released += min(points[policy.PointRelease], 1)
+	}
+	if released < threshold {
+		t.Errorf("%d hospitals decided about the release, want %d", released, threshold)
 	}
 }
 
