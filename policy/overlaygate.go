@@ -37,6 +37,6 @@ func generate(rng *rand.Rand, now int64) Record {
 		Area: pick("", "any", "MONDO:0018305", "MONDO:0003778"), ValidFrom: when(), ValidTo: when(), WithdrawnAt: when(), Objected: flag(),
 		GivenBy: pick("none", "self", "self", "parent", "representative"), IsAdultNow: flag(), Deceased: flag(), MNObjected: flag(), Part2: flag(),
 		Psychotherapy: flag(), CitizenOrLPR: flag(), WGBOObjected: flag(), HRAGeneral: flag(), HRAGenetic: flag(), HRAProject: flag(),
-		HRAInformed: flag(), HRADissent: flag(),
+		HRAInformed: flag(), HRADissent: flag(), Part2Consent: flag(), NHSOptOut: flag(), OptedOutAt: when(),
 	}
 }
