@@ -181,6 +181,8 @@ func TestTrial(t *testing.T) {
 		t.Errorf("summary: %+v", summary)
 	}
 	tamper(t, dir)
+	holdDecisions(t, f, len(summary.Rounds), summary.Threshold)
+	stopAll(t, f, file.Payload, engine.Digest())
 }
 
 // tamper flips bits all over an archive: each must be noticed in its file.
