@@ -446,23 +446,10 @@ func (p *compiled) ask(ctx context.Context, point Point, v ast.Value) (Decision,
 	var rs rego.ResultSet
 	err := metered(ctx, p.timeout, func(ctx context.Context, limits ...rego.EvalOption) error {
 		var err error
-		rs, err = recovering(func() (rego.ResultSet, error) { return p.query.Eval(ctx, append(limits, rego.EvalParsedInput(v))...) })
+		rs, err = p.query.Eval(ctx, append(limits, rego.EvalParsedInput(v))...)
 		return err
 	})
 	return p.outcome(ctx, point, rs, err)
-}
-
-// recovering turns a panic of the rule engine into an error, and so into a
-// denial: some policies that compile make it read what is not there (an "every"
-// over a value that was taken away is one; the mutation run found it), and no policy
-// may take a hospital's process down.
-func recovering(eval func() (rego.ResultSet, error)) (rs rego.ResultSet, err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			rs, err = nil, fmt.Errorf("the rule engine failed: %v", v)
-		}
-	}()
-	return eval()
 }
 
 // outcome turns what OPA returned into a decision.

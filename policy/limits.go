@@ -3,6 +3,7 @@ package policy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"runtime/metrics"
 	"sync/atomic"
 	"time"
@@ -99,7 +100,7 @@ func metered(ctx context.Context, timeout time.Duration, f func(context.Context,
 	if err := limited.Err(); err != nil {
 		return err
 	}
-	err := f(limited, rego.EvalExternalCancel(m))
+	err := recovering(func() error { return f(limited, rego.EvalExternalCancel(m)) })
 	switch {
 	case m.why != nil:
 		return m.why
@@ -107,6 +108,19 @@ func metered(ctx context.Context, timeout time.Duration, f func(context.Context,
 		return limited.Err()
 	}
 	return err
+}
+
+// recovering turns a panic of the rule engine into an error, and so into a
+// denial: some policies that compile make it read what is not there (an "every"
+// over a value that was taken away is one; the mutation run found it), and no policy
+// may take a hospital's process down.
+func recovering(eval func() error) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("the rule engine failed: %v", v)
+		}
+	}()
+	return eval()
 }
 
 // boundedJSON turns an answer into plain values if it is small.

@@ -318,7 +318,7 @@ func (p *compiled) coverage(cov *cover.Cover, results []VectorResult) Coverage {
 		if overlayPath.MatchString(name) && strings.HasSuffix(name, ".rego") {
 			if m, err := parse(name, p.bundle.files[name], capabilities(boardBuiltins)); err == nil {
 				modules[name] = m
-				codes = append(codes, spelledCodes(m)...)
+				codes = append(codes, denialCodes(m)...)
 			}
 		}
 	}
@@ -358,8 +358,8 @@ func (p *compiled) coverage(cov *cover.Cover, results []VectorResult) Coverage {
 	return out
 }
 
-// spelledCodes lists the codes that a module's deny rules spell out.
-func spelledCodes(m *ast.Module) []string {
+// denialCodes lists the codes that a module's deny rules spell out.
+func denialCodes(m *ast.Module) []string {
 	var out []string
 	for _, r := range m.Rules {
 		if r.Head.Ref()[:1].String() != "deny" || r.Head.Key == nil {

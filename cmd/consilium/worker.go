@@ -33,6 +33,7 @@ type hospital struct {
 	facts    *policy.SiteFacts
 	register *register
 	datasets []vault.Dataset
+	streamed []streamSource
 	log      *slog.Logger
 }
 
@@ -68,6 +69,17 @@ func openHospital(path string, stderr io.Writer) (*hospital, error) {
 		}
 		seen[d.Name] = true
 		h.datasets = append(h.datasets, d)
+	}
+	for i := range h.config.Streams {
+		d, err := h.config.Streams[i].source(path)
+		if err != nil {
+			return nil, err
+		}
+		if seen[d.Name] {
+			return nil, configError(path, nil, "give one of them another name", "%s stands twice under datasets and streams", d.Name)
+		}
+		seen[d.Name] = true
+		h.streamed = append(h.streamed, d)
 	}
 	if h.kit, err = openKit(h.config.Keys, h.config.Roster, h.config.Board, "site/"+h.config.Site); err != nil {
 		return nil, err
@@ -124,6 +136,11 @@ func (h *hospital) settings(task string) (*vaultSettings, error) {
 		}
 		d.Stream = id
 		s.Datasets = append(s.Datasets, d)
+	}
+	if task != "serve" {
+		if s.Streams, err = h.streamSources(streams); err != nil {
+			return nil, err
+		}
 	}
 	for _, level := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError} {
 		if h.log.Enabled(context.Background(), level) {
