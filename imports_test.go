@@ -23,17 +23,28 @@ var walls = map[string][]string{
 	"consilium/internal/hybrid":  {"consilium"},
 	"consilium/internal/seal":    {"consilium"},
 	"consilium/internal/det":     {},
+	"consilium/internal/vec":     {},
 	"consilium/internal/fixed":   {"consilium"},
 	"consilium/internal/durable": {"consilium"},
 	"consilium/internal/blob":    {"consilium", "internal/durable"},
 
 	// The four engines do not know each other.
-	"consilium/he":         {"consilium", "internal/seal"},
-	"consilium/he/party":   {"consilium", "he", "internal/seal"},
+	"consilium/he":         {"consilium", "internal/vec", "internal/seal"},
+	"consilium/he/party":   {"consilium", "he", "internal/vec", "internal/seal"},
 	"consilium/models":     {"consilium", "internal/canon", "internal/det"},
 	"consilium/models/net": {"consilium", "models", "internal/canon", "internal/det", "internal/fixed"},
 	"consilium/policy":     {"consilium", "internal/canon", "internal/hybrid"},
-	"consilium/provenance": {"consilium", "provenance/epcis", "internal/canon", "internal/hybrid"},
+	"consilium/provenance": {"consilium", "internal/canon", "internal/hybrid", "provenance/did", "provenance/epcis", "provenance/guardian", "provenance/sdjwt", "provenance/status"},
+
+	// Foreign consents become what the row rules read.
+	"consilium/policy/consent": {"policy"},
+
+	// What provenance says of people: names, credentials, their status, shares
+	// of a lost key. Pure functions on bytes.
+	"consilium/provenance/did":      {"consilium", "internal/canon", "internal/hybrid"},
+	"consilium/provenance/sdjwt":    {"consilium", "internal/canon", "provenance/did"},
+	"consilium/provenance/status":   {"consilium", "internal/canon", "provenance/did", "provenance/sdjwt"},
+	"consilium/provenance/guardian": {"consilium"},
 	// Supply-chain events have GS1's own hash.
 	"consilium/provenance/epcis": {"consilium"},
 
@@ -65,6 +76,7 @@ var walls = map[string][]string{
 	// Everything in one process, and the binary: they wire the rooms together.
 	"consilium/internal/federation": anyRoom,
 	"consilium/cmd/consilium":       anyRoom,
+	"consilium/benchmarks/full":     {"consilium", "he", "he/party", "internal/seal"},
 }
 
 // anyRoom is for the rooms whose promise is to put the others together.

@@ -178,6 +178,9 @@ type tableTests struct {
 	Yates  *test       `json:"chisq_yates,omitempty"`
 	Fisher *fisherTest `json:"fisher,omitempty"`
 	MH     *mhTest     `json:"mantel_haenszel,omitempty"`
+	// Of an integer under `columns`, whose values are ordered:
+	Wilcoxon *rankTest `json:"wilcoxon,omitempty"`
+	Kruskal  *rankTest `json:"kruskal,omitempty"`
 }
 
 func renderCrosstab(facts consilium.Facts, a *consilium.AnalysisSpec, rows, cols []string, v map[string][]float64, mh []total) any {
@@ -238,6 +241,9 @@ func renderCrosstab(facts consilium.Facts, a *consilium.AnalysisSpec, rows, cols
 	} else if len(t) > 1 && len(t[0]) > 1 {
 		out.Expected = chiSquare(t, &out.Tests)
 		out.Tests.Fisher = fisher(t)
+		if c, ok := facts.Spec.Column(a.Columns); ok && c.Type == consilium.TypeInteger {
+			out.Tests.Wilcoxon, out.Tests.Kruskal = rankTests(t)
+		}
 		if len(t) == 2 && len(t[0]) == 2 {
 			out.OddsRatio = finite(float64(t[0][0]*t[1][1]) / float64(t[0][1]*t[1][0]))
 			out.RiskRatio = finite((t[1][1] / (t[1][0] + t[1][1])) / (t[0][1] / (t[0][0] + t[0][1])))

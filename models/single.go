@@ -241,21 +241,31 @@ func newTimeGrid(facts consilium.Facts, g *consilium.Grid, stop string) (*timeGr
 	if !(g.Step > 0) || !(g.Max >= g.Step) || math.IsInf(g.Max, 0) || g.Max/g.Step > 20000 {
 		return nil, consilium.ErrInvalid.Withf("grid: step %v and max %v; want 0 < step <= max and at most 20000 cells", g.Step, g.Max)
 	}
-	if !facts.Permitted(PermitFineGrid) {
-		unit := ""
-		if c, ok := facts.Spec.Column(stop); ok {
-			unit = c.Unit
-		}
-		days, known := daysPerUnit[unit]
-		if !known {
-			return nil, consilium.ErrInvalid.Withf("grid: column %s has unit %q; want d, wk, mo, a, h or min, so that the cell width can be judged", stop, unit)
-		}
-		if float64(g.Step*days) < minCellDays {
-			return nil, consilium.ErrInvalid.Withf("grid: step %v %s is narrower than %d days, on which differences of risk sets give single patients away; widen it, or ask the board to permit %s",
-				g.Step, unit, minCellDays, PermitFineGrid)
-		}
+	if err := checkWidth(facts, stop, g.Step, "grid: step"); err != nil {
+		return nil, err
 	}
 	return &timeGrid{step: g.Step, max: g.Max, cells: int(math.Ceil(g.Max / g.Step))}, nil
+}
+
+// checkWidth refuses public stretches of time so narrow that they would give
+// patients away.
+func checkWidth(facts consilium.Facts, stop string, width float64, what string) error {
+	if facts.Permitted(PermitFineGrid) {
+		return nil
+	}
+	unit := ""
+	if c, ok := facts.Spec.Column(stop); ok {
+		unit = c.Unit
+	}
+	days, known := daysPerUnit[unit]
+	if !known {
+		return consilium.ErrInvalid.Withf("%s: column %s has unit %q; want d, wk, mo, a, h or min, so that the width can be judged", what, stop, unit)
+	}
+	if float64(width*days) < minCellDays {
+		return consilium.ErrInvalid.Withf("%s %v %s is narrower than %d days, on which differences of risk sets give single patients away; widen it, or ask the board to permit %s",
+			what, width, unit, minCellDays, PermitFineGrid)
+	}
+	return nil
 }
 
 // cell is the smallest c with time <= c·step, cells+1 beyond the grid.

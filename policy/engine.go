@@ -418,8 +418,21 @@ func (e *Engine) evaluate(ctx context.Context, p *compiled, point Point, doc map
 	}
 	limited, cancel := context.WithTimeout(ctx, p.timeout)
 	defer cancel()
-	rs, err := p.query.Eval(limited, rego.EvalInput(doc))
+	rs, err := recovering(func() (rego.ResultSet, error) { return p.query.Eval(limited, rego.EvalInput(doc)) })
 	return p.outcome(ctx, limited, point, rs, err)
+}
+
+// recovering turns a panic of the rule engine into an error, and so into a
+// denial: some policies that compile make it read what is not there (an "every"
+// over a value that was taken away is one; the mutation run found it), and no policy
+// may take a hospital's process down.
+func recovering(eval func() (rego.ResultSet, error)) (rs rego.ResultSet, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			rs, err = nil, fmt.Errorf("the rule engine failed: %v", v)
+		}
+	}()
+	return eval()
 }
 
 // outcome turns what OPA returned into a decision.

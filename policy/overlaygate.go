@@ -56,7 +56,7 @@ func (p *compiled) boardRow(now int64, r Record) (map[string]bool, error) {
 		if !ok {
 			return nil, fmt.Errorf("board/%s: no row rule", id)
 		}
-		rs, err := q.Eval(ctx, rego.EvalParsedInput(v))
+		rs, err := recovering(func() (rego.ResultSet, error) { return q.Eval(ctx, rego.EvalParsedInput(v)) })
 		if err != nil {
 			return nil, fmt.Errorf("board/%s: row_include: %s", id, firstLine(err))
 		}
@@ -113,6 +113,6 @@ func generate(rng *rand.Rand, now int64) Record {
 		Area: pick("", "any", "MONDO:0018305", "MONDO:0003778"), ValidFrom: when(), ValidTo: when(), WithdrawnAt: when(), Objected: flag(),
 		GivenBy: pick("none", "self", "self", "parent", "representative"), IsAdultNow: flag(), Deceased: flag(), MNObjected: flag(), Part2: flag(),
 		Psychotherapy: flag(), CitizenOrLPR: flag(), WGBOObjected: flag(), HRAGeneral: flag(), HRAGenetic: flag(), HRAProject: flag(),
-		HRAInformed: flag(), HRADissent: flag(),
+		HRAInformed: flag(), HRADissent: flag(), Part2Consent: flag(), NHSOptOut: flag(), OptedOutAt: when(),
 	}
 }

@@ -45,6 +45,10 @@ type Subject struct {
 	HRAProject    bool // consent for this project, HRA Art. 32(1)
 	HRAInformed   bool // informed, HRA Art. 33(2)
 	HRADissent    bool // a documented refusal
+	Part2Consent  bool // consent that names substance use disorder records, 42 CFR 2.31
+	NHSOptOut     bool // the National Data Opt-Out of England
+
+	OptedOutAt int64 // of the European Health Data Space, Art. 71; Unix seconds, Never = not
 }
 
 // Record is a Subject as the rules see it.
@@ -72,6 +76,9 @@ type Record struct {
 	HRAProject    bool     `json:"hra_project"`
 	HRAInformed   bool     `json:"hra_informed"`
 	HRADissent    bool     `json:"hra_dissent"`
+	Part2Consent  bool     `json:"part2_consent"`
+	NHSOptOut     bool     `json:"nhs_opt_out"`
+	OptedOutAt    int64    `json:"opted_out_at"`
 }
 
 var categories = []string{"general", "genetic", "mental", "substance", "hiv", "sexual", "biometric"}
@@ -124,6 +131,9 @@ func cells() []cell {
 		flag("hra_project", func(s *Subject) *bool { return &s.HRAProject }),
 		flag("hra_informed", func(s *Subject) *bool { return &s.HRAInformed }),
 		flag("hra_dissent", func(s *Subject) *bool { return &s.HRADissent }),
+		flag("part2_consent", func(s *Subject) *bool { return &s.Part2Consent }),
+		flag("nhs_opt_out", func(s *Subject) *bool { return &s.NHSOptOut }),
+		when("opted_out_at", func(s *Subject) *int64 { return &s.OptedOutAt }),
 	}
 }
 
@@ -320,7 +330,7 @@ func (p *compiled) row(ctx context.Context, base base, r Record) (Decision, erro
 	if err != nil {
 		return deny(PointRows, CodeError, "%s", firstLine(err)), nil
 	}
-	rs, err := p.query.Eval(limited, rego.EvalParsedInput(v))
+	rs, err := recovering(func() (rego.ResultSet, error) { return p.query.Eval(limited, rego.EvalParsedInput(v)) })
 	return p.outcome(ctx, limited, PointRows, rs, err)
 }
 
@@ -364,6 +374,7 @@ func (r Record) value() map[string]any {
 		"given_by": r.GivenBy, "is_adult_now": r.IsAdultNow, "deceased": r.Deceased, "mn_objected": r.MNObjected, "part2": r.Part2,
 		"psychotherapy": r.Psychotherapy, "citizen_or_lpr": r.CitizenOrLPR, "wgbo_objected": r.WGBOObjected, "hra_general": r.HRAGeneral,
 		"hra_genetic": r.HRAGenetic, "hra_project": r.HRAProject, "hra_informed": r.HRAInformed, "hra_dissent": r.HRADissent,
+		"part2_consent": r.Part2Consent, "nhs_opt_out": r.NHSOptOut, "opted_out_at": r.OptedOutAt,
 	}
 }
 
@@ -384,10 +395,10 @@ func (r Record) at(now int64) Record {
 // value holds: readRecord lets only known words and codes through.
 func (r Record) key() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s\x00%s\x00%s\x00%s\x00%s\x00%d %d %d ", r.Status, r.GivenBy, r.Area, strings.Join(r.Categories, " "),
-		strings.Join(r.Purposes, " "), r.ValidFrom, r.ValidTo, r.WithdrawnAt)
+	fmt.Fprintf(&b, "%s\x00%s\x00%s\x00%s\x00%s\x00%d %d %d %d ", r.Status, r.GivenBy, r.Area, strings.Join(r.Categories, " "),
+		strings.Join(r.Purposes, " "), r.ValidFrom, r.ValidTo, r.WithdrawnAt, r.OptedOutAt)
 	for _, f := range []bool{r.Explicit, r.Evidence, r.Objected, r.IsAdultNow, r.Deceased, r.MNObjected, r.Part2, r.Psychotherapy,
-		r.CitizenOrLPR, r.WGBOObjected, r.HRAGeneral, r.HRAGenetic, r.HRAProject, r.HRAInformed, r.HRADissent} {
+		r.CitizenOrLPR, r.WGBOObjected, r.HRAGeneral, r.HRAGenetic, r.HRAProject, r.HRAInformed, r.HRADissent, r.Part2Consent, r.NHSOptOut} {
 		if f {
 			b.WriteByte('1')
 		} else {
@@ -431,7 +442,7 @@ func (s *Subject) record() (Record, string) {
 	ok := slices.Contains([]string{"none", "active", "withdrawn"}, s.Status) &&
 		slices.Contains([]string{"none", "self", "parent", "representative"}, s.GivenBy) &&
 		(s.Area == "" || s.Area == "any" || isCode(s.Area, "MONDO:"))
-	for _, t := range []int64{s.ValidFrom, s.ValidTo, s.WithdrawnAt} {
+	for _, t := range []int64{s.ValidFrom, s.ValidTo, s.WithdrawnAt, s.OptedOutAt} {
 		ok = ok && t >= -Never && t <= Never
 	}
 	for _, c := range s.Categories {
@@ -448,7 +459,8 @@ func (s *Subject) record() (Record, string) {
 		Area: s.Area, ValidFrom: s.ValidFrom, ValidTo: s.ValidTo, WithdrawnAt: s.WithdrawnAt, Objected: s.Objected, GivenBy: s.GivenBy,
 		IsAdultNow: s.IsAdultNow, Deceased: s.Deceased, MNObjected: s.MNObjected, Part2: s.Part2, Psychotherapy: s.Psychotherapy,
 		CitizenOrLPR: s.CitizenOrLPR, WGBOObjected: s.WGBOObjected, HRAGeneral: s.HRAGeneral, HRAGenetic: s.HRAGenetic,
-		HRAProject: s.HRAProject, HRAInformed: s.HRAInformed, HRADissent: s.HRADissent,
+		HRAProject: s.HRAProject, HRAInformed: s.HRAInformed, HRADissent: s.HRADissent, Part2Consent: s.Part2Consent,
+		NHSOptOut: s.NHSOptOut, OptedOutAt: s.OptedOutAt,
 	}
 	slices.Sort(r.Categories)
 	r.Categories = slices.Compact(r.Categories)

@@ -18,7 +18,7 @@ func fromRecord(r Record) Subject {
 	return Subject{Status: r.Status, Explicit: r.Explicit, Evidence: r.Evidence, Categories: r.Categories, Purposes: r.Purposes, Area: r.Area,
 		ValidFrom: r.ValidFrom, ValidTo: r.ValidTo, WithdrawnAt: r.WithdrawnAt, Objected: r.Objected, GivenBy: r.GivenBy, IsAdultNow: r.IsAdultNow,
 		Deceased: r.Deceased, MNObjected: r.MNObjected, Part2: r.Part2, Psychotherapy: r.Psychotherapy, CitizenOrLPR: r.CitizenOrLPR,
-		WGBOObjected: r.WGBOObjected, HRAGeneral: r.HRAGeneral, HRAGenetic: r.HRAGenetic, HRAProject: r.HRAProject, HRAInformed: r.HRAInformed, HRADissent: r.HRADissent}
+		WGBOObjected: r.WGBOObjected, HRAGeneral: r.HRAGeneral, HRAGenetic: r.HRAGenetic, HRAProject: r.HRAProject, HRAInformed: r.HRAInformed, HRADissent: r.HRADissent, Part2Consent: r.Part2Consent, NHSOptOut: r.NHSOptOut, OptedOutAt: r.OptedOutAt}
 }
 
 // TestFilterRows compares the filter with plain OPA, asked row by row with

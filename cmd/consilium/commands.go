@@ -25,6 +25,8 @@ func commands() []command {
 		{"provision install", "", "check a signed roster and put it into a kit", runProvisionInstall},
 		{"coordinator", "", "run a coordinator node", runCoordinator},
 		{"worker", "", "run a hospital's worker", runWorker},
+		{"worker check", "", "look at all that a worker needs, and say what to do", runWorkerCheck},
+		{"worker disclosed", "", "what this hospital has disclosed, to whom, from its own trail", runWorkerDisclosed},
 		{"worker vault", "", "the vault that a worker starts; not for people", runVault},
 		{"ledger anchor", "", "anchor a hospital's tables in its ledger", runLedgerAnchor},
 		{"ledger witness", "", "run the board's ledger witness", runLedgerWitness},

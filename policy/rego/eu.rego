@@ -1,5 +1,5 @@
 # METADATA
-# title: GDPR with Dutch and Danish law
+# title: GDPR with Dutch and Danish law; other member states in files of their own
 package consilium.law
 
 import rego.v2
@@ -167,6 +167,14 @@ ok["GDPR-21"] if {
 	"21" in l.articles
 	l.from <= input.now
 	input.now < l.until
+	derogates(l)
+}
+
+derogates(l) if l.condition == "none"
+
+derogates(l) if {
+	l.condition == "impairment"
+	input.site.de.impairment != ""
 }
 
 ok["GDPR-17"] if input.event.consentWasSoleGround == false
