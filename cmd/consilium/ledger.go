@@ -87,6 +87,8 @@ func runLedgerWitness(ctx context.Context, e *env, args []string) error {
 func runLedgerVerify(ctx context.Context, e *env, args []string) error {
 	flags := e.flags()
 	path := flags.String("config", "", "the worker's config `file`")
+	var anchors files
+	flags.Var(&anchors, "anchor", "an anchor that consilium-anchor wrote, a `file`: is this the ledger that was anchored?")
 	rest, err := e.parse(flags, args)
 	if err != nil {
 		return err
@@ -107,10 +109,18 @@ func runLedgerVerify(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	anchored, err := h.verifyAnchors(ctx, cp, anchors)
+	if err != nil {
+		return err
+	}
 	if e.json {
-		return json.NewEncoder(e.stdout).Encode(map[string]any{"origin": cp.Origin, "size": cp.Size, "root": cp.Root, "time": cp.Time.UTC().Format(time.RFC3339)})
+		return json.NewEncoder(e.stdout).Encode(map[string]any{"origin": cp.Origin, "size": cp.Size, "root": cp.Root, "time": cp.Time.UTC().Format(time.RFC3339), "anchors": anchored})
 	}
 	fmt.Fprintf(e.stdout, "%s: %d entries verify under root %s, cosigned %s\n", cp.Origin, cp.Size, cp.Root.Short(), cp.Time.UTC().Format(time.RFC3339))
+	for _, a := range anchored {
+		fmt.Fprintf(e.stdout, "epoch %d: the first %d entries are the ledger that was anchored, %s in block %d %s of %s chain %s\n", a.Epoch, a.Size, a.Status, a.Height, a.Block, a.Chain, a.ChainID)
+		fmt.Fprintf(e.stdout, "  that the block holds it, `consilium-anchor verify --block %s` proves; take the hash from a source of your own\n", a.Block)
+	}
 	return nil
 }
 
