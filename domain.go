@@ -39,6 +39,9 @@ const (
 	DomainResult       Domain = "consilium/result/v1"
 	DomainWithdraw     Domain = "consilium/withdraw/v1"
 	DomainCancel       Domain = "consilium/cancel/v1"
+	DomainAnswer       Domain = "consilium/answer/v1"
+	DomainSuspect      Domain = "consilium/suspect/v1"
+	DomainShow         Domain = "consilium/show/v1"
 	DomainRequest      Domain = "consilium/request/v1"
 	DomainEvent        Domain = "consilium/event/v1"
 	DomainBlob         Domain = "consilium/blob/v1"
@@ -50,6 +53,8 @@ const (
 	DomainTagKey       Domain = "consilium/tag-key/v1"
 	DomainOpeningKey   Domain = "consilium/opening-key/v1"
 	DomainStateKey     Domain = "consilium/state-key/v1"
+	DomainAnswerKey    Domain = "consilium/answer-key/v1"
+	DomainShowKey      Domain = "consilium/show-key/v1"
 	DomainPublicMask   Domain = "consilium/a/v1"
 	DomainRoundKey     Domain = "consilium/round-key/v1"
 	DomainCheck        Domain = "consilium/check/v1"
@@ -58,11 +63,13 @@ const (
 	DomainRowSet       Domain = "consilium/row-set/v1"
 	DomainCohort       Domain = "consilium/cohort/v1"
 	DomainHoldout      Domain = "consilium/holdout/v1"
+	DomainNoise        Domain = "consilium/noise/v1"
 
 	DomainSchema       Domain = "consilium/schema/v1"
 	DomainRowSalt      Domain = "consilium/row-salt/v1"
 	DomainBatch        Domain = "consilium/batch/v1"
 	DomainSource       Domain = "consilium/source/v1"
+	DomainDeviceBatch  Domain = "consilium/device-batch/v1"
 	DomainPseudonym    Domain = "consilium/pseudonym/v1"
 	DomainConsent      Domain = "consilium/consent/v1"
 	DomainWithdrawal   Domain = "consilium/consent-withdrawal/v1"
@@ -99,10 +106,10 @@ func Domains() []Domain {
 		DomainRoster, DomainSubmission, DomainSpec, DomainApproval, DomainPolicy, DomainDecision, DomainEnrol, DomainDecline, DomainReveal,
 		DomainCharter, DomainHeader, DomainCiphertext, DomainBox, DomainCommitment, DomainAck, DomainComplaint,
 		DomainContributors, DomainVote, DomainOpening, DomainRenounce, DomainAggregate, DomainState, DomainStateVote,
-		DomainRelease, DomainResult, DomainWithdraw, DomainCancel, DomainRequest, DomainEvent, DomainBlob,
+		DomainRelease, DomainResult, DomainWithdraw, DomainCancel, DomainAnswer, DomainSuspect, DomainShow, DomainRequest, DomainEvent, DomainBlob,
 		DomainGroupKey, DomainGroupRatchet, DomainGroupConfirm, DomainGroupSalt, DomainTagKey, DomainOpeningKey,
-		DomainStateKey, DomainPublicMask, DomainRoundKey, DomainCheck, DomainSeed, DomainVector, DomainRowSet,
-		DomainCohort, DomainHoldout, DomainSchema, DomainRowSalt, DomainBatch, DomainSource, DomainPseudonym,
+		DomainStateKey, DomainAnswerKey, DomainShowKey, DomainPublicMask, DomainRoundKey, DomainCheck, DomainSeed, DomainVector, DomainRowSet,
+		DomainCohort, DomainHoldout, DomainNoise, DomainSchema, DomainRowSalt, DomainBatch, DomainSource, DomainDeviceBatch, DomainPseudonym,
 		DomainConsent, DomainWithdrawal, DomainReceipt, DomainManifest, DomainSaltStore, DomainSubject, DomainModel, DomainArchive, DomainAuditMask, DomainAuditRecord,
 		DomainTrail, DomainLineage, DomainTransfer, DomainAssessment, DomainTeamEnvelope, DomainSealedBox, DomainSealedState, DomainSealedReveal,
 		DomainCredential, DomainKeyEvent, DomainNextKey, DomainGuardian, DomainMandate, DomainAccess, DomainDIDDocument, DomainSuperRoot,

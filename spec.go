@@ -111,6 +111,7 @@ const (
 	AnalysisLogrank     = "logrank"
 	AnalysisGLM         = "glm"
 	AnalysisCox         = "cox"
+	AnalysisGWAS        = "gwas"
 	AnalysisTrain       = "train"
 )
 
@@ -130,9 +131,19 @@ type AnalysisSpec struct {
 	Offset      *Offset              `json:"offset,omitempty"`
 	Ridge       float64              `json:"ridge,omitempty"`
 	Lasso       float64              `json:"lasso,omitempty"`
+	Penalty     *Penalty             `json:"penalty,omitempty"` // ridge, lasso and elastic net along a path
 	Baseline    *Baseline            `json:"baseline,omitempty"`
+	TimeTerms   []TimeTerm           `json:"timeTerms,omitempty"`
+	PHCheck     string               `json:"phCheck,omitempty"` // cox: test of proportional hazards against identity or log time
+	Concordance bool                 `json:"concordance,omitempty"`
+	Evaluate    int                  `json:"evaluate,omitempty"` // binomial glm: cells of the histograms of fitted probabilities
 	By          []string             `json:"by,omitempty"`
 	Grid        *Grid                `json:"grid,omitempty"`
+	ConfType    string               `json:"confType,omitempty"`   // kaplan-meier: log-log, log or plain
+	Restricted  float64              `json:"restricted,omitempty"` // kaplan-meier: horizon of the restricted mean
+	Weights     *Weights             `json:"weights,omitempty"`    // logrank
+	Variants    []string             `json:"variants,omitempty"`   // gwas: genotype columns
+	Quality     *Quality             `json:"quality,omitempty"`    // gwas
 	Variables   []string             `json:"variables,omitempty"`
 	Histogram   map[string][]float64 `json:"histogram,omitempty"`
 	Quantiles   []float64            `json:"quantiles,omitempty"`
@@ -157,6 +168,37 @@ type Response struct {
 type Offset struct {
 	Column string `json:"column"`
 	Log    bool   `json:"log,omitempty"`
+}
+
+// Penalty asks for penalised estimates at every lambda of a path, with
+// glmnet's objective: -loglik/n + lambda ((1-alpha)/2 |b|² + alpha |b|_1),
+// where b are the coefficients of the standardised columns unless Raw.
+type Penalty struct {
+	Alpha  float64   `json:"alpha"`
+	Lambda []float64 `json:"lambda,omitempty"` // falling; empty: Steps values from the least that leaves no term, down to Ratio of it
+	Steps  int       `json:"steps,omitempty"`
+	Ratio  float64   `json:"ratio,omitempty"`
+	Raw    bool      `json:"raw,omitempty"`
+}
+
+// TimeTerm lets the effect of a term change with time: the term times Func of
+// the time of each event.
+type TimeTerm struct {
+	Term string `json:"term"`
+	Func string `json:"func"` // identity or log
+}
+
+// Weights are Fleming and Harrington's: S(t-)^Rho (1 - S(t-))^Gamma.
+type Weights struct {
+	Rho   float64 `json:"rho"`
+	Gamma float64 `json:"gamma"`
+}
+
+// Quality leaves variants out of a gwas.
+type Quality struct {
+	MAF      float64 `json:"maf"`      // least minor allele frequency
+	HWE      float64 `json:"hwe"`      // least p of the exact Hardy-Weinberg test
+	CallRate float64 `json:"callRate"` // least share of called genotypes
 }
 
 // Baseline chooses Cox's baseline hazard.

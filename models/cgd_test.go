@@ -194,6 +194,11 @@ func TestGLMEqualsR(t *testing.T) {
 				num("df_residual", "df_residual")
 				near(t, "loglik", vec(r["loglik"])[1], w["loglik"].(float64))
 			}
+			if c.key == "poisson_multi" {
+				var quasi float64
+				truth(t, &quasi, "quasipoisson_multi_dispersion")
+				near(t, "quasipoisson", r["pearson_chisq"].(float64)/r["df_residual"].(float64), quasi)
+			}
 			t.Logf("%d rounds; largest relative differences so far: %v", len(f.opened), worst)
 		})
 	}

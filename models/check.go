@@ -12,17 +12,17 @@ import (
 var keysOf = map[string][]string{
 	consilium.AnalysisDescribe:    {"variables", "by", "histogram", "quantiles"},
 	consilium.AnalysisCrosstab:    {"rows", "columns", "strata"},
-	consilium.AnalysisKaplanMeier: {"response", "by", "grid"},
-	consilium.AnalysisLogrank:     {"response", "by", "strata", "grid"},
-	consilium.AnalysisGLM:         {"response", "family", "terms", "noIntercept", "strata", "offset", "cluster", "robust", "ridge"},
-	consilium.AnalysisCox:         {"response", "terms", "strata", "cluster", "ties", "robust", "ridge", "baseline"},
+	consilium.AnalysisKaplanMeier: {"response", "by", "grid", "confType", "restricted"},
+	consilium.AnalysisLogrank:     {"response", "by", "strata", "grid", "weights"},
+	consilium.AnalysisGLM:         {"response", "family", "terms", "noIntercept", "strata", "offset", "cluster", "robust", "ridge", "lasso", "penalty", "evaluate"},
+	consilium.AnalysisCox: {"response", "terms", "strata", "cluster", "ties", "robust", "ridge", "lasso", "penalty", "baseline", "timeTerms",
+		"phCheck", "concordance"},
+	consilium.AnalysisGWAS: {"response", "family", "terms", "strata", "variants", "quality"},
 }
 
 // later are keys and values that a reader may expect and that are refused by
 // name, because they are not built yet.
 var later = map[string]map[string]string{
-	consilium.AnalysisGLM:         {"lasso": "lasso and elastic net are not available yet; use ridge"},
-	consilium.AnalysisCox:         {"lasso": "lasso and elastic net are not available yet; use ridge"},
 	consilium.AnalysisKaplanMeier: {"strata": "curves take groups under `by`"},
 }
 
@@ -45,7 +45,17 @@ func used(a *consilium.AnalysisSpec) []string {
 	add(a.Offset != nil, "offset")
 	add(a.Ridge != 0, "ridge")
 	add(a.Lasso != 0, "lasso")
+	add(a.Penalty != nil, "penalty")
 	add(a.Baseline != nil, "baseline")
+	add(len(a.TimeTerms) > 0, "timeTerms")
+	add(a.PHCheck != "", "phCheck")
+	add(a.Concordance, "concordance")
+	add(a.Evaluate != 0, "evaluate")
+	add(a.ConfType != "", "confType")
+	add(a.Restricted != 0, "restricted")
+	add(a.Weights != nil, "weights")
+	add(len(a.Variants) > 0, "variants")
+	add(a.Quality != nil, "quality")
 	add(len(a.By) > 0, "by")
 	add(a.Grid != nil, "grid")
 	add(len(a.Variables) > 0, "variables")

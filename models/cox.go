@@ -14,6 +14,8 @@ type coxSpec struct {
 	start, stop, event string
 	strata             []string // besides the hospital
 	efron              bool
+	common             *commonSpec // one baseline for all hospitals, or nil
+	varying            []string    // time function of each column, "" for none; nil if none has one
 }
 
 // coxFitLen: the log partial likelihood.
@@ -41,13 +43,33 @@ func newCox(facts consilium.Facts, a *consilium.AnalysisSpec) (Analysis, error) 
 	if b := a.Baseline; b != nil {
 		switch b.Kind {
 		case "", "stratified":
-		case "piecewise", "common":
-			return nil, consilium.ErrInvalid.Withf("baseline %s is not available yet; the default, stratified by hospital, gives every hospital its own baseline", b.Kind)
+		case "piecewise":
+			return newPiecewise(facts, a)
+		case "common":
+			if !facts.Permitted(PermitCommon) {
+				return nil, consilium.ErrInvalid.Withf("baseline common opens sums over risk sets, from which patients can be recovered: ask the board to permit %s, or use the default (stratified by hospital) or piecewise",
+					PermitCommon)
+			}
+			grid, err := newTimeGrid(facts, b.Grid, a.Response.Stop)
+			if err != nil {
+				return nil, err
+			}
+			strata, err := newGrouping(spec, "strata", a.Strata)
+			if err != nil {
+				return nil, err
+			}
+			if strata.n*(grid.cells+2) > maxCommon {
+				return nil, consilium.ErrInvalid.Withf("baseline: %d strata on %d cells are too many", strata.n, grid.cells)
+			}
+			c.common = &commonSpec{grid: grid, strata: strata, join: !facts.Permitted(PermitFineGrid)}
 		default:
-			return nil, consilium.ErrInvalid.Withf("baseline %q%s; want stratified", b.Kind, suggest(b.Kind, []string{"stratified", "piecewise", "common"}))
+			return nil, consilium.ErrInvalid.Withf("baseline %q%s; want stratified, piecewise or common", b.Kind, suggest(b.Kind, []string{"stratified", "piecewise", "common"}))
 		}
 	}
 	for _, s := range a.Strata {
+		if c.common != nil {
+			break // factors, read below
+		}
 		if s == "site" {
 			continue
 		}
@@ -66,7 +88,13 @@ func newCox(facts consilium.Facts, a *consilium.AnalysisSpec) (Analysis, error) 
 	if d.site {
 		return nil, consilium.ErrInvalid.Withf("terms: site cannot be a term of a Cox model that is stratified by hospital; leave it out, the strata already allow for it")
 	}
-	g := &regression{facts: facts, spec: a, d: d, family: familyCox, cox: c, ridge: a.Ridge}
+	if err := c.addTimeTerms(spec, d, a); err != nil {
+		return nil, err
+	}
+	g := &regression{facts: facts, spec: a, d: d, family: familyCox, cox: c, ridge: a.Ridge, phCheck: a.PHCheck, concordance: a.Concordance}
+	if kinds := []string{"identity", "log"}; a.PHCheck != "" && !contains(kinds, a.PHCheck) {
+		return nil, consilium.ErrInvalid.Withf("phCheck %q%s; want identity or log (other transforms of R need times from every hospital)", a.PHCheck, suggest(a.PHCheck, kinds))
+	}
 	if err := g.setCluster(a); err != nil {
 		return nil, err
 	}
@@ -79,7 +107,13 @@ func newCox(facts consilium.Facts, a *consilium.AnalysisSpec) (Analysis, error) 
 			numeric = unique(append(numeric, s)...)
 		}
 	}
+	if c.common != nil {
+		factors = unique(append(factors, c.common.strata.columns...)...)
+	}
 	g.reads = want{numeric: numeric, factors: factors}
+	if a.Lasso != 0 || a.Penalty != nil {
+		return newPenalised(g)
+	}
 	return g, nil
 }
 
@@ -108,6 +142,10 @@ func (g *regression) setCluster(a *consilium.AnalysisSpec) error {
 type stratum struct {
 	rows   []int // by falling stop time
 	starts []int // by falling start time; nil without start times
+}
+
+func sortBy(rows []int, less func(i, j int) bool) {
+	sort.SliceStable(rows, func(a, b int) bool { return less(rows[a], rows[b]) })
 }
 
 // strata groups rows by the extra strata columns, in the order of their values.
@@ -146,6 +184,58 @@ func (c *coxSpec) groups(data *frame) [][]int {
 	return out
 }
 
+// stratum sorts the rows of one risk-set history.
+func (c *coxSpec) stratum(data *frame, rows []int) stratum {
+	stop, start := data.num[c.stop], data.num[c.start]
+	s := stratum{rows: append([]int(nil), rows...)}
+	sortBy(s.rows, func(i, j int) bool { return stop[i] > stop[j] })
+	if start != nil {
+		s.starts = append([]int(nil), rows...)
+		sortBy(s.starts, func(i, j int) bool { return start[i] > start[j] })
+	}
+	return s
+}
+
+// checkTimes refuses times and events that mean nothing.
+func (c *coxSpec) checkTimes(data *frame) error {
+	stop, event, start := data.num[c.stop], data.num[c.event], data.num[c.start]
+	for i := range stop {
+		if event[i] != 0 && event[i] != 1 {
+			return consilium.ErrData.Withf("column %s: an event that is neither 0 nor 1", c.event)
+		}
+		if start != nil && !(start[i] < stop[i]) {
+			return consilium.ErrData.Withf("columns %s and %s: an interval does not end after it starts", c.start, c.stop)
+		}
+		if stop[i] < 0 {
+			return consilium.ErrData.Withf("column %s: a time below 0", c.stop)
+		}
+	}
+	return nil
+}
+
+func (c *coxSpec) eventsOf(data *frame) float64 {
+	n := 0.0
+	for i, e := range data.num[c.event] {
+		if c.common == nil || c.common.grid.cell(data.num[c.stop][i]) <= c.common.grid.cells {
+			n += e
+		}
+	}
+	return n
+}
+
+// linear is the linear predictor of every row, without a baseline.
+func (g *regression) linear(f *fit, x [][]float64, n int) []float64 {
+	eta := make([]float64, n)
+	off := g.q() - g.p()
+	for j := range x {
+		b := f.theta[off+j]
+		for i, v := range x[j] {
+			eta[i] += float64(b * v)
+		}
+	}
+	return eta
+}
+
 // coxLocal computes one hospital's partial likelihood, its score and
 // information at theta, or in the robust phase the clusters' score residuals.
 func (g *regression) coxLocal(ctx context.Context, data *frame, x [][]float64, f *fit, phase uint32) (*localFit, error) {
@@ -156,26 +246,26 @@ func (g *regression) coxLocal(ctx context.Context, data *frame, x [][]float64, f
 		start = data.num[c.start]
 	}
 	l := g.newLocal(coxFitLen)
-	for i := range stop {
-		if event[i] != 0 && event[i] != 1 {
-			return nil, consilium.ErrData.Withf("column %s: an event that is neither 0 nor 1", c.event)
-		}
-		if start != nil && !(start[i] < stop[i]) {
-			return nil, consilium.ErrData.Withf("columns %s and %s: an interval does not end after it starts", c.start, c.stop)
-		}
-		if stop[i] < 0 {
-			return nil, consilium.ErrData.Withf("column %s: a time below 0", c.stop)
-		}
-		l.events += event[i]
+	if err := c.checkTimes(data); err != nil {
+		return nil, err
 	}
-	eta := make([]float64, data.n)
-	for i := range eta {
-		for j := range x {
-			eta[i] += float64(f.theta[j] * x[j][i])
-		}
-	}
+	l.events = c.eventsOf(data)
+	eta := g.linear(f, x, data.n)
 	var residual [][]float64
-	if phase == phaseRobust {
+	if phase == phaseFinal {
+		if g.phCheck != "" {
+			l.ph = &phSums{g.phCheck, make([]total, g.q()), make([]total, packedLen(g.q())), make([]total, packedLen(g.q()))}
+			for i := range stop {
+				if g.phCheck == "log" && event[i] == 1 && !(stop[i] > 0) {
+					return nil, consilium.ErrData.Withf("column %s: an event at time 0 has no logarithm; use phCheck identity", c.stop)
+				}
+			}
+		}
+		if g.concordance {
+			l.concord = make([]total, concordanceLen)
+		}
+	}
+	if phase == phaseFinal && g.robust {
 		residual = make([][]float64, len(x))
 		for j := range residual {
 			residual[j] = make([]float64, data.n)
@@ -185,15 +275,19 @@ func (g *regression) coxLocal(ctx context.Context, data *frame, x [][]float64, f
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		s := stratum{rows: append([]int(nil), rows...)}
-		sort.SliceStable(s.rows, func(a, b int) bool { return stop[s.rows[a]] > stop[s.rows[b]] })
-		if start != nil {
-			s.starts = append([]int(nil), rows...)
-			sort.SliceStable(s.starts, func(a, b int) bool { return start[s.starts[a]] > start[s.starts[b]] })
+		s := c.stratum(data, rows)
+		if c.varying != nil {
+			if err := g.coxStratumVarying(l, &s, x, f.theta, start, stop, event, residual); err != nil {
+				return nil, err
+			}
+			continue
 		}
 		g.coxStratum(l, &s, x, eta, start, stop, event, residual)
+		if l.concord != nil {
+			concord(l.concord, &s, eta, start, stop, event)
+		}
 	}
-	if phase == phaseRobust {
+	if residual != nil {
 		g.clusterMeat(l, data, residual)
 	}
 	return l, nil
@@ -266,6 +360,10 @@ func (g *regression) coxStratum(l *localFit, s *stratum, x [][]float64, eta, sta
 		for ; out < len(s.starts) && start[s.starts[out]] >= t; out++ {
 			move(s.starts[out], -1)
 		}
+		when := 0.0
+		if l.ph != nil {
+			when = timeValue(l.ph.transform, t)
+		}
 		d0 := 0.0
 		clear(d1)
 		clear(d2)
@@ -280,6 +378,9 @@ func (g *regression) coxStratum(l *localFit, s *stratum, x [][]float64, eta, sta
 			for a := 0; a < p; a++ {
 				z[a] = x[a][i] - centre[a]
 				l.score[a].add(z[a])
+				if l.ph != nil {
+					l.ph.score[a].add(float64(when * z[a]))
+				}
 				d1[a] += float64(w * z[a])
 				for b := 0; b <= a; b++ {
 					d2[k] += float64(float64(w*z[a]) * z[b])
@@ -301,15 +402,26 @@ func (g *regression) coxStratum(l *localFit, s *stratum, x [][]float64, eta, sta
 			for a := 0; a < p; a++ {
 				mean[a] = (s1[a].value() - float64(share*d1[a])) / r0
 				l.score[a].add(-mean[a])
+				if l.ph != nil {
+					l.ph.score[a].add(-float64(when * mean[a]))
+				}
 			}
-			if residual == nil {
+			if residual == nil || l.ph != nil {
 				k := 0
 				for a := 0; a < p; a++ {
 					for b := 0; b <= a; b++ {
-						l.information[k].add((s2[k].value()-float64(share*d2[k]))/r0 - float64(mean[a]*mean[b]))
+						v := (s2[k].value()-float64(share*d2[k]))/r0 - float64(mean[a]*mean[b])
+						if l.ph != nil {
+							l.ph.cross[k].add(float64(when * v))
+							l.ph.square[k].add(float64(float64(when*when) * v))
+						} else {
+							l.information[k].add(v)
+						}
 						k++
 					}
 				}
+			}
+			if residual == nil {
 				continue
 			}
 			stay := 1 - share

@@ -104,6 +104,12 @@ func newCrosstab(facts consilium.Facts, a *consilium.AnalysisSpec) (Analysis, er
 			return out, nil
 		}
 	}
+	s.scale = func() ([]float64, float64, error) {
+		if len(a.Strata) > 0 {
+			return nil, 0, consilium.ErrInvalid.Withf("strata: the Mantel-Haenszel test has no differentially private form here; leave strata out")
+		}
+		return ones(2 * table.n), 2, nil // its cell, as a row and as a patient
+	}
 	s.render = func(v map[string][]float64) (any, error) {
 		var mh []total
 		if len(a.Strata) > 0 {
@@ -178,6 +184,9 @@ type tableTests struct {
 	Yates  *test       `json:"chisq_yates,omitempty"`
 	Fisher *fisherTest `json:"fisher,omitempty"`
 	MH     *mhTest     `json:"mantel_haenszel,omitempty"`
+	// Of an integer under `columns`, whose values are ordered:
+	Wilcoxon *rankTest `json:"wilcoxon,omitempty"`
+	Kruskal  *rankTest `json:"kruskal,omitempty"`
 }
 
 func renderCrosstab(facts consilium.Facts, a *consilium.AnalysisSpec, rows, cols []string, v map[string][]float64, mh []total) any {
@@ -238,6 +247,9 @@ func renderCrosstab(facts consilium.Facts, a *consilium.AnalysisSpec, rows, cols
 	} else if len(t) > 1 && len(t[0]) > 1 {
 		out.Expected = chiSquare(t, &out.Tests)
 		out.Tests.Fisher = fisher(t)
+		if c, ok := facts.Spec.Column(a.Columns); ok && c.Type == consilium.TypeInteger {
+			out.Tests.Wilcoxon, out.Tests.Kruskal = rankTests(t)
+		}
 		if len(t) == 2 && len(t[0]) == 2 {
 			out.OddsRatio = finite(float64(t[0][0]*t[1][1]) / float64(t[0][1]*t[1][0]))
 			out.RiskRatio = finite((t[1][1] / (t[1][0] + t[1][1])) / (t[0][1] / (t[0][0] + t[0][1])))

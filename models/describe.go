@@ -40,7 +40,14 @@ func newDescribe(facts consilium.Facts, a *consilium.AnalysisSpec) (Analysis, er
 	if len(a.Variables) == 0 {
 		return nil, consilium.ErrInvalid.Withf("variables: at least one")
 	}
-	by, err := newGrouping(spec, "by", a.By)
+	// by: [site] compares the hospitals' means and publishes none of them: each
+	// adds its own squared sum over its count.
+	bySite := len(a.By) == 1 && a.By[0] == "site"
+	groups := a.By
+	if bySite {
+		groups = nil
+	}
+	by, err := newGrouping(spec, "by", groups)
 	if err != nil {
 		return nil, err
 	}
@@ -108,6 +115,9 @@ func newDescribe(facts consilium.Facts, a *consilium.AnalysisSpec) (Analysis, er
 	for i, d := range vars {
 		// n, missing, patients; sum and sum of squares around the centre.
 		s.blocks = append(s.blocks, exactBlock(fmt.Sprintf("moments-%d", i), 5*by.n))
+		if bySite {
+			s.blocks = append(s.blocks, exactBlock(fmt.Sprintf("hospitals-%d", i), 2))
+		}
 		if d.width() > 0 {
 			s.blocks = append(s.blocks, exactBlock(fmt.Sprintf("cells-%d", i), by.n*d.width()), exactBlock(fmt.Sprintf("patients-%d", i), by.n*d.width()))
 		}
@@ -120,9 +130,41 @@ func newDescribe(facts consilium.Facts, a *consilium.AnalysisSpec) (Analysis, er
 		f.dropUngrouped(by)
 		out := [][]float64{cohortBlock(f, rows, 0, by.patients(f))}
 		for _, d := range vars {
-			out = append(out, d.local(f, by)...)
+			l := d.local(f, by)
+			if bySite {
+				l = append(l[:1:1], append([][]float64{d.hospital(l[0])}, l[1:]...)...)
+			}
+			out = append(out, l...)
 		}
 		return out, nil
+	}
+	s.scale = func() ([]float64, float64, error) {
+		var out []float64
+		norm2 := 0.0
+		for _, d := range vars {
+			half := 1.0
+			if d.levels == nil {
+				c, declared := spec.Column(d.name)
+				if !declared || c.Bounds == nil || !(c.Bounds[1] > c.Bounds[0]) {
+					return nil, 0, consilium.ErrInvalid.Withf("privacy.dp: column %s needs bounds, which decide how much noise hides one patient", d.name)
+				}
+				half = float64(0.5 * (c.Bounds[1] - c.Bounds[0]))
+			}
+			if bySite {
+				return nil, 0, consilium.ErrInvalid.Withf("by: site has no differentially private form here")
+			}
+			m := ones(5 * by.n)
+			for k := 0; k < by.n; k++ {
+				m[3*by.n+k], m[4*by.n+k] = half, float64(half*half)
+			}
+			out = append(out, m...)
+			out = append(out, ones(2*by.n*d.width())...)
+			norm2 += 4 // counted, as a patient, sum and sum of squares
+			if d.width() > 0 {
+				norm2 += 2
+			}
+		}
+		return out, norm2, nil
 	}
 	s.render = func(v map[string][]float64) (any, error) { return renderDescribe(facts, a, by, vars, v), nil }
 	return s, nil
@@ -157,6 +199,15 @@ func (f *frame) dropUngrouped(by *grouping) {
 	}
 	f.n = keep
 	f.patient = f.patient[:keep]
+}
+
+// hospital is what one hospital adds for the comparison of hospitals: that it
+// has values, and its squared sum (around the public centre) over its count.
+func (d *described) hospital(m []float64) []float64 {
+	if d.levels != nil || m[0] == 0 {
+		return []float64{0, 0}
+	}
+	return []float64{1, float64(m[3]*m[3]) / m[0]}
 }
 
 func (d *described) local(f *frame, by *grouping) [][]float64 {
@@ -376,6 +427,14 @@ func renderDescribe(facts consilium.Facts, a *consilium.AnalysisSpec, by *groupi
 		}
 		if d.levels == nil && whole && len(by.columns) == 1 && len(ns) == by.n && by.n > 1 {
 			compareMeans(&r, ns, means, variances)
+		}
+		if h := v[fmt.Sprintf("hospitals-%d", i)]; h != nil && d.levels == nil && whole && h[0] > 1 && m[0] > h[0] {
+			n, sum, sumsq := m[0], m[3], m[4]
+			between, within := h[1]-float64(sum*sum)/n, sumsq-h[1]
+			if df1, df2 := h[0]-1, n-h[0]; within > 0 {
+				f := (between / df1) / (within / df2)
+				r.ANOVA = &anova{F: f, DF: [2]float64{df1, df2}, SS: [2]float64{between, within}, P: det.FTail(f, df1, df2)}
+			}
 		}
 		out.Variables = append(out.Variables, r)
 	}

@@ -47,7 +47,14 @@ type design struct {
 	numeric []string // source columns
 	factors []string
 	site    bool // a term "site": profiled at each hospital
+	terms   []designTerm
 	checks  []levelCheck
+}
+
+// designTerm is a term of the study and its columns.
+type designTerm struct {
+	name    string
+	columns []int
 }
 
 // levelCheck is a set of rows of which at least minLevelPatients patients are
@@ -142,6 +149,11 @@ func newDesign(spec *consilium.Spec, terms []string, intercept bool) (*design, e
 			}
 			cols = next
 		}
+		one := designTerm{name: t.String()}
+		for k := range cols {
+			one.columns = append(one.columns, len(d.columns)+k)
+		}
+		d.terms = append(d.terms, one)
 		d.columns = append(d.columns, cols...)
 	}
 	for i := range d.columns {

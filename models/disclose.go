@@ -62,9 +62,16 @@ func (g *regression) disclose(d *Disclosure) error {
 		return err
 	}
 	phases := []uint32{phaseFit}
-	if g.robust {
-		phases = append(phases, phaseRobust)
-		d.Rounds++
+	if g.finalLen() > 0 {
+		phases = append(phases, phaseFinal)
+	}
+	if g.common() {
+		// How many stretches have an event is known after the first round; at
+		// most this many.
+		n := g.cox.common.strata.n * (g.cox.common.grid.cells + 1)
+		m := momentsLen(g.p())
+		phases = phases[1:]
+		d.Layouts = append(d.Layouts, consilium.Layout{Blocks: []consilium.Block{exactBlock("fit", coxFitLen), exactBlock("score", g.p()), exactBlock("risk", n*m), exactBlock("tied", n*m)}})
 	}
 	for _, p := range phases {
 		s.Phase = p
@@ -86,12 +93,31 @@ func (g *regression) disclose(d *Disclosure) error {
 		d.Sends = append(d.Sends, fmt.Sprintf("sums and sums of squares of %d model columns", g.p()))
 	}
 	what := "log-likelihood"
-	if g.family == familyCox {
+	switch {
+	case g.pieces != nil:
+		what = "log-likelihood"
+		d.Sends = append(d.Sends, fmt.Sprintf("events, time at risk and patients at risk in %d public pieces of time", g.pieces.n()))
+	case g.common():
+		d.Sends = append(d.Sends, fmt.Sprintf("patients who leave and events in each cell of the public grid (%v up to %v)", g.cox.common.grid.step, g.cox.common.grid.max))
+		d.Sends = append(d.Sends, fmt.Sprintf("in every round, for each stretch of the grid with an event, sums over its rows at risk: the weights, %d weighted columns and %d of their products; differences of these sums describe those who left in between",
+			g.p(), packedLen(g.p())))
+	case g.family == familyCox:
 		what = "log partial likelihood within the hospital"
 	}
-	d.Sends = append(d.Sends, fmt.Sprintf("in every round its %s with %d first and %d second derivatives; no times, no rows", what, g.q(), packedLen(g.q())))
+	if !g.common() {
+		d.Sends = append(d.Sends, fmt.Sprintf("in every round its %s with %d first and %d second derivatives; no times, no rows", what, g.q(), packedLen(g.q())))
+	}
 	if g.absorb {
 		d.Sends = append(d.Sends, "nothing about its own intercept, which it estimates itself")
+	}
+	if g.phCheck != "" && !g.common() {
+		d.Sends = append(d.Sends, fmt.Sprintf("in the last round %d sums of Schoenfeld residuals and of the information, times public functions of the event times", g.q()+2*packedLen(g.q())))
+	}
+	if g.concordance {
+		d.Sends = append(d.Sends, fmt.Sprintf("in the last round %d counts and sums over pairs of its own patients", concordanceLen))
+	}
+	if g.evaluate > 0 {
+		d.Sends = append(d.Sends, fmt.Sprintf("in the last round rows with and without the event, patients and summed probability in %d cells of fitted probability", g.evaluate))
 	}
 	if g.robust {
 		d.Sends = append(d.Sends, fmt.Sprintf("in the last round %d sums of products of score residuals, and the number of clusters", packedLen(g.q())))

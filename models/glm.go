@@ -44,13 +44,11 @@ func newGLM(facts consilium.Facts, a *consilium.AnalysisSpec) (Analysis, error) 
 	spec := facts.Spec
 	families := []string{"gaussian", "binomial", "poisson", "negative-binomial"}
 	switch a.Family {
-	case "gaussian", "binomial", "poisson":
-	case "negative-binomial":
-		return nil, consilium.ErrInvalid.Withf("family negative-binomial is not available yet; poisson with `robust: true` gives errors that allow for overdispersion")
+	case "gaussian", "binomial", "poisson", familyNegBin:
 	case "":
-		return nil, consilium.ErrInvalid.Withf("family: want gaussian, binomial or poisson")
+		return nil, consilium.ErrInvalid.Withf("family: want gaussian, binomial, poisson or negative-binomial")
 	default:
-		return nil, consilium.ErrInvalid.Withf("family %q%s; want gaussian, binomial or poisson", a.Family, suggest(a.Family, families))
+		return nil, consilium.ErrInvalid.Withf("family %q%s; want gaussian, binomial, poisson or negative-binomial", a.Family, suggest(a.Family, families))
 	}
 	r := a.Response
 	if r == nil || r.Column == "" || r.Start != "" || r.Stop != "" || r.Event != "" {
@@ -92,8 +90,17 @@ func newGLM(facts consilium.Facts, a *consilium.AnalysisSpec) (Analysis, error) 
 		return nil, err
 	}
 	absorb = absorb || d.site
+	if a.Family == familyNegBin && absorb {
+		return nil, consilium.ErrInvalid.Withf("terms: site is not available with family negative-binomial; use poisson with site and robust errors, or leave site out")
+	}
+	if a.Family == familyNegBin && a.Ridge > 0 {
+		return nil, consilium.ErrInvalid.Withf("ridge is not available with family negative-binomial; use poisson")
+	}
 	g := &regression{facts: facts, spec: a, d: d, family: a.Family, glm: m, ridge: a.Ridge,
 		absorb: absorb, intercept: !a.NoIntercept && !absorb}
+	if g.evaluate = a.Evaluate; g.evaluate != 0 && (g.evaluate < 2 || g.evaluate > maxEvaluate || a.Family != "binomial") {
+		return nil, consilium.ErrInvalid.Withf("evaluate %d: want 2 to %d cells of fitted probabilities, of family binomial", g.evaluate, maxEvaluate)
+	}
 	if g.q() == 0 {
 		return nil, consilium.ErrInvalid.Withf("terms: a model without coefficients")
 	}
@@ -104,6 +111,9 @@ func newGLM(facts consilium.Facts, a *consilium.AnalysisSpec) (Analysis, error) 
 		return nil, err
 	}
 	g.reads = want{numeric: unique(append(numeric, d.numeric...)...), factors: unique(append(factors, d.factors...)...)}
+	if a.Lasso != 0 || a.Penalty != nil {
+		return newPenalised(g)
+	}
 	return g, nil
 }
 
@@ -122,6 +132,8 @@ func (g *regression) glmData(data *frame) (y, offset []float64, events float64, 
 		switch {
 		case g.family == "binomial" && v != 0 && v != 1:
 			return nil, nil, 0, consilium.ErrData.Withf("column %s: a response of family binomial that is neither 0 nor 1", m.response)
+		case g.family == familyNegBin && (v < 0 || v != math.Trunc(v)):
+			return nil, nil, 0, consilium.ErrData.Withf("column %s: a response of family negative-binomial that is not a count", m.response)
 		case g.family == "poisson" && (v < 0 || v != math.Trunc(v)):
 			return nil, nil, 0, consilium.ErrData.Withf("column %s: a response of family poisson that is not a count", m.response)
 		}
@@ -174,6 +186,9 @@ func startMean(family string, y float64) (mu, eta, w float64) {
 	case "binomial":
 		mu = float64((y + 0.5) / 2)
 		return mu, det.Log(mu / (1 - mu)), float64(mu * (1 - mu))
+	case familyNegBin: // MASS: 1/6 for a zero
+		mu = math.Max(y, 1.0/6)
+		return mu, det.Log(mu), mu
 	case "poisson":
 		mu = y + 0.1
 		return mu, det.Log(mu), mu
@@ -217,7 +232,13 @@ func (g *regression) glmLocal(data *frame, x [][]float64, f *fit, phase uint32) 
 		g.moments(l, x, w, r, off)
 		return l, nil
 	}
+	if g.family == familyNegBin {
+		return g.negbinLocal(data, x, f, y, offset, phase)
+	}
 	l = g.newLocal(glmFitLen)
+	if g.evaluate > 0 {
+		l.evaluate = make([]total, evaluateLen(g.evaluate))
+	}
 	if n == 0 {
 		return l, nil
 	}
@@ -257,6 +278,7 @@ func (g *regression) glmLocal(data *frame, x [][]float64, f *fit, phase uint32) 
 	if l.fit[fitDiverged].hi != 0 {
 		out := g.newLocal(glmFitLen)
 		out.fit[fitDiverged] = total{hi: 1}
+		out.evaluate = l.evaluate
 		return out, nil
 	}
 	for i := range y {
@@ -269,22 +291,27 @@ func (g *regression) glmLocal(data *frame, x [][]float64, f *fit, phase uint32) 
 		l.fit[fitNullScore].add(y[i] - mu)
 		l.fit[fitNullInformation].add(v)
 	}
-	if phase == phaseRobust {
-		residual := make([][]float64, g.q())
-		mean := g.weightedMeans(x, w)
-		for k := range residual {
-			residual[k] = make([]float64, n)
-			for i := range y {
-				switch {
-				case k < off:
-					residual[k][i] = r[i]
-				default:
-					residual[k][i] = float64(r[i] * (x[k-off][i] - mean[k-off]))
+	if phase == phaseFinal {
+		out := g.newLocal(0)
+		if g.robust {
+			residual := make([][]float64, g.q())
+			mean := g.weightedMeans(x, w)
+			for k := range residual {
+				residual[k] = make([]float64, n)
+				for i := range y {
+					switch {
+					case k < off:
+						residual[k][i] = r[i]
+					default:
+						residual[k][i] = float64(r[i] * (x[k-off][i] - mean[k-off]))
+					}
 				}
 			}
+			g.clusterMeat(out, data, residual)
 		}
-		out := g.newLocal(0)
-		g.clusterMeat(out, data, residual)
+		if g.evaluate > 0 {
+			out.evaluate = evaluateLocal(g.evaluate, data, y, eta)
+		}
 		return out, nil
 	}
 	g.moments(l, x, w, r, off)
@@ -458,7 +485,7 @@ func (g *regression) firstGLM(f *fit, start, b []float64, a [][]float64, shift, 
 }
 
 func (g *regression) advanceGLM(f *fit, v, score []float64, info [][]float64, round uint32) (*State, error) {
-	limit := int(round) >= g.facts.Spec.Rounds.Max
+	limit := g.last(round)
 	if v[fitDiverged] > 0 {
 		if _, code, _ := g.halve(f); code != 0 || limit {
 			return failed(round, failConverge, 0), nil

@@ -24,6 +24,12 @@ func newKaplanMeier(facts consilium.Facts, a *consilium.AnalysisSpec) (Analysis,
 	if err != nil {
 		return nil, err
 	}
+	if kinds := []string{"log-log", "log", "plain"}; a.ConfType != "" && !contains(kinds, a.ConfType) {
+		return nil, consilium.ErrInvalid.Withf("confType %q%s; want log-log, log or plain", a.ConfType, suggest(a.ConfType, kinds))
+	}
+	if a.Restricted != 0 && !(a.Restricted > 0 && a.Restricted <= float64(float64(grid.cells)*grid.step)) {
+		return nil, consilium.ErrInvalid.Withf("restricted %v: want a time above 0 and within the grid", a.Restricted)
+	}
 	w := grid.cells + 1
 	if by.n*w > 1<<20 {
 		return nil, consilium.ErrInvalid.Withf("grid: %d groups on %d cells are too many", by.n, w)
@@ -41,6 +47,7 @@ func newKaplanMeier(facts consilium.Facts, a *consilium.AnalysisSpec) (Analysis,
 		}
 		return [][]float64{cohortBlock(f, rows, total, by.patients(f)), events, censored, beyond}, nil
 	}
+	s.scale = func() ([]float64, float64, error) { return ones(by.n * (2*w + 1)), 1, nil } // the cell that it leaves in
 	s.render = func(v map[string][]float64) (any, error) { return renderKM(facts, a, by, grid, v), nil }
 	return s, nil
 }
@@ -55,6 +62,7 @@ type curve struct {
 	Lower   []*float64 `json:"lower"`
 	Upper   []*float64 `json:"upper"`
 	CumHaz  []float64  `json:"cumhaz"`
+	StdHaz  []float64  `json:"std_chaz"` // of cumhaz (Aalen)
 }
 
 type curveGroup struct {
@@ -66,6 +74,8 @@ type curveGroup struct {
 	Median      *float64          `json:"median"`
 	MedianLower *float64          `json:"median_lower"`
 	MedianUpper *float64          `json:"median_upper"`
+	RMean       *float64          `json:"rmean,omitempty"`
+	RMeanSE     *float64          `json:"rmean_se,omitempty"`
 }
 
 func renderKM(facts consilium.Facts, a *consilium.AnalysisSpec, by *grouping, grid *timeGrid, v map[string][]float64) any {
@@ -73,14 +83,18 @@ func renderKM(facts consilium.Facts, a *consilium.AnalysisSpec, by *grouping, gr
 	k := float64(facts.MinCohort)
 	out := struct {
 		head
-		Grid     consilium.Grid `json:"grid"`
-		ConfType string         `json:"conf_type"`
-		Groups   []curveGroup   `json:"groups"`
-	}{head: newHead(a, v["cohort"], true), Grid: consilium.Grid{Step: grid.step, Max: grid.max}, ConfType: "log-log"}
+		Grid       consilium.Grid `json:"grid"`
+		ConfType   string         `json:"conf_type"`
+		Restricted float64        `json:"restricted,omitempty"`
+		Groups     []curveGroup   `json:"groups"`
+	}{head: newHead(a, v["cohort"], true), Grid: consilium.Grid{Step: grid.step, Max: grid.max}, ConfType: a.ConfType, Restricted: a.Restricted}
+	if out.ConfType == "" {
+		out.ConfType = "log-log"
+	}
 	out.Assumptions = append(out.Assumptions, fmt.Sprintf("times are rounded up to the next multiple of %v", grid.step))
 	for g := 0; g < by.n; g++ {
 		r := curveGroup{Name: by.name(g), Levels: by.values(g), Curve: curve{Time: []float64{}, NRisk: []float64{}, NEvent: []float64{}, NCensor: []float64{},
-			Surv: []float64{}, StdErr: []*float64{}, Lower: []*float64{}, Upper: []*float64{}, CumHaz: []float64{}}}
+			Surv: []float64{}, StdErr: []*float64{}, Lower: []*float64{}, Upper: []*float64{}, CumHaz: []float64{}, StdHaz: []float64{}}}
 		events, censored := v["events"][g*w:(g+1)*w], v["censored"][g*w:(g+1)*w]
 		n := atRisk(events, censored, v["beyond"][g])
 		if size := v["cohort"][cohortFixed+g]; size < k && !facts.Permitted(PermitTail) {
@@ -94,7 +108,7 @@ func renderKM(facts consilium.Facts, a *consilium.AnalysisSpec, by *grouping, gr
 		}
 		size := n[0]
 		r.N, r.Events = &size, &total
-		surv, variance, hazard := 1.0, 0.0, 0.0
+		surv, variance, hazard, aalen := 1.0, 0.0, 0.0, 0.0
 		c := &r.Curve
 		for i := 0; i < w; i++ {
 			if n[i] == 0 {
@@ -108,20 +122,13 @@ func renderKM(facts consilium.Facts, a *consilium.AnalysisSpec, by *grouping, gr
 			d := events[i]
 			surv = float64(surv * (n[i] - d) / n[i])
 			hazard += d / n[i]
+			aalen += d / float64(n[i]*n[i])
 			variance += d / float64(n[i]*(n[i]-d)) // infinite once nobody is left
 			se := math.Sqrt(variance)
 			c.Time = append(c.Time, float64(float64(i)*grid.step))
 			c.NRisk, c.NEvent, c.NCensor = append(c.NRisk, n[i]), append(c.NEvent, d), append(c.NCensor, censored[i])
-			c.Surv, c.CumHaz = append(c.Surv, surv), append(c.CumHaz, hazard)
-			lower, upper := math.NaN(), math.NaN()
-			switch {
-			case surv == 1:
-				lower, upper = 1, 1
-			case surv > 0:
-				x := det.Log(-det.Log(surv))
-				half := float64(normal95*se) / det.Log(surv)
-				lower, upper = det.Exp(-det.Exp(x-half)), det.Exp(-det.Exp(x+half))
-			}
+			c.Surv, c.CumHaz, c.StdHaz = append(c.Surv, surv), append(c.CumHaz, hazard), append(c.StdHaz, math.Sqrt(aalen))
+			lower, upper := limits(out.ConfType, surv, se)
 			if surv == 0 {
 				se = math.NaN()
 			}
@@ -139,9 +146,70 @@ func renderKM(facts consilium.Facts, a *consilium.AnalysisSpec, by *grouping, gr
 		}
 		r.Median = median(c.Time, c.Surv)
 		r.MedianLower, r.MedianUpper = median(c.Time, value(c.Lower)), median(c.Time, value(c.Upper))
+		if a.Restricted > 0 {
+			if r.RMean, r.RMeanSE = restrictedMean(c, a.Restricted); r.RMean == nil {
+				out.Suppressed = append(out.Suppressed, suppressed{"restricted mean of " + r.Name, "the curve ends before it"})
+			}
+		}
 		out.Groups = append(out.Groups, r)
 	}
 	return out
+}
+
+// limits are pointwise 95% limits of a survival probability; se is Greenwood's
+// of its logarithm (R's survfit, conf.type).
+func limits(kind string, surv, se float64) (lower, upper float64) {
+	switch {
+	case !(surv > 0):
+		return math.NaN(), math.NaN()
+	case kind == "plain":
+		half := float64(float64(normal95*se) * surv)
+		return math.Max(surv-half, 0), math.Min(surv+half, 1)
+	case kind == "log":
+		x, half := det.Log(surv), float64(normal95*se)
+		return det.Exp(x - half), math.Min(det.Exp(x+half), 1)
+	case surv == 1:
+		return 1, 1
+	}
+	x := det.Log(-det.Log(surv))
+	half := float64(normal95*se) / det.Log(surv)
+	return det.Exp(-det.Exp(x - half)), det.Exp(-det.Exp(x + half))
+}
+
+// restrictedMean is the area under a curve up to a horizon, with Greenwood's
+// error (R's survfit, rmean); nil where the curve was cut off before and
+// patients remain.
+func restrictedMean(c *curve, horizon float64) (mean, se *float64) {
+	n := len(c.Time)
+	if n == 0 {
+		return nil, nil
+	}
+	last := n - 1
+	left := c.NRisk[last] - c.NEvent[last] - c.NCensor[last]
+	if c.Time[last] < horizon && left > 0 {
+		return nil, nil
+	}
+	areas := make([]float64, n) // between a time and the next one
+	var area, variance total
+	for i := range areas {
+		to := horizon
+		if i+1 < n && c.Time[i+1] < horizon {
+			to = c.Time[i+1]
+		}
+		if from := c.Time[i]; from < to {
+			areas[i] = float64((to - from) * c.Surv[i])
+		}
+		area.add(areas[i])
+	}
+	rest := total{}
+	for i := n - 1; i >= 0; i-- {
+		rest.add(areas[i])
+		if d := c.NEvent[i]; c.NRisk[i] > d {
+			a := rest.value()
+			variance.add(float64(float64(a*a)*d) / float64(c.NRisk[i]*(c.NRisk[i]-d)))
+		}
+	}
+	return finite(area.value()), finite(math.Sqrt(variance.value()))
 }
 
 // median is the first time at which the curve is at or below one half; where

@@ -223,3 +223,19 @@ func (t *tape) vec(v *[]float64, n int) {
 		t.num(&(*v)[i])
 	}
 }
+
+// list is a vec of any length, which is written before it.
+func (t *tape) list(v *[]float64) {
+	n := float64(len(*v))
+	t.num(&n)
+	if t.reading {
+		if t.short || !(n >= 0 && n <= float64(len(t.f)-t.at)) || n != math.Trunc(n) {
+			t.short = true
+			return
+		}
+		if *v = nil; n == 0 {
+			return
+		}
+	}
+	t.vec(v, int(n))
+}

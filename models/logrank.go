@@ -2,6 +2,7 @@ package models
 
 import (
 	"fmt"
+	"math"
 	"sort"
 
 	"consilium"
@@ -44,6 +45,9 @@ func newLogrank(facts consilium.Facts, a *consilium.AnalysisSpec) (Analysis, err
 			return nil, consilium.ErrInvalid.Withf("strata: %s is also compared", c)
 		}
 	}
+	if w := a.Weights; w != nil && !(w.Rho >= 0 && w.Rho <= 10 && w.Gamma >= 0 && w.Gamma <= 10) {
+		return nil, consilium.ErrInvalid.Withf("weights: rho %v and gamma %v; want 0 to 10 each (rho 1 is Peto's test, both 0 the log-rank test)", w.Rho, w.Gamma)
+	}
 	r := a.Response
 	reads := want{numeric: unique(r.Start, r.Stop, r.Event), factors: unique(append(append([]string{}, by.columns...), strata.columns...)...)}
 	s := &single{facts: facts, spec: a, levels: by.n, name: func(_, i int) string { return by.name(i) }}
@@ -68,7 +72,7 @@ func newLogrank(facts consilium.Facts, a *consilium.AnalysisSpec) (Analysis, err
 			if err != nil {
 				return nil, err
 			}
-			l, err := logrankLocal(f, r, by, strata)
+			l, err := logrankLocal(f, r, by, strata, a.Weights)
 			if err != nil {
 				return nil, err
 			}
@@ -119,11 +123,12 @@ func newLogrank(facts consilium.Facts, a *consilium.AnalysisSpec) (Analysis, err
 				rows[g] += n[g][0]
 			}
 			risk, died := make([]float64, by.n), make([]float64, by.n)
+			f := newHarrington(a.Weights)
 			for c := 0; c < w; c++ {
 				for g := range n {
 					risk[g], died[g] = n[g][c], v["events"][(st*by.n+g)*w+c]
 				}
-				sums.add(risk, died)
+				sums.add(risk, died, f.next(risk, died))
 			}
 		}
 		return rows, sums
@@ -156,8 +161,9 @@ func newLogrankSums(groups int) *logrankSums {
 	return &logrankSums{rows: make([]float64, groups), observed: make([]total, groups), expected: make([]total, groups), variance: make([]total, packedLen(groups))}
 }
 
-// add takes one event time: the numbers at risk and with the event by group.
-func (l *logrankSums) add(risk, died []float64) {
+// add takes one event time: the numbers at risk and with the event by group,
+// and the time's weight.
+func (l *logrankSums) add(risk, died []float64, w float64) {
 	n, d := 0.0, 0.0
 	for g := range risk {
 		n += risk[g]
@@ -168,22 +174,22 @@ func (l *logrankSums) add(risk, died []float64) {
 	}
 	k := 0
 	for g := range risk {
-		l.observed[g].add(died[g])
-		l.expected[g].add(float64(d*risk[g]) / n)
+		l.observed[g].add(float64(w * died[g]))
+		l.expected[g].add(float64(w * (float64(d*risk[g]) / n)))
 		for h := 0; h <= g; h++ {
 			if n > 1 {
 				v := -float64((risk[g] / n) * (risk[h] / n))
 				if h == g {
 					v = float64((risk[g] / n) * ((n - risk[g]) / n))
 				}
-				l.variance[k].add(float64(v * (float64(d*(n-d)) / (n - 1))))
+				l.variance[k].add(float64(float64(w*w) * float64(v*(float64(d*(n-d))/(n-1)))))
 			}
 			k++
 		}
 	}
 }
 
-func logrankLocal(f *frame, r *consilium.Response, by, strata *grouping) (*logrankSums, error) {
+func logrankLocal(f *frame, r *consilium.Response, by, strata *grouping, weights *consilium.Weights) (*logrankSums, error) {
 	l := newLogrankSums(by.n)
 	stop, event := f.num[r.Stop], f.num[r.Event]
 	groups := make([][]int, strata.n)
@@ -208,6 +214,7 @@ func logrankLocal(f *frame, r *consilium.Response, by, strata *grouping) (*logra
 			sort.SliceStable(byStart, func(a, b int) bool { return f.num[r.Start][byStart[a]] > f.num[r.Start][byStart[b]] })
 		}
 		risk, died := make([]float64, by.n), make([]float64, by.n)
+		var history [][2][]float64 // at risk and with the event, by falling time
 		out := 0
 		for i := 0; i < len(byStop); {
 			t := stop[byStop[i]]
@@ -220,10 +227,63 @@ func logrankLocal(f *frame, r *consilium.Response, by, strata *grouping) (*logra
 			for ; out < len(byStart) && f.num[r.Start][byStart[out]] >= t; out++ {
 				risk[by.of(f, byStart[out])]--
 			}
-			l.add(risk, died)
+			if weights == nil {
+				l.add(risk, died, 1)
+				continue
+			}
+			history = append(history, [2][]float64{append([]float64(nil), risk...), append([]float64(nil), died...)})
+		}
+		// The weights follow the survival curve forwards.
+		f := newHarrington(weights)
+		for i := len(history) - 1; i >= 0; i-- {
+			l.add(history[i][0], history[i][1], f.next(history[i][0], history[i][1]))
 		}
 	}
 	return l, nil
+}
+
+// harrington is the weight S(t-)^rho (1 - S(t-))^gamma of Fleming and
+// Harrington, S being the Kaplan-Meier curve of all groups of a stratum
+// together, just before each time.
+type harrington struct {
+	w    *consilium.Weights
+	surv float64
+}
+
+func newHarrington(w *consilium.Weights) *harrington { return &harrington{w, 1} }
+
+// next is the weight at the next time, in rising order.
+func (h *harrington) next(risk, died []float64) float64 {
+	if h.w == nil {
+		return 1
+	}
+	w := float64(power(h.surv, h.w.Rho) * power(1-h.surv, h.w.Gamma))
+	n, d := 0.0, 0.0
+	for g := range risk {
+		n += risk[g]
+		d += died[g]
+	}
+	if n > 0 {
+		h.surv = float64(h.surv * (n - d) / n)
+	}
+	return w
+}
+
+// power is x to the k, for x in [0, 1] and k at least 0.
+func power(x, k float64) float64 {
+	switch {
+	case k == 0:
+		return 1
+	case x <= 0:
+		return 0
+	case k == math.Trunc(k):
+		out := 1.0
+		for ; k > 0; k-- {
+			out = float64(out * x)
+		}
+		return out
+	}
+	return det.Exp(float64(k * det.Log(x)))
 }
 
 // logrankTest is the chi-square of observed against expected over the groups
@@ -260,12 +320,13 @@ func renderLogrank(facts consilium.Facts, a *consilium.AnalysisSpec, by *groupin
 	}
 	out := struct {
 		head
-		Groups []group     `json:"groups"`
-		Var    [][]float64 `json:"var"`
-		Chisq  float64     `json:"chisq"`
-		DF     int         `json:"df"`
-		P      float64     `json:"p"`
-	}{head: newHead(a, cohort, true), Var: variance}
+		Groups  []group            `json:"groups"`
+		Var     [][]float64        `json:"var"`
+		Chisq   float64            `json:"chisq"`
+		DF      int                `json:"df"`
+		P       float64            `json:"p"`
+		Weights *consilium.Weights `json:"weights,omitempty"`
+	}{head: newHead(a, cohort, true), Var: variance, Weights: a.Weights}
 	out.Assumptions = append(out.Assumptions, how)
 	for g := 0; g < by.n; g++ {
 		r := group{Name: by.name(g), Levels: by.values(g)}

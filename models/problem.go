@@ -32,6 +32,11 @@ const (
 	failConverge
 	failDegrees
 	failNothing
+	failPiece       // too few patients at risk in a piece of the baseline
+	failPieceEvents // no event in one
+	failDispersion  // negative binomial without overdispersion
+	failVariants    // no variant passes
+	failNoise       // the noise of differential privacy is larger than the signal
 )
 
 func failed(round uint32, code int, index int) *State {
@@ -71,6 +76,16 @@ func problem(s *State, minCohort int, rounds int, what func(code, index int) str
 		return &Problem{"analysis.degrees", "there are not more rows than coefficients", "drop terms or widen the cohort"}, nil
 	case failNothing:
 		return &Problem{"analysis.compare", "fewer than two groups can be compared: the others have nobody at risk at an event", "choose another grouping"}, nil
+	case failPiece:
+		return &Problem{"analysis.piece", fmt.Sprintf("%s has fewer than %d patients at risk", name, minCohort), "move the cuts of the baseline so that the piece joins its neighbour"}, nil
+	case failPieceEvents:
+		return &Problem{"analysis.piece", name + " has no event, so that its hazard cannot be estimated", "move the cuts of the baseline so that the piece joins its neighbour"}, nil
+	case failDispersion:
+		return &Problem{"analysis.dispersion", "the counts vary no more than Poisson's: theta grows without limit", "use family poisson"}, nil
+	case failVariants:
+		return &Problem{"analysis.variants", "no variant passes the quality filters and the least number of carriers", "lower quality.maf, or choose other variants"}, nil
+	case failNoise:
+		return &Problem{"analysis.noise", "the noise of differential privacy is larger than what it hides", "raise privacy.dp.epsilon, tighten the bounds of the columns, drop terms, or ask more hospitals"}, nil
 	}
 	return nil, fmt.Errorf("state: unknown problem %d", code)
 }

@@ -24,54 +24,70 @@ type regression struct {
 	family    string // "cox" or that of the GLM
 	cox       *coxSpec
 	glm       *glmSpec
+	pieces    *pieces
 	reads     want
+
+	phCheck     string // Cox: time transform of the test of proportional hazards
+	concordance bool   // Cox
+	evaluate    int    // binomial: cells of the histograms of fitted probabilities
 }
 
 const familyCox = "cox"
 
 // Phases of a fit.
 const (
-	phaseFirst  = iota // cohort, moments, first step
-	phaseFit           // Newton steps
-	phaseRobust        // meat of the sandwich
+	phaseFirst = iota // cohort, moments, first step
+	phaseFit          // Newton steps
+	phaseFinal        // what needs the estimate
 	phaseDone
 )
 
 // p is the number of design columns, q that of coefficients.
 func (g *regression) p() int { return len(g.d.columns) }
-func (g *regression) q() int {
-	if g.intercept {
-		return g.p() + 1
+func (g *regression) q() int { return g.base() + g.p() }
+
+// base is the number of coefficients before those of the columns: an
+// intercept, or one for each piece of the baseline.
+func (g *regression) base() int {
+	switch {
+	case g.pieces != nil:
+		return g.pieces.n()
+	case g.intercept:
+		return 1
 	}
-	return g.p()
+	return 0
 }
 
 // fit is the state of a regression. Coefficients are those of the columns
 // (x - mean) / scale, which keeps the information well conditioned; the scale
 // is a power of two, so it costs no digit.
 type fit struct {
-	cohort      []float64
-	mean, scale []float64 // per design column
-	theta, prev []float64
-	steps       float64 // Newton steps taken
-	halvings    float64 // of the current step
-	ll, prevLL  float64 // penalised
-	rawLL       float64
-	decrement   float64 // squared Newton decrement of the last step
-	slow        float64 // steps in a row that shrank too little
-	stepSE      float64 // last step in standard errors
-	ll0, score0 float64 // at theta 0 (Cox)
-	alpha       float64 // null model (GLM): its intercept
-	alphaPrev   float64
-	alphaSteps  float64
-	nullLL      float64
-	nullDone    float64
-	saturated   float64 // log-likelihood of the saturated model
-	pearson     float64
-	vcov        []float64 // packed, of theta, without dispersion
-	meat        []float64 // packed
-	clusters    float64
-	floor       float64 // 1: the step stopped shrinking at the floor of the arithmetic
+	cohort                 []float64
+	mean, scale            []float64 // per design column
+	theta, prev            []float64
+	steps                  float64 // Newton steps taken
+	halvings               float64 // of the current step
+	ll, prevLL             float64 // penalised
+	rawLL                  float64
+	decrement              float64 // squared Newton decrement of the last step
+	slow                   float64 // steps in a row that shrank too little
+	stepSE                 float64 // last step in standard errors
+	ll0, score0            float64 // at theta 0 (Cox)
+	alpha                  float64 // null model (GLM): its intercept
+	alphaPrev              float64
+	alphaSteps             float64
+	nullLL                 float64
+	nullDone               float64
+	saturated              float64 // log-likelihood of the saturated model
+	pearson                float64
+	vcov                   []float64 // packed, of theta, without dispersion
+	final                  []float64 // the blocks of the last round
+	tau, tauPrev, tauSE    float64   // negative binomial: log theta, and its error
+	deviance, nullDeviance float64   // negative binomial
+	intervals              []float64 // common baseline: see interval
+	hazard                 []float64 // and the pooled steps of the hazard at theta
+	ph                     []float64 // and the sums of the check of proportional hazards
+	floor                  float64   // 1: the step stopped shrinking at the floor of the arithmetic
 }
 
 func (f *fit) tape(t *tape, g *regression) {
@@ -82,12 +98,25 @@ func (f *fit) tape(t *tape, g *regression) {
 	t.vec(&f.theta, q)
 	t.vec(&f.prev, q)
 	for _, v := range []*float64{&f.steps, &f.halvings, &f.ll, &f.prevLL, &f.rawLL, &f.decrement, &f.slow, &f.stepSE, &f.ll0, &f.score0,
-		&f.alpha, &f.alphaPrev, &f.alphaSteps, &f.nullLL, &f.nullDone, &f.saturated, &f.pearson, &f.clusters, &f.floor} {
+		&f.alpha, &f.alphaPrev, &f.alphaSteps, &f.nullLL, &f.nullDone, &f.saturated, &f.pearson, &f.floor} {
 		t.num(v)
 	}
 	t.vec(&f.vcov, packedLen(q))
-	t.vec(&f.meat, packedLen(q))
+	t.vec(&f.final, g.finalLen())
+	if g.family == familyNegBin {
+		for _, v := range []*float64{&f.tau, &f.tauPrev, &f.tauSE, &f.deviance, &f.nullDeviance} {
+			t.num(v)
+		}
+	}
+	if g.common() {
+		t.list(&f.intervals)
+		t.list(&f.hazard)
+		t.list(&f.ph)
+	}
 }
+
+// common reports whether hospitals share one baseline hazard.
+func (g *regression) common() bool { return g.cox != nil && g.cox.common != nil }
 
 func (g *regression) load(s *State) (*fit, error) {
 	t := &tape{f: s.F64, reading: true}
@@ -122,7 +151,7 @@ func (g *regression) save(f *fit, phase, round uint32) (*State, error) {
 func (g *regression) Start(consilium.Facts) (*State, error) {
 	p, q := g.p(), g.q()
 	return g.save(&fit{cohort: make([]float64, cohortFixed+len(g.d.checks)), mean: make([]float64, p), scale: g.d.publicScale(),
-		theta: make([]float64, q), prev: make([]float64, q), vcov: make([]float64, packedLen(q)), meat: make([]float64, packedLen(q))}, phaseFirst, 0)
+		theta: make([]float64, q), prev: make([]float64, q), vcov: make([]float64, packedLen(q)), final: make([]float64, g.finalLen())}, phaseFirst, 0)
 }
 
 // Layout implements Analysis.
@@ -138,6 +167,16 @@ func (g *regression) Layout(s *State) (consilium.Layout, error) {
 		if g.p() > 0 {
 			add("moments", 2*g.p())
 		}
+		if g.common() {
+			n := g.cox.common.strata.n * g.cox.common.width()
+			add("leaving", n)
+			add("events", n)
+			break
+		}
+		if g.pieces != nil {
+			add("pieces", piecesLen*g.pieces.n())
+			break
+		}
 		if g.family == familyCox {
 			add("fit", coxFitLen)
 		} else {
@@ -146,16 +185,42 @@ func (g *regression) Layout(s *State) (consilium.Layout, error) {
 		add("score", q)
 		add("information", packedLen(q))
 	case phaseFit:
-		if g.family == familyCox {
+		if g.common() {
+			f, err := g.load(s)
+			if err != nil {
+				return l, err
+			}
+			n := momentsLen(g.p())
 			add("fit", coxFitLen)
-		} else {
+			add("score", g.p())
+			add("risk", len(f.deadly())*n)
+			if k := g.tiedIntervals(f); k > 0 {
+				add("tied", k*n)
+			}
+			if g.phCheck != "" {
+				add("score-time", g.p())
+			}
+			break
+		}
+		switch g.family {
+		case familyCox:
+			add("fit", coxFitLen)
+		case familyPiecewise:
+			add("fit", coxFitLen+1)
+		case familyNegBin:
+			add("fit", nbFitLen)
+			add("score", q)
+			add("information", packedLen(q))
+			add("observed", packedLen(q))
+			add("cross", q)
+			return l, nil
+		default:
 			add("fit", glmFitLen)
 		}
 		add("score", q)
 		add("information", packedLen(q))
-	case phaseRobust:
-		add("clusters", 1)
-		add("meat", packedLen(q))
+	case phaseFinal:
+		l.Blocks = g.finals()
 	default:
 		return l, errors.New("state: the regression is done")
 	}
@@ -177,7 +242,27 @@ func (g *regression) Local(ctx context.Context, s *State, _ []byte, rows *Rows, 
 		return nil, err
 	}
 	var l *localFit
-	if g.family == familyCox {
+	if g.common() && s.Phase == phaseFirst {
+		l = g.newLocal(0)
+		if err = g.cox.checkTimes(data); err == nil {
+			l.events = g.cox.eventsOf(data)
+		}
+	} else if g.common() {
+		l, err = g.coxCommonLocal(ctx, data, x, f, s.Phase)
+	} else if g.pieces != nil {
+		var events float64
+		if events, err = g.checkPieceTimes(data); err != nil {
+			return nil, err
+		}
+		if s.Phase == phaseFirst {
+			l = g.newLocal(0)
+		} else {
+			l, err = g.piecesLocal(ctx, data, x, f, s.Phase)
+		}
+		if l != nil {
+			l.events = events
+		}
+	} else if g.family == familyCox {
 		l, err = g.coxLocal(ctx, data, x, f, s.Phase)
 	} else {
 		l, err = g.glmLocal(data, x, f, s.Phase)
@@ -185,11 +270,13 @@ func (g *regression) Local(ctx context.Context, s *State, _ []byte, rows *Rows, 
 	if err != nil {
 		return nil, err
 	}
-	if s.Phase == phaseRobust {
-		if err := write(w, "clusters", []float64{l.clusters}); err != nil {
-			return nil, err
+	if s.Phase == phaseFinal {
+		for _, b := range g.finals() {
+			if err := write(w, b.Name, l.final(b.Name)); err != nil {
+				return nil, err
+			}
 		}
-		return nil, write(w, "meat", values(l.information))
+		return nil, nil
 	}
 	if s.Phase == phaseFirst {
 		if err := write(w, "cohort", cohortBlock(data, rows, l.events, g.d.levelCounts(data))); err != nil {
@@ -208,6 +295,12 @@ func (g *regression) Local(ctx context.Context, s *State, _ []byte, rows *Rows, 
 			}
 		}
 	}
+	if g.pieces != nil && s.Phase == phaseFirst {
+		return nil, write(w, "pieces", g.piecesTally(data))
+	}
+	if g.common() {
+		return nil, g.writeCommon(w, data, x, f, l, s.Phase)
+	}
 	name := "fit"
 	if s.Phase == phaseFirst && g.family != familyCox {
 		name = "start"
@@ -215,10 +308,42 @@ func (g *regression) Local(ctx context.Context, s *State, _ []byte, rows *Rows, 
 	if err := write(w, name, values(l.fit)); err != nil {
 		return nil, err
 	}
+	if g.family == familyNegBin && s.Phase == phaseFit {
+		return nil, g.writeNegbin(w, l)
+	}
 	if err := write(w, "score", values(l.score)); err != nil {
 		return nil, err
 	}
 	return nil, write(w, "information", values(l.information))
+}
+
+func (g *regression) writeCommon(w Writer, data *frame, x [][]float64, f *fit, l *localFit, phase uint32) error {
+	if phase == phaseFirst {
+		leaving, events := g.coxCommonTally(data)
+		if err := write(w, "leaving", leaving); err != nil {
+			return err
+		}
+		return write(w, "events", events)
+	}
+	risk, tied := g.coxCommonBlocks(l, f)
+	if err := write(w, "fit", values(l.fit)); err != nil {
+		return err
+	}
+	if err := write(w, "score", values(l.score)); err != nil {
+		return err
+	}
+	if err := write(w, "risk", risk); err != nil {
+		return err
+	}
+	if len(tied) > 0 {
+		if err := write(w, "tied", tied); err != nil {
+			return err
+		}
+	}
+	if g.phCheck == "" {
+		return nil
+	}
+	return write(w, "score-time", g.scoreTime(data, x, f))
 }
 
 // localFit is what one hospital adds up.
@@ -226,8 +351,34 @@ type localFit struct {
 	events      float64
 	fit         []total
 	score       []total
-	information []total // packed; in phaseRobust the meat
+	information []total // packed; in phaseFinal the meat
 	clusters    float64
+	ph          *phSums
+	concord     []total
+	evaluate    []total
+	risk, tied  [][]total // common baseline, by interval
+	observed    []total   // negative binomial: information, and with tau
+	tauCross    []total
+}
+
+func (l *localFit) final(name string) []float64 {
+	switch name {
+	case blockClusters:
+		return []float64{l.clusters}
+	case blockMeat:
+		return values(l.information)
+	case blockPHScore:
+		return values(l.ph.score)
+	case blockPHCross:
+		return values(l.ph.cross)
+	case blockPHSquare:
+		return values(l.ph.square)
+	case blockConcordance:
+		return values(l.concord)
+	case blockEvaluate:
+		return values(l.evaluate)
+	}
+	return nil
 }
 
 func (g *regression) newLocal(fitLen int) *localFit {
@@ -278,16 +429,22 @@ func (g *regression) Update(s *State, o Opened) (*State, error) {
 	}
 	round := s.Iteration + 1
 	q := g.q()
-	if s.Phase == phaseRobust {
-		c, err := o.take("clusters", 1)
-		if err != nil {
-			return nil, err
+	if s.Phase == phaseFinal {
+		f.final = nil
+		for _, b := range g.finals() {
+			v, err := o.take(b.Name, b.Length)
+			if err != nil {
+				return nil, err
+			}
+			f.final = append(f.final, v...)
 		}
-		if f.meat, err = o.take("meat", packedLen(q)); err != nil {
-			return nil, err
-		}
-		f.clusters = c[0]
 		return g.save(f, phaseDone, round)
+	}
+	if g.common() && s.Phase == phaseFit {
+		return g.advanceCommon(f, o, round)
+	}
+	if s.Phase == phaseFirst && (g.common() || g.pieces != nil) {
+		return g.firstCounts(f, o, round)
 	}
 	score, err := o.take("score", q)
 	if err != nil {
@@ -344,6 +501,26 @@ func (g *regression) Update(s *State, o Opened) (*State, error) {
 			}
 			return g.advance(f, v[0], score, info, 1, round)
 		}
+		if g.pieces != nil {
+			v, err := o.take("fit", coxFitLen+1)
+			if err != nil {
+				return nil, err
+			}
+			if v[1] > 0 {
+				if _, code, _ := g.halve(f); code != 0 || g.last(round) {
+					return failed(round, failConverge, 0), nil
+				}
+				return g.save(f, phaseFit, round)
+			}
+			return g.advance(f, v[0], score, info, 1, round)
+		}
+		if g.family == familyNegBin {
+			v, err := o.take("fit", nbFitLen)
+			if err != nil {
+				return nil, err
+			}
+			return g.advanceNegbin(f, v, score, info, o, round)
+		}
 		v, err := o.take("fit", glmFitLen)
 		if err != nil {
 			return nil, err
@@ -351,6 +528,39 @@ func (g *regression) Update(s *State, o Opened) (*State, error) {
 		return g.advanceGLM(f, v, score, info, round)
 	}
 	return nil, errors.New("state: the regression is done")
+}
+
+// firstCounts judges the first round of the models that share a baseline: its
+// counts decide what is summed later.
+func (g *regression) firstCounts(f *fit, o Opened, round uint32) (*State, error) {
+	var err error
+	if f.cohort, err = o.take("cohort", cohortFixed+len(g.d.checks)); err != nil {
+		return nil, err
+	}
+	if code, index := g.checkCohort(f.cohort); code != 0 {
+		return failed(round, code, index), nil
+	}
+	if _, _, err = g.rescale(f, o); err != nil {
+		return nil, err
+	}
+	if g.pieces != nil {
+		return g.firstPieces(f, o, round)
+	}
+	c := g.cox.common
+	n := c.strata.n * c.width()
+	leaving, err := o.take("leaving", n)
+	if err != nil {
+		return nil, err
+	}
+	events, err := o.take("events", n)
+	if err != nil {
+		return nil, err
+	}
+	f.intervals = c.joinCells(leaving, events, float64(g.facts.MinCohort))
+	if len(f.deadly()) == 0 {
+		return failed(round, failEvents, 0), nil
+	}
+	return g.save(f, phaseFit, round)
 }
 
 // checkCohort applies the rules on counts.
@@ -411,7 +621,7 @@ func (g *regression) rescale(f *fit, o Opened) (shift, ratio []float64, err erro
 			variance = 1
 		}
 		ratio[j] = powerOfTwo(math.Sqrt(variance))
-		if !g.intercept && !g.absorb && g.family != familyCox {
+		if g.base() == 0 && !g.absorb && g.family != familyCox {
 			mean = 0 // without an intercept the origin matters
 		}
 		shift[j] = mean
@@ -451,15 +661,25 @@ func (g *regression) advance(f *fit, ll float64, score []float64, info [][]float
 		return failed(round, code, index), nil
 	case done:
 		return g.finish(f, round)
-	case int(round) >= g.facts.Spec.Rounds.Max:
+	case g.last(round):
 		return failed(round, failConverge, 0), nil
 	}
 	return g.save(f, phaseFit, round)
 }
 
+// last reports whether no other step may follow: what is summed at the estimate, such as
+// robust errors, takes one more round, which rounds.max covers too.
+func (g *regression) last(round uint32) bool {
+	left := g.facts.Spec.Rounds.Max - int(round)
+	if g.finalLen() > 0 {
+		left--
+	}
+	return left <= 0
+}
+
 func (g *regression) finish(f *fit, round uint32) (*State, error) {
-	if g.robust {
-		return g.save(f, phaseRobust, round)
+	if g.finalLen() > 0 {
+		return g.save(f, phaseFinal, round)
 	}
 	return g.save(f, phaseDone, round)
 }
@@ -489,7 +709,7 @@ func (g *regression) newton(f *fit, ll float64, score []float64, info [][]float6
 		if s := math.Abs(step[j]) / math.Sqrt(vcov[j][j]); s > largest {
 			largest = s
 		}
-		if a := math.Abs(step[j]); a > reach && (j > 0 || !g.intercept) {
+		if a := math.Abs(step[j]); a > reach && j >= g.base() {
 			reach, far = a, j
 		}
 	}
@@ -538,6 +758,19 @@ func (g *regression) halve(f *fit) (bool, int, int) {
 	return false, 0, 0
 }
 
+// beta are the coefficients in the units of the study.
+func (g *regression) beta(f *fit) []float64 {
+	off := g.base()
+	out := append([]float64(nil), f.theta...)
+	for j := 0; j < g.p(); j++ {
+		out[off+j] = f.theta[off+j] / f.scale[j]
+		for b := 0; b < off; b++ {
+			out[b] -= float64(f.theta[off+j] * (f.mean[j] / f.scale[j]))
+		}
+	}
+	return out
+}
+
 // raw turns theta and its covariance into the units of the study.
 func (g *regression) raw(f *fit) (beta []float64, vcov, robust [][]float64) {
 	p, q := g.p(), g.q()
@@ -545,18 +778,18 @@ func (g *regression) raw(f *fit) (beta []float64, vcov, robust [][]float64) {
 	t := newMatrix(q)
 	for j := 0; j < p; j++ {
 		t[off+j][off+j] = 1 / f.scale[j]
-		if g.intercept {
-			t[0][1+j] = -(f.mean[j] / f.scale[j])
+		for b := 0; b < off; b++ {
+			t[b][off+j] = -(f.mean[j] / f.scale[j])
 		}
 	}
-	if g.intercept {
-		t[0][0] = 1
+	for b := 0; b < off; b++ {
+		t[b][b] = 1
 	}
 	beta = apply(t, f.theta)
 	v := unpack(f.vcov, q)
 	vcov = multiply(multiply(t, v), transpose(t))
 	if g.robust {
-		robust = multiply(multiply(v, unpack(f.meat, q)), v)
+		robust = multiply(multiply(v, unpack(g.final(f, blockMeat), q)), v)
 		robust = multiply(multiply(t, robust), transpose(t))
 	}
 	for _, m := range [][][]float64{vcov, robust} {
@@ -578,12 +811,13 @@ func (g *regression) name(code, index int) string {
 		}
 		return fmt.Sprintf("level %d", index)
 	}
-	if g.intercept {
-		if index == 0 {
-			return "(Intercept)"
-		}
-		index--
+	if code == failPiece || code == failPieceEvents || g.pieces != nil && index < g.base() {
+		return g.pieces.name(index)
 	}
+	if g.intercept && index == 0 {
+		return "(Intercept)"
+	}
+	index -= g.base()
 	if index >= 0 && index < len(g.d.columns) {
 		return g.d.columns[index].name
 	}

@@ -1,6 +1,7 @@
 package models
 
 import (
+	"fmt"
 	"math"
 
 	"consilium"
@@ -128,25 +129,31 @@ func (g *regression) Result(s *State) (*Result, error) {
 	}
 	type out struct {
 		head
-		Terms        []term          `json:"terms"`
-		Vcov         [][]float64     `json:"vcov"`
-		RobustVcov   [][]float64     `json:"robust_vcov,omitempty"`
-		Loglik       [2]float64      `json:"loglik"`
-		Tests        map[string]test `json:"tests"`
-		Convergence  convergence     `json:"convergence"`
-		Ties         string          `json:"ties,omitempty"`
-		Family       string          `json:"family,omitempty"`
-		Clusters     *int64          `json:"clusters,omitempty"`
-		Deviance     *float64        `json:"deviance,omitempty"`
-		NullDeviance *float64        `json:"null_deviance,omitempty"`
-		DFResidual   *float64        `json:"df_residual,omitempty"`
-		DFNull       *float64        `json:"df_null,omitempty"`
-		AIC          *float64        `json:"aic,omitempty"`
-		Dispersion   *float64        `json:"dispersion,omitempty"`
-		Pearson      *float64        `json:"pearson_chisq,omitempty"`
-		Sigma        *float64        `json:"sigma,omitempty"`
-		RSquared     *float64        `json:"r_squared,omitempty"`
-		AdjRSquared  *float64        `json:"adj_r_squared,omitempty"`
+		Terms        []term             `json:"terms"`
+		Vcov         [][]float64        `json:"vcov"`
+		RobustVcov   [][]float64        `json:"robust_vcov,omitempty"`
+		Loglik       [2]float64         `json:"loglik"`
+		Tests        map[string]test    `json:"tests"`
+		Convergence  convergence        `json:"convergence"`
+		Ties         string             `json:"ties,omitempty"`
+		Family       string             `json:"family,omitempty"`
+		PHCheck      *phCheck           `json:"ph_check,omitempty"`
+		Concordance  *concordanceResult `json:"concordance,omitempty"`
+		Baseline     []baselineCurve    `json:"baseline,omitempty"`
+		Evaluation   *evaluation        `json:"evaluation,omitempty"`
+		Clusters     *int64             `json:"clusters,omitempty"`
+		Deviance     *float64           `json:"deviance,omitempty"`
+		NullDeviance *float64           `json:"null_deviance,omitempty"`
+		DFResidual   *float64           `json:"df_residual,omitempty"`
+		DFNull       *float64           `json:"df_null,omitempty"`
+		AIC          *float64           `json:"aic,omitempty"`
+		Dispersion   *float64           `json:"dispersion,omitempty"`
+		Pearson      *float64           `json:"pearson_chisq,omitempty"`
+		Theta        *float64           `json:"theta,omitempty"`
+		ThetaSE      *float64           `json:"se_theta,omitempty"`
+		Sigma        *float64           `json:"sigma,omitempty"`
+		RSquared     *float64           `json:"r_squared,omitempty"`
+		AdjRSquared  *float64           `json:"adj_r_squared,omitempty"`
 	}
 	r := out{head: newHead(g.spec, f.cohort, !gaussian), Vcov: vcov, RobustVcov: robust, Tests: map[string]test{},
 		Convergence: convergence{Converged: true, Iterations: int(f.steps)}}
@@ -175,6 +182,9 @@ func (g *regression) Result(s *State) (*Result, error) {
 			}
 			t.P = &p
 			lower, upper := beta[k]-float64(crit*se), beta[k]+float64(crit*se)
+			if k < g.base() && g.pieces != nil {
+				t.Column = "baseline"
+			}
 			if !gaussian {
 				t.ExpCoef = finite(det.Exp(beta[k]))
 				lower, upper = det.Exp(lower), det.Exp(upper)
@@ -202,20 +212,42 @@ func (g *regression) Result(s *State) (*Result, error) {
 	if g.p() > 0 {
 		wald, invertible = quadratic(beta[off:], sub)
 	}
-	if g.family == familyCox {
+	if g.family == familyCox || g.pieces != nil {
 		r.Loglik = [2]float64{f.ll0, f.rawLL}
-		r.Ties = "breslow"
-		if g.cox.efron {
-			r.Ties = "efron"
+		if g.cox != nil {
+			r.Ties = "breslow"
+			if g.cox.efron {
+				r.Ties = "efron"
+			}
 		}
 		if g.ridge == 0 {
-			chi("lrt", float64(2*(f.rawLL-f.ll0)), q)
-			chi("score", f.score0, q)
+			chi("lrt", float64(2*(f.rawLL-f.ll0)), g.p())
+			chi("score", f.score0, g.p())
 		}
 		if invertible {
-			chi("wald", wald, q)
+			chi("wald", wald, g.p())
 		}
-		r.Assumptions = append(r.Assumptions, "stratified by hospital: every hospital has its own baseline hazard")
+		if g.pieces != nil {
+			r.Assumptions = append(r.Assumptions, "one baseline hazard for all hospitals, constant between the cuts; its coefficients are log hazards per unit of time where every column is zero")
+		} else if g.common() {
+			r.Baseline = g.baselineCurves(f)
+			how := fmt.Sprintf("one baseline hazard for all hospitals; times are rounded up to the next multiple of %v, entries down", g.cox.common.grid.step)
+			if g.cox.common.join {
+				how += fmt.Sprintf(", and cells are joined until at least %d patients leave in each", g.facts.MinCohort)
+			}
+			r.Assumptions = append(r.Assumptions, how)
+		} else {
+			r.Assumptions = append(r.Assumptions, "stratified by hospital: every hospital has its own baseline hazard")
+		}
+		if g.phCheck != "" {
+			if r.PHCheck = g.phResult(f); r.PHCheck == nil {
+				r.Warnings = append(r.Warnings, "the test of proportional hazards has no answer: the information is singular")
+			}
+		}
+		if g.concordance {
+			r.Concordance = renderConcordance(g.final(f, blockConcordance))
+			r.Assumptions = append(r.Assumptions, "concordance compares patients of the same hospital and stratum only")
+		}
 	} else {
 		g.glmResult(f, n, df, dispersion, &r.Loglik, func(name string, v float64) {
 			p := finite(v)
@@ -254,12 +286,23 @@ func (g *regression) Result(s *State) (*Result, error) {
 		if invertible {
 			chi("wald", wald, g.p())
 		}
+		if g.family == familyNegBin {
+			theta := det.Exp(f.tau)
+			r.Theta, r.ThetaSE = finite(theta), finite(float64(theta*f.tauSE))
+			r.Assumptions = append(r.Assumptions, "errors of the coefficients take theta as known, as MASS has them; the deviances are at the estimated theta")
+		}
+		if g.evaluate > 0 {
+			r.Evaluation = renderEvaluation(g.facts, g.evaluate, g.final(f, blockEvaluate), func(item, reason string) {
+				r.Suppressed = append(r.Suppressed, suppressed{item, reason})
+			})
+			r.Assumptions = append(r.Assumptions, "evaluated on the rows that the model was fitted to: new patients will be predicted less well")
+		}
 		if g.absorb {
 			r.Assumptions = append(r.Assumptions, "every hospital has an intercept of its own, which it estimates itself and does not send")
 		}
 	}
 	if g.robust {
-		c := int64(f.clusters)
+		c := int64(g.final(f, blockClusters)[0])
 		r.Clusters = &c
 		unit := "patient"
 		if g.bySite {
@@ -305,6 +348,11 @@ func (g *regression) glmResult(f *fit, n, df, dispersion float64, loglik *[2]flo
 			}
 			set("adj_r_squared", 1-(rss/df)/(null/dfNull))
 		}
+	case familyNegBin:
+		*loglik = [2]float64{f.nullLL, f.rawLL}
+		set("deviance", f.deviance)
+		set("null_deviance", f.nullDeviance)
+		set("aic", float64(2*(k+1))-float64(2*f.rawLL))
 	default:
 		*loglik = [2]float64{f.nullLL, f.rawLL}
 		set("deviance", float64(2*(f.saturated-f.rawLL)))

@@ -41,6 +41,12 @@ func (a *actor) advance(ctx context.Context) (time.Duration, error) {
 	if err := a.prepare(); err != nil {
 		return 0, err
 	}
+	if err := a.join(ctx); err != nil {
+		return 0, err
+	}
+	if err := a.blame(ctx); err != nil {
+		return 0, err
+	}
 	if err := a.contribute(ctx); err != nil {
 		return 0, err
 	}
@@ -54,11 +60,12 @@ func (a *actor) advance(ctx context.Context) (time.Duration, error) {
 	if err := a.openSum(ctx); err != nil {
 		return 0, err
 	}
-	if err := a.update(ctx); err != nil {
+	u, err := a.update(ctx)
+	if err != nil {
 		return 0, err
 	}
 	w, err := a.leaveState(ctx)
-	return soonest(wait, w), err
+	return soonest(soonest(wait, u), w), err
 }
 
 // afterClose does what a closed round asks for until the next one opens, and
@@ -134,7 +141,7 @@ func (a *actor) turn(ctx context.Context, group *party.GroupKey, state []byte) e
 	if err := a.ratchet(group, state); err != nil {
 		return err
 	}
-	a.shape, a.now = &shape, nil
+	a.shape, a.now, a.verdict = &shape, nil, nil
 	a.dropSpool()
 	return nil
 }
@@ -145,7 +152,7 @@ func (a *actor) turn(ctx context.Context, group *party.GroupKey, state []byte) e
 func (a *actor) ratchet(group *party.GroupKey, state []byte) error {
 	a.gate.cfg.Crash("close/before-secret")
 	next := group.Ratchet()
-	a.sec.Group, a.sec.Round, a.sec.State, a.sec.Next = next.Secret(), next.Round(), state, nil
+	a.sec.Group, a.sec.Round, a.sec.State, a.sec.Next, a.sec.Dealt = next.Secret(), next.Round(), state, nil, nil
 	a.forgetSealing()
 	if err := a.gate.secrets.save(a.study, a.sec); err != nil {
 		return fmt.Errorf("%w: %w", errDisk, err)

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"io"
 	"os"
 
 	"consilium"
@@ -52,4 +54,11 @@ func (h *hospital) verifyAnchors(ctx context.Context, cp *provenance.Checkpoint,
 		out = append(out, anchoredLedger{a.Epoch, head.Size, a.Status, a.Chain, a.ChainID, a.Block, a.Height})
 	}
 	return out, nil
+}
+
+func showAnchored(w io.Writer, list []anchoredLedger) {
+	for _, a := range list {
+		fmt.Fprintf(w, "epoch %d: the first %d entries are the ledger that was anchored, %s in block %d %s of %s chain %s\n", a.Epoch, a.Size, a.Status, a.Height, a.Block, a.Chain, a.ChainID)
+		fmt.Fprintf(w, "  that the block holds it, `consilium-anchor verify --block %s` proves; take the hash from a source of your own\n", a.Block)
+	}
 }

@@ -37,6 +37,7 @@ type demo struct {
 	p        *progress
 	dir      string // scratch
 	out      string
+	doc      []byte // result.json, once it is written
 	engine   *policy.Engine
 	now      func() time.Time
 	truth    tree
@@ -655,6 +656,10 @@ func (d *demo) verdict() error {
 	bad = append(append(bad, d.missed...), d.bad...)
 	if len(bad) > 0 {
 		return fmt.Errorf("%d things did not come out:\n  %s", len(bad), strings.Join(bad, "\n  "))
+	}
+	if d.e.json {
+		_, err := d.e.stdout.Write(append(d.doc, '\n'))
+		return err
 	}
 	return nil
 }

@@ -83,10 +83,16 @@ func runLedgerWitness(ctx context.Context, e *env, args []string) error {
 	return nil
 }
 
-// runLedgerVerify reads a hospital's whole ledger as a stranger would.
+// runLedgerVerify reads a hospital's whole ledger as a stranger would; with
+// --rows it also holds every table against it, and with --receipt it checks
+// one receipt, offline.
 func runLedgerVerify(ctx context.Context, e *env, args []string) error {
 	flags := e.flags()
 	path := flags.String("config", "", "the worker's config `file`")
+	rows := flags.Bool("rows", false, "also re-derive every row of the hospital's tables and streams; the worker must be stopped")
+	receipt := flags.String("receipt", "", "instead, check this receipt `file`; needs --roster and no network")
+	roster := flags.String("roster", "", "the federation's signed roster `file`, for --receipt")
+	board := flags.String("board", "", "a kit's board.json `file`: check the roster against the board that you trust")
 	var anchors files
 	flags.Var(&anchors, "anchor", "an anchor that consilium-anchor wrote, a `file`: is this the ledger that was anchored?")
 	rest, err := e.parse(flags, args)
@@ -95,6 +101,9 @@ func runLedgerVerify(ctx context.Context, e *env, args []string) error {
 	}
 	if len(rest) > 0 {
 		return usagef("unexpected %q", rest[0])
+	}
+	if *receipt != "" {
+		return verifyReceipt(e, *receipt, *roster, *board)
 	}
 	h, err := openHospital(*path, e.stderr)
 	if err != nil {
@@ -109,19 +118,29 @@ func runLedgerVerify(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	var tables []tableReport
+	if *rows {
+		if tables, err = h.verifyRows(ctx); err != nil {
+			return err
+		}
+	}
 	anchored, err := h.verifyAnchors(ctx, cp, anchors)
 	if err != nil {
 		return err
 	}
 	if e.json {
-		return json.NewEncoder(e.stdout).Encode(map[string]any{"origin": cp.Origin, "size": cp.Size, "root": cp.Root, "time": cp.Time.UTC().Format(time.RFC3339), "anchors": anchored})
+		doc := map[string]any{"origin": cp.Origin, "size": cp.Size, "root": cp.Root, "time": cp.Time.UTC().Format(time.RFC3339), "anchors": anchored}
+		if *rows {
+			doc["tables"] = tables
+		}
+		if err := json.NewEncoder(e.stdout).Encode(doc); err != nil {
+			return err
+		}
+	} else {
+		fmt.Fprintf(e.stdout, "%s: %d entries verify under root %s, cosigned %s\n", cp.Origin, cp.Size, cp.Root.Short(), cp.Time.UTC().Format(time.RFC3339))
+		showAnchored(e.stdout, anchored)
 	}
-	fmt.Fprintf(e.stdout, "%s: %d entries verify under root %s, cosigned %s\n", cp.Origin, cp.Size, cp.Root.Short(), cp.Time.UTC().Format(time.RFC3339))
-	for _, a := range anchored {
-		fmt.Fprintf(e.stdout, "epoch %d: the first %d entries are the ledger that was anchored, %s in block %d %s of %s chain %s\n", a.Epoch, a.Size, a.Status, a.Height, a.Block, a.Chain, a.ChainID)
-		fmt.Fprintf(e.stdout, "  that the block holds it, `consilium-anchor verify --block %s` proves; take the hash from a source of your own\n", a.Block)
-	}
-	return nil
+	return showTables(e, tables)
 }
 
 // runLedgerAudit writes what this hospital adds to a study's archive: its

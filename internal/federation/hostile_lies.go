@@ -27,6 +27,7 @@ type lie struct {
 	// withhold keeps a statement from the hospitals that counts all the same.
 	withhold func(*course, *consilium.Message) bool
 	play     func(context.Context, *Hostile, lie) (*course, error) // nil: one study of two rounds
+	serves   bool                                                  // it gives hospitals the contributions that they ask for
 }
 
 // Lie describes one of the lies that RunHostile can tell.
@@ -48,7 +49,7 @@ func lieNamed(name string) (lie, error) {
 	if name == "" {
 		return lie{}, nil
 	}
-	for _, l := range allLies() {
+	for _, l := range append(allLies(), tricks()...) {
 		if l.name == name {
 			return l, nil
 		}

@@ -224,8 +224,8 @@ func Add(sums []int64, lanes []int32) error {
 // Open turns the summed lanes of n contributions back into values by block
 // name. Each value of an Exact block is the exact sum, rounded once to float64
 // (to nearest even). Each value of a Learned block is the sum of the quantised
-// values.
-func Open(layout consilium.Layout, sums []int64, n int) (map[string][]float64, error) {
+// values. Sums fit 32 bits, and whoever keeps many of them keeps them so.
+func Open[S int32 | int64](layout consilium.Layout, sums []S, n int) (map[string][]float64, error) {
 	if err := check(layout, sums, n); err != nil {
 		return nil, err
 	}
@@ -281,7 +281,7 @@ func Integers(layout consilium.Layout, sums []int64, n int) (map[string][]*big.I
 }
 
 // check refuses what n valid contributions cannot sum to.
-func check(layout consilium.Layout, sums []int64, n int) error {
+func check[S int32 | int64](layout consilium.Layout, sums []S, n int) error {
 	if err := layout.Validate(); err != nil {
 		return err
 	}
@@ -300,8 +300,8 @@ func check(layout consilium.Layout, sums []int64, n int) error {
 			hi = int64(learnedMax(b.Kind))
 			lo = -hi
 		}
-		for i, v := range sums[at : at+lanes] {
-			if v < lo*int64(n) || v > hi*int64(n) {
+		for i, s := range sums[at : at+lanes] {
+			if v := int64(s); v < lo*int64(n) || v > hi*int64(n) {
 				return fmt.Errorf("fixed: block %s, lane %d: no %d contributions sum to this", b.Name, i, n)
 			}
 		}
@@ -312,15 +312,15 @@ func check(layout consilium.Layout, sums []int64, n int) error {
 
 // combine carries the eight digit sums of one value into a 192-bit two's
 // complement integer.
-func combine(sums []int64, n int64) (w2, w1, w0 uint64) {
+func combine[S int32 | int64](sums []S, n int64) (w2, w1, w0 uint64) {
 	var digit [topDigit]uint64
 	var carry int64
 	for d := range digit {
-		v := sums[d] + n*digitBias + carry // not negative: check has bounded sums
+		v := int64(sums[d]) + n*digitBias + carry // not negative: check has bounded sums
 		digit[d] = uint64(v) & (1<<digitBits - 1)
 		carry = v >> digitBits
 	}
-	top := sums[topDigit] + carry
+	top := int64(sums[topDigit]) + carry
 	w0 = digit[0] | digit[1]<<16 | digit[2]<<32 | digit[3]<<48
 	w1 = digit[4] | digit[5]<<16 | digit[6]<<32 | uint64(top)<<48
 	w2 = uint64(top >> digitBits)

@@ -95,6 +95,13 @@ func (v *Vault) Admit(ctx context.Context, r hatch.AdmitRequest) (hatch.AdmitRep
 	if err := v.checkOverlap(st, v.openedCohort(st, u)); err != nil {
 		return declined(site, string(consilium.CodeOf(err)), err)
 	}
+	if err := v.rehearse(ctx, st, in.Federation, u); err != nil {
+		if ctx.Err() != nil {
+			return hatch.AdmitReply{}, ctx.Err()
+		}
+		v.cfg.Log.Error("study declined", "study", string(st.id), "err", err)
+		return declined(site, string(consilium.CodeOf(err)), err)
+	}
 	return allowed(site, u.records)
 }
 
@@ -148,7 +155,7 @@ func refusal(d policy.Decision, records []hatch.Record) (hatch.AdmitReply, error
 // declined refuses for a reason that is not a rule's: the outward text is the
 // sentinel's, the hospital's own log has the rest.
 func declined(d policy.Decision, code string, why error) (hatch.AdmitReply, error) {
-	reason := why.Error()
+	reason := "an error at the hospital; its log says more"
 	var e *consilium.Error
 	if errors.As(why, &e) {
 		reason = e.Msg

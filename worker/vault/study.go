@@ -44,9 +44,9 @@ type study struct {
 	pending []byte // that replaces it when the round is opened
 	cohort  *openedCohort
 	lanes   []int32
-	made    uint32 // the round of lanes
-	sums    []int64
-	opened  uint32 // the round of sums
+	made    uint32  // the round of lanes
+	sums    []int32 // a sum of 128 lanes of 24 bits fits
+	opened  uint32  // the round of sums
 }
 
 // begin parses what a request names and finds the pinned policy.
@@ -180,12 +180,26 @@ func (v *Vault) Sums(_ context.Context, id consilium.StudyID, round uint32, offs
 		return consilium.ErrRoundClosed.Withf("sums of round %d, the vault is at %d", round, st.round)
 	}
 	if offset == 0 {
-		st.sums, st.opened = nil, round
+		layout, err := st.analysis.Layout(st.state)
+		if err != nil {
+			return err
+		}
+		st.sums, st.opened = make([]int32, 0, layout.Lanes()), round
 	}
 	if offset != len(st.sums) || st.opened != round {
 		return consilium.ErrInvalid.Withf("sums from %d, want from %d", offset, len(st.sums))
 	}
-	st.sums = append(st.sums, sums...)
+	for _, x := range sums {
+		if x != int64(int32(x)) {
+			return consilium.ErrInvalid.Withf("a sum of %d: no lanes sum to this", x)
+		}
+	}
+	if len(sums) > cap(st.sums)-len(st.sums) {
+		return consilium.ErrInvalid.Withf("%d sums, the round asks for %d", len(st.sums)+len(sums), cap(st.sums))
+	}
+	for _, x := range sums {
+		st.sums = append(st.sums, int32(x))
+	}
 	return nil
 }
 
