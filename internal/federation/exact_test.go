@@ -38,7 +38,7 @@ spec:
     any: flag
     ninf: {type: integer, bounds: [0, 7]}
     fu: {type: integer, unit: d, bounds: [1, 1000]}
-  privacy: {permits: [common-baseline, small-levels]}
+  privacy: {permits: [cox-common-baseline, small-levels]}
   analyses:
     - {name: nb, type: glm, family: negative-binomial, formula: ninf ~ treat + age + offset(log(fu)), robust: true}
     - {name: net, type: glm, family: binomial, formula: any ~ treat + sex + age + inherit + propylac, penalty: {alpha: 0.5, steps: 5}}
@@ -242,7 +242,7 @@ func TestScanExample(t *testing.T) {
 
 // TestPrivateEncrypted: noise and all, the encrypted sums are the plain ones.
 func TestPrivateEncrypted(t *testing.T) {
-	study := strings.Replace(exactStudy[:strings.Index(exactStudy, "  analyses:")], "permits: [common-baseline, small-levels]", "min_cohort: 11, min_sites: 8, dp: {epsilon: 50, delta: 1e-6, clip: 1}", 1) + `  analyses:
+	study := strings.Replace(exactStudy[:strings.Index(exactStudy, "  analyses:")], "permits: [cox-common-baseline, small-levels]", "min_cohort: 11, min_sites: 8, dp: {epsilon: 50, delta: 1e-6, clip: 1}", 1) + `  analyses:
     - {name: counts, type: crosstab, rows: treat, columns: any}
     - {name: km, type: kaplan-meier, formula: "Surv(tstop, status) ~ treat", grid: {step: 60, max: 420}}
     - {name: arms, type: describe, variables: [age, weight], by: [treat]}
