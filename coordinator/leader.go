@@ -408,5 +408,5 @@ func (r *replicator) produce(ctx context.Context, limit uint64, write func(io.Wr
 		return BlobRef{}, written
 	}
 	r.stage(d)
-	return BlobRef{Digest: d, Size: uint64(size)}, nil
+	return BlobRef{Digest: d, Size: uint64(size)}, r.keep(d)
 }

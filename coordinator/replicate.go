@@ -227,7 +227,7 @@ func (r *replicator) load(ctx context.Context, node consilium.NodeID, ref BlobRe
 		return err
 	}
 	r.mark(ref.Digest)
-	return nil
+	return r.keep(ref.Digest)
 }
 
 // open opens a blob for reading, filling it from a peer if it is missing here.
@@ -258,7 +258,26 @@ func (r *replicator) stage(d consilium.Digest) {
 // put stores exactly the bytes that ref names.
 func (r *replicator) put(ctx context.Context, ref BlobRef, rd io.Reader) error {
 	r.stage(ref.Digest)
-	return r.local.PutExpect(ctx, ref.Digest, int64(ref.Size), rd)
+	if err := r.local.PutExpect(ctx, ref.Digest, int64(ref.Size), rd); err != nil {
+		return err
+	}
+	return r.keep(ref.Digest)
+}
+
+// keep drops a blob that was collected while it was on its way here: a slow
+// follower's copy, a retry that came after its round. Collection is recorded
+// before local copies are deleted, so either that deletion finds the blob or we
+// find the record; without this the copy would lie here until the sweep.
+func (r *replicator) keep(d consilium.Digest) error {
+	gone := false
+	r.n.fsm.read(func(s *State) { gone = s.Collected(d) })
+	if !gone {
+		return nil
+	}
+	if err := r.local.Delete(d); err != nil {
+		r.n.log.Warn("blob stays", "blob", d.Short(), "error", err)
+	}
+	return consilium.ErrBlobMissing.Withf("%s was collected", d.Short())
 }
 
 // orphanAge is how long a stored blob waits for a command that names it. An

@@ -239,3 +239,6 @@ func (s *State) LiveBlobs() []BlobRef {
 	sort.Slice(out, func(i, k int) bool { return bytes.Compare(out[i].Digest[:], out[k].Digest[:]) < 0 })
 	return slices.CompactFunc(out, func(a, b BlobRef) bool { return a.Digest == b.Digest })
 }
+
+// Collected reports whether a blob was collected lately.
+func (s *State) Collected(d consilium.Digest) bool { return slices.Contains(s.collected, d) }
