@@ -69,6 +69,9 @@ type usable struct {
 // use reads a study's rows and decides, now, which of them may be used. Rows
 // come from the buffers that the analysis will read.
 func (v *Vault) use(ctx context.Context, st *study, round uint32) (*usable, error) {
+	if err := v.stopped(st, policy.PointRows); err != nil {
+		return nil, err
+	}
 	if st.data == nil {
 		d, err := v.load(st.spec.Data.Dataset)
 		if err != nil {
@@ -141,9 +144,11 @@ func (v *Vault) use(ctx context.Context, st *study, round uint32) (*usable, erro
 	if err != nil {
 		return nil, err
 	}
+	log, _ := v.decisions.Head()
 	use, err := record("use", map[string]any{
 		"dataset": st.spec.Data.Dataset, "round": round, "rowSet": v.salt(st, u.rowSet), "decision": u.decision, "policy": st.submission.Policy,
 		"roots": verified.Roots, "patients": v.salt(st, chosen), "reasons": permit.rows.Reasons,
+		"path": permit.rows.Path, "log": log,
 	})
 	if err != nil {
 		return nil, err

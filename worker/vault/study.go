@@ -88,6 +88,9 @@ func (v *Vault) Start(ctx context.Context, r hatch.StartRequest) (hatch.Shape, e
 	if err != nil {
 		return hatch.Shape{}, err
 	}
+	if err := v.stopped(st, policy.PointSite); err != nil {
+		return hatch.Shape{}, err
+	}
 	if st.charter, err = consilium.ParseCharter(r.Charter); err != nil {
 		return hatch.Shape{}, consilium.ErrInvalid.With(err)
 	}
@@ -229,6 +232,9 @@ func (v *Vault) Opening(_ context.Context, id consilium.StudyID, round uint32) e
 	if st.cohort == nil {
 		return consilium.ErrInvalid.Withf("round %d is about to be opened and this hospital's vault has computed no contribution of the study", round)
 	}
+	if err := v.stopped(st, policy.PointTransfer); err != nil {
+		return err
+	}
 	return v.book.add(*st.cohort)
 }
 
@@ -242,6 +248,9 @@ func (v *Vault) Release(ctx context.Context, r hatch.ReleaseRequest) (hatch.Rele
 	}
 	if !st.state.Done {
 		return hatch.ReleaseReply{}, consilium.ErrWrongPhase.Withf("the analysis has not ended")
+	}
+	if err := v.stopped(st, policy.PointRelease); err != nil {
+		return hatch.ReleaseReply{}, err
 	}
 	res, err := st.analysis.Result(st.state)
 	if err != nil {
