@@ -16,8 +16,16 @@
 //	           the ethics board's (checkpoint.go, witness.go)
 //	gate       follows the ledger, remembers what it saw, and lets through only
 //	           rows that re-derive (gate.go, verify.go)
+//	streams    wearables' signed, chained batches and supply-chain events, as rows
+//	           of the same ledger (device.go, streamtable.go, epcis)
 //	receipt    one row's whole chain, for its patient or an auditor (receipt.go)
-//	consent    signed documents whose salted digests are in the ledger (consent.go)
+//	consent    verifiable credentials that the hospital issues and the patient signs
+//	           (consentvc.go), withdrawals, mandates and the patient's line of keys
+//	           (keyline.go); their salted digests are in the ledger (consent.go)
+//	anchor     the heads of all ledgers under one hash, for a chain (anchor.go)
+//
+// Packages did, sdjwt, status and guardian hold the formats: names and keys,
+// selectively disclosable credentials, status lists, shares of a lost key.
 //
 // Edge, Tiles and the checkpoint functions serve a second log as well: the
 // audit log that the coordinators keep.
@@ -44,7 +52,8 @@
 // Signatures of the hospital and of patients are hybrid (Ed25519 and
 // ML-DSA-65). The log's own signature is Ed25519 alone, as C2SP assigns
 // nothing else to logs; against a quantum computer a checkpoint rests on the
-// witnesses' ML-DSA-44 cosignatures, which the policy demands.
+// witnesses' ML-DSA-44 cosignatures: a policy whose quorum Ed25519 cosignatures
+// alone could meet is refused.
 //
 // # What it does not protect
 //
@@ -64,6 +73,11 @@
 //     the hospital. Finding.Name may leave it.
 //   - Whoever holds both the key-encryption key and the hospital's disk reads
 //     consents and pseudonyms.
+//   - The last batches of a wearable can be lost unnoticed until the next one
+//     arrives; who holds a device's key can sign for it.
+//   - Who holds a patient's card decides for the patient until that is noticed. A
+//     recovery by guardians voids what was signed since a day that it names.
+//   - A hospital can withdraw for a patient; it can give no consent for one.
 //   - A witness whose state directory is rolled back vouches again for what it
 //     forgot: keep it on its own disk, off the hospitals' backups.
 //
@@ -71,6 +85,8 @@
 //
 // RFC 6962 (Merkle trees), RFC 8785 (canonical JSON), RFC 2104 (HMAC), FIPS 204
 // (ML-DSA); c2sp.org/signed-note, tlog-checkpoint, tlog-cosignature,
-// tlog-witness, tlog-policy and tlog-tiles; W3C CCG did-method-key; EDPB
+// tlog-witness, tlog-policy and tlog-tiles; W3C CCG did-method-key
+// and did-method-web; RFC 9901 and draft-ietf-oauth-sd-jwt-vc (SD-JWT); W3C
+// Bitstring Status List 1.0; KERI (pre-rotation); EDPB
 // Guidelines 02/2025 on ledgers and personal data.
 package provenance

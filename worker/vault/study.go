@@ -10,6 +10,7 @@ import (
 
 	"consilium"
 	"consilium/internal/canon"
+	"consilium/internal/fixed"
 	"consilium/internal/hatch"
 	"consilium/models"
 	"consilium/policy"
@@ -43,7 +44,7 @@ type study struct {
 	memory  []byte // of the site, as of the last opened round
 	pending []byte // that replaces it when the round is opened
 	cohort  *openedCohort
-	lanes   []int32
+	lanes   *fixed.Vector
 	made    uint32  // the round of lanes
 	sums    []int32 // a sum of 128 lanes of 24 bits fits
 	opened  uint32  // the round of sums
