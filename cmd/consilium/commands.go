@@ -52,5 +52,6 @@ func commands() []command {
 		{"policy sign", "DIR", "the first board member signs a policy", runPolicySign},
 		{"policy cosign", "DIR", "a further board member signs it", runPolicyCosign},
 		{"policy publish", "DIR", "check the board's signatures and write what hospitals install", runPolicyPublish},
+		{"policy stop", "", "a board member stops a study, a policy or everything at once", runPolicyStop},
 	}
 }
