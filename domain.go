@@ -63,6 +63,7 @@ const (
 	DomainRowSet       Domain = "consilium/row-set/v1"
 	DomainCohort       Domain = "consilium/cohort/v1"
 	DomainHoldout      Domain = "consilium/holdout/v1"
+	DomainNoise        Domain = "consilium/noise/v1"
 
 	DomainSchema       Domain = "consilium/schema/v1"
 	DomainRowSalt      Domain = "consilium/row-salt/v1"
@@ -94,6 +95,7 @@ const (
 	DomainNextKey     Domain = "consilium/next-key/v1"
 	DomainGuardian    Domain = "consilium/guardian/v1"
 	DomainMandate     Domain = "consilium/mandate/v1"
+	DomainAccess      Domain = "consilium/access/v1"
 	DomainDIDDocument Domain = "consilium/did-document/v1"
 	DomainSuperRoot   Domain = "consilium/super-root/v1"
 	DomainAnchor      Domain = "consilium/anchor/v1"
@@ -108,10 +110,10 @@ func Domains() []Domain {
 		DomainRelease, DomainResult, DomainWithdraw, DomainCancel, DomainAnswer, DomainSuspect, DomainShow, DomainRequest, DomainEvent, DomainBlob,
 		DomainGroupKey, DomainGroupRatchet, DomainGroupConfirm, DomainGroupSalt, DomainTagKey, DomainOpeningKey,
 		DomainStateKey, DomainAnswerKey, DomainShowKey, DomainPublicMask, DomainRoundKey, DomainCheck, DomainSeed, DomainVector, DomainRowSet,
-		DomainCohort, DomainHoldout, DomainSchema, DomainRowSalt, DomainBatch, DomainSource, DomainDeviceBatch, DomainPseudonym,
+		DomainCohort, DomainHoldout, DomainNoise, DomainSchema, DomainRowSalt, DomainBatch, DomainSource, DomainDeviceBatch, DomainPseudonym,
 		DomainConsent, DomainWithdrawal, DomainReceipt, DomainManifest, DomainSaltStore, DomainSubject, DomainModel, DomainArchive, DomainAuditMask, DomainAuditRecord,
 		DomainTrail, DomainLineage, DomainTransfer, DomainAssessment, DomainTeamEnvelope, DomainSealedBox, DomainSealedState, DomainSealedReveal,
-		DomainCredential, DomainKeyEvent, DomainNextKey, DomainGuardian, DomainMandate, DomainDIDDocument, DomainSuperRoot, DomainAnchor,
+		DomainCredential, DomainKeyEvent, DomainNextKey, DomainGuardian, DomainMandate, DomainAccess, DomainDIDDocument, DomainSuperRoot, DomainAnchor,
 	}
 }
 

@@ -24,6 +24,7 @@ var walls = map[string][]string{
 	"consilium/internal/seal":    {"consilium"},
 	"consilium/internal/det":     {},
 	"consilium/internal/vec":     {},
+	"consilium/internal/dp":      {"internal/det"},
 	"consilium/internal/fixed":   {"consilium"},
 	"consilium/internal/durable": {"consilium"},
 	"consilium/internal/blob":    {"consilium", "internal/durable"},
@@ -31,7 +32,7 @@ var walls = map[string][]string{
 	// The four engines do not know each other.
 	"consilium/he":         {"consilium", "internal/vec", "internal/seal"},
 	"consilium/he/party":   {"consilium", "he", "internal/vec", "internal/seal"},
-	"consilium/models":     {"consilium", "internal/canon", "internal/det"},
+	"consilium/models":     {"consilium", "internal/canon", "internal/det", "internal/dp"},
 	"consilium/models/net": {"consilium", "models", "internal/canon", "internal/det", "internal/fixed"},
 	"consilium/policy":     {"consilium", "internal/canon", "internal/hybrid"},
 	"consilium/provenance": {"consilium", "internal/canon", "internal/hybrid", "provenance/did", "provenance/epcis", "provenance/guardian", "provenance/sdjwt", "provenance/status"},
@@ -45,6 +46,7 @@ var walls = map[string][]string{
 	"consilium/provenance/sdjwt":    {"consilium", "internal/canon", "provenance/did"},
 	"consilium/provenance/status":   {"consilium", "internal/canon", "provenance/did", "provenance/sdjwt"},
 	"consilium/provenance/guardian": {"consilium"},
+
 	// Supply-chain events have GS1's own hash.
 	"consilium/provenance/epcis": {"consilium"},
 
@@ -71,8 +73,8 @@ var walls = map[string][]string{
 	"consilium/worker": {"consilium", "he", "he/party", "provenance", "internal/blob", "internal/canon", "internal/durable",
 		"internal/hatch", "internal/hybrid", "internal/seal", "internal/trail", "internal/wire"},
 	// The vault has rows; it has neither a socket nor an identity key.
-	"consilium/worker/vault": {"consilium", "models", "models/net", "policy", "provenance", "internal/canon", "internal/durable",
-		"internal/fixed", "internal/hatch", "internal/table"},
+	"consilium/worker/vault": {"consilium", "models", "models/net", "policy", "provenance", "internal/canon", "internal/dp",
+		"internal/durable", "internal/fixed", "internal/hatch", "internal/table"},
 
 	// Everything in one process, and the binary: they wire the rooms together.
 	"consilium/internal/federation": anyRoom,

@@ -36,6 +36,7 @@ type Constructor func(consilium.Facts, *consilium.AnalysisSpec) (Analysis, error
 type Rows struct {
 	Site     consilium.Position // of this hospital; Facts.Sites[Site-1] is its name
 	Seed     consilium.Digest   // KDF(study seed, site, round): the only randomness of Local
+	Noise    consilium.Digest   // secret of this hospital for this study, round and these rows: seeds the noise of differential privacy
 	Batches  []Batch
 	Patients int      // distinct patients, ordinals 0 to Patients-1
 	Excluded Excluded // what never came this far

@@ -104,6 +104,12 @@ func newCrosstab(facts consilium.Facts, a *consilium.AnalysisSpec) (Analysis, er
 			return out, nil
 		}
 	}
+	s.scale = func() ([]float64, float64, error) {
+		if len(a.Strata) > 0 {
+			return nil, 0, consilium.ErrInvalid.Withf("strata: the Mantel-Haenszel test has no differentially private form here; leave strata out")
+		}
+		return ones(2 * table.n), 2, nil // its cell, as a row and as a patient
+	}
 	s.render = func(v map[string][]float64) (any, error) {
 		var mh []total
 		if len(a.Strata) > 0 {

@@ -138,6 +138,34 @@ func newDescribe(facts consilium.Facts, a *consilium.AnalysisSpec) (Analysis, er
 		}
 		return out, nil
 	}
+	s.scale = func() ([]float64, float64, error) {
+		var out []float64
+		norm2 := 0.0
+		for _, d := range vars {
+			half := 1.0
+			if d.levels == nil {
+				c, declared := spec.Column(d.name)
+				if !declared || c.Bounds == nil || !(c.Bounds[1] > c.Bounds[0]) {
+					return nil, 0, consilium.ErrInvalid.Withf("privacy.dp: column %s needs bounds, which decide how much noise hides one patient", d.name)
+				}
+				half = float64(0.5 * (c.Bounds[1] - c.Bounds[0]))
+			}
+			if bySite {
+				return nil, 0, consilium.ErrInvalid.Withf("by: site has no differentially private form here")
+			}
+			m := ones(5 * by.n)
+			for k := 0; k < by.n; k++ {
+				m[3*by.n+k], m[4*by.n+k] = half, float64(half*half)
+			}
+			out = append(out, m...)
+			out = append(out, ones(2*by.n*d.width())...)
+			norm2 += 4 // counted, as a patient, sum and sum of squares
+			if d.width() > 0 {
+				norm2 += 2
+			}
+		}
+		return out, norm2, nil
+	}
 	s.render = func(v map[string][]float64) (any, error) { return renderDescribe(facts, a, by, vars, v), nil }
 	return s, nil
 }

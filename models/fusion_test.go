@@ -56,7 +56,7 @@ func (s shells) Import(path string) (*types.Package, error) {
 // fuse it on some processors, and hospitals would compute different bits.
 func TestNoFusion(t *testing.T) {
 	products := 0
-	for _, dir := range []string{".", "../internal/det"} {
+	for _, dir := range []string{".", "../internal/det", "../internal/dp"} {
 		bad, n := fusable(t, dir, nil)
 		products += n
 		for _, b := range bad {

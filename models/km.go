@@ -47,6 +47,7 @@ func newKaplanMeier(facts consilium.Facts, a *consilium.AnalysisSpec) (Analysis,
 		}
 		return [][]float64{cohortBlock(f, rows, total, by.patients(f)), events, censored, beyond}, nil
 	}
+	s.scale = func() ([]float64, float64, error) { return ones(by.n * (2*w + 1)), 1, nil } // the cell that it leaves in
 	s.render = func(v map[string][]float64) (any, error) { return renderKM(facts, a, by, grid, v), nil }
 	return s, nil
 }

@@ -105,20 +105,22 @@ func (g *regression) negbinLocal(data *frame, x [][]float64, f *fit, y, offset [
 	t := newRising(theta, most)
 	eta := g.linear(f, x, n)
 	w, r, o, cross := make([]float64, n), make([]float64, n), make([]float64, n), make([]float64, n)
+	far := false
 	for i := range y {
 		at, null := eta[i]+offset[i], offset[i]
 		if g.intercept {
 			at += f.theta[0]
 			null += f.alpha
 		}
-		if math.Abs(at) > 300 || math.Abs(null) > 300 {
-			out := g.newLocal(nbFitLen)
-			out.tauCross, out.observed = make([]total, q), make([]total, packedLen(q))
-			out.fit[nbDiverged] = total{hi: 1}
-			return out, nil
+		far = far || math.Abs(at) > 300 || math.Abs(null) > 300 || math.Max(at, null) > 34 // a mean above 2^49
+		if far {
+			break
 		}
 		m := t.at(theta, f.tau, y[i], at)
 		w[i], r[i], o[i], cross[i] = m.expected, m.score, m.observed, m.tauEta
+		if m.pearson > 0x1p50 {
+			far = true
+		}
 		l.fit[nbLoglik].add(m.ll)
 		l.fit[nbPearson].add(m.pearson)
 		l.fit[nbDeviance].add(m.deviance)
@@ -129,6 +131,12 @@ func (g *regression) negbinLocal(data *frame, x [][]float64, f *fit, y, offset [
 		l.fit[nbNullScore].add(m.score)
 		l.fit[nbNullInformation].add(m.expected)
 		l.fit[nbNullDeviance].add(m.deviance)
+	}
+	if far {
+		out := g.newLocal(nbFitLen)
+		out.tauCross, out.observed = make([]total, q), make([]total, packedLen(q))
+		out.fit[nbDiverged] = total{hi: 1}
+		return out, nil
 	}
 	if phase == phaseFinal {
 		residual := make([][]float64, q)
@@ -228,11 +236,15 @@ func (g *regression) advanceNegbin(f *fit, v, score []float64, expected [][]floa
 		// step uphill, and the coefficients on their own.
 		step = append(apply(vcov, score), math.Copysign(0.7, v[nbTauScore]))
 	}
-	// A likelihood that still rises towards an infinite theta.
-	if step[q] > 2 {
-		step[q] = 2
-	} else if step[q] < -2 {
-		step[q] = -2
+	// The quadratic model reaches no further than this; columns have spread 1.
+	longest := math.Abs(step[q])
+	for _, d := range step {
+		longest = math.Max(longest, math.Abs(d))
+	}
+	if longest > 2 {
+		for j := range step {
+			step[j] = float64(step[j] * 2 / longest)
+		}
 	}
 	if f.tau > 18 && v[nbTauScore] > 0 || f.tau > 25 {
 		return failed(round, failDispersion, 0), nil

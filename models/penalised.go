@@ -417,7 +417,8 @@ func (a *penalised) begin(p *pathState, ll float64, score []float64, round uint3
 			ratio = defaultRatio
 		}
 		for k := 0; k < steps; k++ {
-			l := most
+			// Just above the edge, where rounding would decide which term is in.
+			l := float64(most * (1 + 0x1p-36))
 			if k > 0 {
 				l = float64(most * det.Exp(float64(det.Log(ratio)*(float64(k)/float64(steps-1)))))
 			}

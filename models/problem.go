@@ -36,6 +36,7 @@ const (
 	failPieceEvents // no event in one
 	failDispersion  // negative binomial without overdispersion
 	failVariants    // no variant passes
+	failNoise       // the noise of differential privacy is larger than the signal
 )
 
 func failed(round uint32, code int, index int) *State {
@@ -83,6 +84,8 @@ func problem(s *State, minCohort int, rounds int, what func(code, index int) str
 		return &Problem{"analysis.dispersion", "the counts vary no more than Poisson's: theta grows without limit", "use family poisson"}, nil
 	case failVariants:
 		return &Problem{"analysis.variants", "no variant passes the quality filters and the least number of carriers", "lower quality.maf, or choose other variants"}, nil
+	case failNoise:
+		return &Problem{"analysis.noise", "the noise of differential privacy is larger than what it hides", "raise privacy.dp.epsilon, tighten the bounds of the columns, drop terms, or ask more hospitals"}, nil
 	}
 	return nil, fmt.Errorf("state: unknown problem %d", code)
 }

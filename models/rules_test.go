@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand"
+	"sort"
 	"strings"
 	"testing"
 
@@ -572,7 +573,7 @@ func FuzzState(f *testing.F) {
 }
 
 // goldenResult pins the bits of a study of every type: last state and result.
-const goldenResult = "8c97ef6fe247e5d2e9d43291f1b0abd4578871e63b7b19d5be0a65537af8e86e"
+const goldenResult = "58b73376316c2a3ef5637d8bc1e1bc739b624a50f45050627b81350c0b32a2d1"
 
 func goldenAnalyses() []consilium.AnalysisSpec {
 	surv := &consilium.Response{Stop: "tstop", Event: "status"}
@@ -581,12 +582,21 @@ func goldenAnalyses() []consilium.AnalysisSpec {
 		{Name: "logit", Type: consilium.AnalysisGLM, Family: "binomial", Response: &consilium.Response{Column: "any"}, Terms: multi, Robust: true},
 		{Name: "pois", Type: consilium.AnalysisGLM, Family: "poisson", Response: &consilium.Response{Column: "ninf"}, Terms: append([]string{"site"}, multi...), Offset: &consilium.Offset{Column: "fu", Log: true}},
 		{Name: "lin", Type: consilium.AnalysisGLM, Family: "gaussian", Response: &consilium.Response{Column: "weight"}, Terms: []string{"treat", "age", "height", "treat:age"}},
+		{Name: "nb", Type: consilium.AnalysisGLM, Family: "negative-binomial", Response: &consilium.Response{Column: "ninf"}, Terms: multi, Offset: &consilium.Offset{Column: "fu", Log: true}},
+		{Name: "net", Type: consilium.AnalysisGLM, Family: "binomial", Response: &consilium.Response{Column: "any"}, Terms: multi, Penalty: &consilium.Penalty{Alpha: 0.5, Steps: 6}},
+		{Name: "eval", Type: consilium.AnalysisGLM, Family: "binomial", Response: &consilium.Response{Column: "any"}, Terms: []string{"treat", "age"}, Evaluate: 20},
+		{Name: "piece", Type: consilium.AnalysisCox, Response: surv, Terms: multi, Robust: true, Baseline: &consilium.Baseline{Kind: "piecewise", Cuts: []float64{60, 120, 240}}},
+		{Name: "common", Type: consilium.AnalysisCox, Response: surv, Terms: multi, Robust: true, PHCheck: "log", Concordance: true, Baseline: &consilium.Baseline{Kind: "common", Grid: &consilium.Grid{Step: 30, Max: 450}}},
+		{Name: "tt", Type: consilium.AnalysisCox, Response: surv, Terms: []string{"treat"}, TimeTerms: []consilium.TimeTerm{{Term: "treat", Func: "log"}}},
+		{Name: "fh", Type: consilium.AnalysisLogrank, Response: surv, By: []string{"treat"}, Weights: &consilium.Weights{Rho: 0.5, Gamma: 0.5}},
+		{Name: "rmst", Type: consilium.AnalysisKaplanMeier, Response: surv, Grid: &consilium.Grid{Step: 30, Max: 450}, ConfType: "log", Restricted: 300},
 		{Name: "desc", Type: consilium.AnalysisDescribe, Variables: []string{"age", "sex", "weight"}, By: []string{"treat"}},
 		{Name: "tab", Type: consilium.AnalysisCrosstab, Rows: "treat", Columns: "any", Strata: []string{"site"}}}
 }
 
 func TestGoldenResult(t *testing.T) {
 	f := patients(t, goldenAnalyses()...)
+	f.facts.Permits = []string{PermitCommon}
 	r, err := f.run()
 	if err != nil {
 		t.Fatal(err)
@@ -605,11 +615,12 @@ func TestGoldenResult(t *testing.T) {
 	if got := hex.EncodeToString(h.Sum(nil)); got != goldenResult {
 		t.Errorf("the bits changed: %s, pinned %s", got, goldenResult)
 	}
-	if len(f.opened) > 8 {
+	if len(f.opened) > 14 {
 		t.Errorf("%d rounds: analyses side by side should take as many as the longest", len(f.opened))
 	}
 	// The order of the hospitals does not matter.
 	g := patients(t, goldenAnalyses()...)
+	g.facts.Permits = f.facts.Permits
 	for i, j := 0, len(g.sites)-1; i < j; i, j = i+1, j-1 {
 		g.sites[i], g.sites[j] = g.sites[j], g.sites[i]
 	}
@@ -621,12 +632,13 @@ func TestGoldenResult(t *testing.T) {
 
 func TestDescribeDisclosure(t *testing.T) {
 	f := patients(t, goldenAnalyses()...)
+	f.facts.Permits = []string{PermitCommon}
 	d, err := Describe(f.facts, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(d) != 8 {
-		t.Fatalf("%d disclosures, want 8", len(d))
+	if len(d) != 16 {
+		t.Fatalf("%d disclosures, want 16", len(d))
 	}
 	for _, x := range d {
 		if len(x.Sends) == 0 || x.Result == "" || len(x.Columns) == 0 {
@@ -682,5 +694,183 @@ func TestScale(t *testing.T) {
 		if e := math.Abs(coefs["far"][k]*4/coefs["x"][k] - 1); e > 1e-7 {
 			t.Errorf("far from the origin: relative difference %v", e)
 		}
+	}
+}
+
+// TestGridDifferencing subtracts two releases of one cohort on grids that do
+// not share their edges: the cells in between are days wide. The ruler makes
+// every pair of grids share them.
+func TestGridDifferencing(t *testing.T) {
+	release := func(step float64, permits ...string) *federation {
+		a := kmSpecCGD
+		a.Grid = &consilium.Grid{Step: step, Max: math.Floor(450/step) * step}
+		f := patients(t, a)
+		f.facts.Permits = permits
+		must(t, f)
+		return f
+	}
+	// left counts, per arm, who leaves up to a time.
+	left := func(f *federation, arm int, step, until float64) float64 {
+		v := f.opened[0]
+		w := len(v["km/events"]) / 2
+		n := 0.0
+		for c := 0; c < w && float64(c)*step <= until; c++ {
+			n += v["km/events"][arm*w+c] + v["km/censored"][arm*w+c]
+		}
+		return n
+	}
+	attack := func(a, b *federation, sa, sb float64) (single int) {
+		var edges []float64
+		for x := sa; x < 450; x += sa {
+			edges = append(edges, x)
+		}
+		for x := sb; x < 450; x += sb {
+			edges = append(edges, x)
+		}
+		sort.Float64s(edges)
+		at := func(arm int, x float64) float64 {
+			if math.Mod(x, sa) == 0 {
+				return left(a, arm, sa, x)
+			}
+			return left(b, arm, sb, x)
+		}
+		for arm := 0; arm < 2; arm++ {
+			for i := 1; i < len(edges); i++ {
+				if w := edges[i] - edges[i-1]; w > 0 && w <= 7 && at(arm, edges[i])-at(arm, edges[i-1]) == 1 {
+					single++ // one patient of this arm left in these few days
+				}
+			}
+		}
+		return single
+	}
+	if n := attack(release(30, PermitFineGrid, PermitTail), release(31, PermitFineGrid, PermitTail), 30, 31); n < 2 {
+		t.Errorf("the unguarded twin tells the week of %d patients, want at least 2", n)
+	}
+	for _, step := range []float64{31, 45, 100, 30.5} {
+		a := kmSpecCGD
+		a.Grid = &consilium.Grid{Step: step, Max: 10 * step}
+		if _, err := New(patients(t, a).facts, nil); !errors.Is(err, consilium.ErrInvalid) || !strings.Contains(err.Error(), "multiple of 30") {
+			t.Errorf("a grid of %v days is not refused: %v", step, err)
+		}
+		p := coxSpecCGD
+		p.Strata, p.Baseline = nil, &consilium.Baseline{Kind: "piecewise", Cuts: []float64{60, 60 + step}}
+		if _, err := New(patients(t, p).facts, nil); err == nil {
+			t.Errorf("a piece of %v days is not refused", step)
+		}
+	}
+	if n := attack(release(30), release(60), 30, 60); n != 0 {
+		t.Errorf("two permitted grids tell the week of %d patients", n)
+	}
+}
+
+// TestCommonBaselineAttack recovers covariates from the risk sets that a Cox
+// model with a common baseline opens: where one patient left between two of
+// them, their difference is that patient's weight times (1, z, zz'), which is
+// solved for z. On a daily grid it succeeds; with the joined cells of the
+// default nobody is recovered.
+func TestCommonBaselineAttack(t *testing.T) {
+	run := func(step float64, permits ...string) (recovered, sets int, least float64) {
+		a := coxSpecCGD
+		a.Strata, a.Baseline = nil, &consilium.Baseline{Kind: "common", Grid: &consilium.Grid{Step: step, Max: 450}}
+		a.Ties = "breslow"
+		f := patients(t, a)
+		f.facts.Permits = permits
+		must(t, f)
+		p := len(multi)
+		m := momentsLen(p)
+		// The rows in the columns of the second round, as only the hospitals know them.
+		made, err := newCox(f.facts, &a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := made.(*regression)
+		seq, err := ParseState(f.states[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		parts, err := splitParts(seq.Sub, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		inner, err := ParseState(parts[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		fit, err := g.load(inner)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var people [][]float64
+		for _, h := range f.sites {
+			data, err := readFrame(f.facts.Spec, h.rows, g.reads)
+			if err != nil {
+				t.Fatal(err)
+			}
+			x, err := g.d.matrix(data, fit.mean, fit.scale)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := 0; i < data.n; i++ {
+				one := make([]float64, p)
+				for j := range x {
+					one[j] = x[j][i]
+				}
+				people = append(people, one)
+			}
+		}
+		risk := f.opened[1]["cox/risk"] // at coefficients zero: weights are one
+		least = math.Inf(1)
+		for i := 0; i+m <= len(risk); i += m {
+			sets++
+			least = math.Min(least, risk[i])
+			next := make([]float64, m) // nobody after the last one
+			if i+2*m <= len(risk) {
+				next = risk[i+m : i+2*m]
+			}
+			w := risk[i] - next[0]
+			if !(w > 0) {
+				continue
+			}
+			z := make([]float64, p)
+			alone := true
+			k := 1 + p
+			for a := 0; a < p; a++ {
+				z[a] = (risk[i+1+a] - next[1+a]) / w
+			}
+			for a := 0; a < p; a++ { // one patient's products are the products of the means
+				for b := 0; b <= a; b++ {
+					alone = alone && math.Abs((risk[i+k]-next[k])/w-z[a]*z[b]) < 1e-6
+					k++
+				}
+			}
+			if !alone {
+				continue
+			}
+			for _, q := range people {
+				same := true
+				for a := range q {
+					same = same && math.Abs(q[a]-z[a]) < 1e-6
+				}
+				if same {
+					recovered++
+					break
+				}
+			}
+		}
+		return recovered, sets, least
+	}
+	if n, _, _ := run(1, PermitCommon, PermitFineGrid); n < 20 {
+		t.Errorf("the unguarded twin gives away %d patients, want at least 20", n)
+	} else {
+		t.Logf("daily grid: %d patients recovered", n)
+	}
+	n, sets, least := run(30, PermitCommon)
+	if n != 0 || sets < 3 || least < 11 {
+		t.Errorf("with the guard %d patients are recovered from %d risk sets, the smallest of %v", n, sets, least)
+	}
+	a := coxSpecCGD
+	a.Strata, a.Baseline = nil, &consilium.Baseline{Kind: "common", Grid: &consilium.Grid{Step: 30, Max: 450}}
+	if _, err := New(patients(t, a).facts, nil); err == nil || !strings.Contains(err.Error(), PermitCommon) {
+		t.Errorf("a common baseline without permission: %v", err)
 	}
 }

@@ -44,13 +44,15 @@ func New(facts consilium.Facts, extra map[string]Constructor) (Analysis, error) 
 			if err := checkKeys(a); err != nil {
 				return nil, fmt.Errorf("analysis %s: %w", a.Name, err)
 			}
-			if facts.Spec.Privacy.DP != nil {
-				return nil, fmt.Errorf("analysis %s: %w", a.Name, consilium.ErrInvalid.Withf("privacy.dp: differential privacy of %s is not available yet; leave dp out", a.Type))
-			}
 		}
 		part, err := build(facts, a)
 		if err != nil {
 			return nil, fmt.Errorf("analysis %s: %w", a.Name, err)
+		}
+		if own && facts.Spec.Privacy.DP != nil {
+			if part, err = newPrivate(facts, a, part); err != nil {
+				return nil, fmt.Errorf("analysis %s: %w", a.Name, err)
+			}
 		}
 		s.names, s.parts = append(s.names, a.Name), append(s.parts, part)
 		if own {
@@ -77,6 +79,7 @@ func init() {
 		consilium.AnalysisLogrank:     newLogrank,
 		consilium.AnalysisGLM:         newGLM,
 		consilium.AnalysisCox:         newCox,
+		consilium.AnalysisGWAS:        newGWAS,
 	}
 }
 

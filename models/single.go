@@ -30,6 +30,10 @@ type single struct {
 	// judge ends the analysis without a result (see problem), or returns 0.
 	judge func(v map[string][]float64) (code, index int)
 	name  func(code, index int) string
+	// scale is the largest magnitude that one row adds to each value after the
+	// cohort block, and norm2 the largest squared norm of one row in these units
+	// over those values; nil where a row has no bound (differential privacy).
+	scale func() (scale []float64, norm2 float64, err error)
 	// render makes the result's object.
 	render func(v map[string][]float64) (any, error)
 }
@@ -234,6 +238,11 @@ const minCellDays = 30
 
 var daysPerUnit = map[string]float64{"": 1, "d": 1, "wk": 7, "mo": 30.4375, "a": 365.25, "h": 1.0 / 24, "min": 1.0 / 1440}
 
+// cellBase is the public ruler of each unit: without the board's permission
+// every edge of a grid or piece is a multiple of it. Two releases on grids of
+// 30 and 31 days would differ by cells of one day.
+var cellBase = map[string]float64{"": 30, "d": 30, "wk": 5, "mo": 1, "a": 0.25, "h": 720, "min": 43200}
+
 func newTimeGrid(facts consilium.Facts, g *consilium.Grid, stop string) (*timeGrid, error) {
 	if g == nil {
 		return nil, consilium.ErrInvalid.Withf("grid: want {step, max}, the public times of the curve")
@@ -260,6 +269,11 @@ func checkWidth(facts consilium.Facts, stop string, width float64, what string) 
 	days, known := daysPerUnit[unit]
 	if !known {
 		return consilium.ErrInvalid.Withf("%s: column %s has unit %q; want d, wk, mo, a, h or min, so that the width can be judged", what, stop, unit)
+	}
+	base := cellBase[unit]
+	if n := width / base; n != math.Trunc(n) && float64(width*days) >= minCellDays {
+		return consilium.ErrInvalid.Withf("%s %v %s is not a multiple of %v %s: grids that do not share their edges cut each other into narrow cells when two releases are subtracted; use a multiple, or ask the board to permit %s",
+			what, width, unit, base, unit, PermitFineGrid)
 	}
 	if float64(width*days) < minCellDays {
 		return consilium.ErrInvalid.Withf("%s %v %s is narrower than %d days, on which differences of risk sets give single patients away; widen it, or ask the board to permit %s",

@@ -44,6 +44,24 @@ func TestLawTable(t *testing.T) {
 		}
 		t.Errorf("docs/law.md does not hold the table of law/rules.json between its marks; it should be:\n%s", want)
 	}
+	_, list, _ := strings.Cut(string(b), "## What is not verified")
+	list, _, _ = strings.Cut(list, "\n## ")
+	marks := map[string]int{}
+	for _, r := range Default().Rules() {
+		marks[r.Mark]++
+		if named := strings.Contains(list, "`"+r.Code+"`"); named != (r.Mark == "memory") {
+			t.Errorf("docs/law.md: %s is marked %s, and named among the unverified: %v", r.Code, r.Mark, named)
+		}
+	}
+	if counts := fmt.Sprintf("Of %d rules, %d state law whose text was read, %d law that was read about, %d law", len(Default().Rules()), marks["read"], marks["secondary"], marks["memory"]); !strings.Contains(list, counts) {
+		t.Errorf("docs/law.md: want %q", counts)
+	}
+	regimes, _, _ := strings.Cut(string(b), "## How regimes compose")
+	for _, r := range Default().Regimes() {
+		if !strings.Contains(regimes, r) {
+			t.Errorf("docs/law.md: the table of regimes lacks %s", r)
+		}
+	}
 	if !strings.Contains(string(b), "not legal advice") {
 		t.Error("docs/law.md does not say that it is not legal advice")
 	}

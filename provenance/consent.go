@@ -802,6 +802,31 @@ func (c *Consents) Claims(p Pseudonym, at time.Time) (Claims, error) {
 	return Claims{Status: ConsentNone, Studies: []string{}, Scopes: []string{}, Purposes: []string{}, Diseases: []string{}, Countries: []string{}, Objections: []string{}}, nil
 }
 
+// claims states a consent as it was given: active, nothing withdrawn.
+func (d *SignedDoc) claims() Claims {
+	con := d.Consent
+	return Claims{Status: ConsentActive, Consent: d.Digest(), Signer: DIDKey(con.Key), Form: con.Form, Evidence: con.Evidence,
+		Level: con.Level, Studies: con.Studies, Purposes: con.Purposes, Diseases: con.Diseases, Countries: con.Countries,
+		Explicit: con.Explicit, Informed: con.Informed, GivenBy: con.GivenBy, Assent: con.Assent, Objections: con.Objections,
+		Given: con.Given, From: con.From, Until: con.Until, Scopes: slices.Clone(con.Scopes)}
+}
+
+// Claims states a consent's own words at a moment, for its owner: a copy knows
+// no withdrawal. A document of another kind has status none.
+func (d *SignedDoc) Claims(at time.Time) Claims {
+	if d.Consent == nil {
+		return Claims{Status: ConsentNone}
+	}
+	cl := d.claims()
+	switch t := at.Unix(); {
+	case t < cl.From || t < cl.Given:
+		cl.Status = ConsentNotYet
+	case cl.Until != 0 && t >= cl.Until:
+		cl.Status = ConsentExpired
+	}
+	return cl
+}
+
 // History lists the claims of every consent of a patient as they stand at a
 // moment, the one given last first.
 func (c *Consents) History(p Pseudonym, at time.Time) ([]Claims, error) {
@@ -814,21 +839,18 @@ func (c *Consents) History(p Pseudonym, at time.Time) ([]Claims, error) {
 	docs := c.byOwner[p]
 	line := keyLine(docs)
 	var out []Claims
-	for _, d := range docs {
+	for place, d := range docs {
 		con := d.doc.Consent
 		// A consent counts once the ledger has it: what was slipped into the store
 		// has no entry that the hospital signed.
 		if con == nil || !d.logged || d.erased {
 			continue
 		}
-		cl := Claims{Status: ConsentActive, Consent: d.doc.Digest(), Signer: DIDKey(con.Key), Form: con.Form, Evidence: con.Evidence,
-			Level: con.Level, Studies: con.Studies, Purposes: con.Purposes, Diseases: con.Diseases, Countries: con.Countries,
-			Explicit: con.Explicit, Informed: con.Informed, GivenBy: con.GivenBy, Assent: con.Assent, Objections: con.Objections,
-			Given: con.Given, From: con.From, Until: con.Until, Scopes: slices.Clone(con.Scopes)}
+		cl := d.doc.claims()
 		// A key that was lost or stolen gives no consent any more, and who is not
 		// the patient needs a mandate that held.
 		if con.GivenBy == GivenBySelf {
-			if !line.speaks(con.Key, d.received) {
+			if !line.speaks(con.Key, place, d.received) {
 				continue
 			}
 		} else {

@@ -120,12 +120,12 @@ func (c *Consents) PublishStatus(valid time.Duration) (string, error) {
 	var gone []*storedDoc
 	for _, docs := range c.byOwner {
 		line := stagedLine(docs)
-		for _, d := range docs {
+		for place, d := range docs {
 			con := d.doc.Consent
 			if con == nil {
 				continue
 			}
-			end := con.GivenBy == GivenBySelf && !line.speaks(con.Key, d.received)
+			end := con.GivenBy == GivenBySelf && !line.speaks(con.Key, place, d.received)
 			digest := d.doc.Digest()
 			for _, o := range docs {
 				w := o.doc.Withdrawal

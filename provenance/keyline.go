@@ -3,7 +3,6 @@ package provenance
 import (
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 
 	"consilium"
@@ -98,19 +97,22 @@ func (e *KeyEvent) follows(last *SignedDoc) error {
 	return nil
 }
 
-// line is a patient's keys in order, each with the time during which it speaks.
+// line is a patient's keys in order, each with the documents for which it
+// speaks: those that came after its event and before the next. The order of the
+// store decides, not the clock, which may tell the same second twice.
 type line []span
 
 type span struct {
-	doc      *storedDoc
-	from, to int64 // Unix seconds of arrival; to is the end, exclusive
+	doc   *storedDoc
+	at    int   // place of the event among the patient's documents
+	until int64 // from this arrival on, Unix seconds, it is not believed either; 0: no such time
 }
 
 // keyLine reads a patient's events. Only events that the ledger has count, and
-// the line ends where one does not follow.
+// one that does not follow is passed over.
 func keyLine(docs []*storedDoc) line {
 	var l line
-	for _, d := range docs {
+	for i, d := range docs {
 		e := d.doc.KeyEvent
 		if e == nil || !d.logged || d.erased {
 			continue
@@ -123,29 +125,30 @@ func keyLine(docs []*storedDoc) line {
 			continue
 		}
 		if len(l) > 0 {
-			end := d.received
-			if e.Since != 0 {
-				end = min(end, e.Since)
-			}
-			l[len(l)-1].to = end
+			l[len(l)-1].until = e.Since
 		}
-		l = append(l, span{d, d.received, math.MaxInt64})
+		l = append(l, span{doc: d, at: i})
 	}
 	return l
 }
 
-// speaks reports whether a document of the patient that arrived then, under
-// key, counts. Before the first event every key of the desk does.
-func (l line) speaks(key consilium.PublicKey, arrived int64) bool {
-	if len(l) == 0 || arrived < l[0].from {
+// speaks reports whether a document at a place among the patient's, that
+// arrived then, counts under key. Before the first event every key of the desk
+// does.
+func (l line) speaks(key consilium.PublicKey, at int, arrived int64) bool {
+	if len(l) == 0 {
 		return true
 	}
-	for _, s := range l {
-		if s.doc.doc.KeyEvent.Key == key && arrived >= s.from && arrived < s.to {
+	for i, s := range l {
+		if s.doc.doc.KeyEvent.Key != key || s.until != 0 && arrived >= s.until {
+			continue
+		}
+		if at > s.at && (i == len(l)-1 || at < l[i+1].at) {
 			return true
 		}
 	}
-	return false
+	first := l[0]
+	return at < first.at && !(first.doc.doc.KeyEvent.Key == key && first.until != 0 && arrived >= first.until)
 }
 
 // current is the key that speaks now; false before the first event.
@@ -411,4 +414,18 @@ func (c *Consents) LastKeyEvent(p Pseudonym) *SignedDoc {
 		return l[len(l)-1].doc.doc
 	}
 	return nil
+}
+
+// MandateOf finds the mandate that a key has for a patient at a moment, the
+// newest first.
+func (c *Consents) MandateOf(p Pseudonym, key consilium.PublicKey, at int64) (consilium.Digest, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	docs := c.byOwner[p]
+	for i := len(docs) - 1; i >= 0; i-- {
+		if m := docs[i].doc.Mandate; m != nil && len(m.Powers) > 0 && holds(docs, docs[i], key, m.Powers[0], nil, at) {
+			return docs[i].doc.Digest(), true
+		}
+	}
+	return consilium.Digest{}, false
 }

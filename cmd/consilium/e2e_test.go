@@ -761,6 +761,25 @@ func atTheDesk(t *testing.T, k *kits, study string) {
 	if s := must(t, "consent", "accesses", "--config", config, "--patient", "100"); !strings.Contains(s, study) || !strings.Contains(s, "released") {
 		t.Errorf("the patient is not told of %s:\n%s", study, s)
 	}
+	// With proofs that the patient checks at home, and that bind the hospital.
+	proof := filepath.Join(k.dir, "accesses.json")
+	must(t, "consent", "accesses", "--config", config, "--patient", "100", "--proof", proof)
+	roster := filepath.Join(k.kit(site(0)), kitRoster)
+	if s := must(t, "consent", "accesses", "--check", proof, "--roster", roster); !strings.Contains(s, "Genuine") || !strings.Contains(s, study) || !strings.Contains(s, "ordinary health records") {
+		t.Error(s)
+	}
+	b, err := os.ReadFile(proof)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(b); i += len(b)/40 + 1 {
+		bad := bytes.Clone(b)
+		bad[i] ^= 1
+		write(t, proof+".bad", string(bad))
+		if s, _, code := try(t.Context(), "consent", "accesses", "--check", proof+".bad", "--roster", roster); code == exitDone {
+			t.Errorf("byte %d of %d may change: %s", i, len(b), s)
+		}
+	}
 	if s := must(t, "consent", "accesses", "--config", config, "--patient", "999"); strings.Contains(s, study) {
 		t.Errorf("a stranger is told of %s:\n%s", study, s)
 	}
@@ -784,7 +803,7 @@ func atTheDesk(t *testing.T, k *kits, study string) {
 		t.Errorf("preflight of a hospital in order:\n%s", s)
 	}
 	broken := filepath.Join(k.kit(site(0)), "broken.yaml")
-	b, err := os.ReadFile(config)
+	b, err = os.ReadFile(config)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,7 +18,7 @@ import (
 	"strings"
 	"syscall"
 
-	"google.golang.org/grpc/grpclog"
+	"consilium/internal/wire"
 )
 
 // Exit codes.
@@ -99,7 +99,7 @@ func main() {
 		log.SetOutput(io.Discard)
 	})
 	if os.Getenv("CONSILIUM_LOG") == "" && os.Getenv("GRPC_GO_LOG_SEVERITY_LEVEL") == "" {
-		grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, io.Discard))
+		wire.Quiet()
 	}
 	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }

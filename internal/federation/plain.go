@@ -71,6 +71,9 @@ func PlainWith(ctx context.Context, facts consilium.Facts, sites []PlainSite, ro
 				return nil, err
 			}
 			rows[i].Seed = net.RoundSeed(facts.Spec.Seed, sites[i].ID, round)
+			// In the open the noise of differential privacy follows from the study's
+			// seed, so that it can be repeated; a vault seeds it with a secret.
+			rows[i].Noise = consilium.DomainNoise.Digest(rows[i].Seed[:])
 			if memories[i], err = analysis.Local(ctx, state, memories[i], rows[i], w); err != nil {
 				return nil, fmt.Errorf("%s: %w", sites[i].ID, err)
 			}
@@ -119,6 +122,7 @@ func Try(ctx context.Context, facts consilium.Facts, sites []PlainSite, rowPatie
 			return err
 		}
 		rows.Seed = net.RoundSeed(facts.Spec.Seed, sites[i].ID, 1)
+		rows.Noise = consilium.DomainNoise.Digest(rows.Seed[:])
 		_, err = analysis.Local(ctx, state, nil, rows, w)
 		return err
 	}

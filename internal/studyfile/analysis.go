@@ -13,17 +13,19 @@ import (
 var analysisKeys = map[string][]string{
 	consilium.AnalysisDescribe:    {"variables", "by", "histogram", "quantiles"},
 	consilium.AnalysisCrosstab:    {"rows", "columns", "strata"},
-	consilium.AnalysisKaplanMeier: {"formula", "response", "by", "grid", "strata"},
-	consilium.AnalysisLogrank:     {"formula", "response", "by", "grid", "strata"},
+	consilium.AnalysisKaplanMeier: {"formula", "response", "by", "grid", "strata", "conf_type", "restricted"},
+	consilium.AnalysisLogrank:     {"formula", "response", "by", "grid", "strata", "weights"},
 	consilium.AnalysisGLM: {"formula", "family", "response", "terms", "no_intercept", "strata", "cluster", "robust", "offset",
-		"ridge", "lasso"},
-	consilium.AnalysisCox:   {"formula", "response", "terms", "strata", "cluster", "ties", "robust", "offset", "ridge", "lasso", "baseline"},
+		"ridge", "lasso", "penalty", "evaluate"},
+	consilium.AnalysisCox: {"formula", "response", "terms", "strata", "cluster", "ties", "robust", "offset", "ridge", "lasso", "penalty", "baseline",
+		"time_terms", "ph_check", "concordance"},
+	consilium.AnalysisGWAS:  {"formula", "family", "response", "terms", "strata", "variants", "quality"},
 	consilium.AnalysisTrain: {"formula", "response", "features", "model", "strategy", "holdout", "strata"},
 }
 
 var (
 	analysisTypes = []string{consilium.AnalysisDescribe, consilium.AnalysisCrosstab, consilium.AnalysisKaplanMeier,
-		consilium.AnalysisLogrank, consilium.AnalysisGLM, consilium.AnalysisCox, consilium.AnalysisTrain}
+		consilium.AnalysisLogrank, consilium.AnalysisGLM, consilium.AnalysisCox, consilium.AnalysisGWAS, consilium.AnalysisTrain}
 	families  = []string{"gaussian", "binomial", "poisson", "negative-binomial"}
 	ties      = []string{"efron", "breslow"}
 	baselines = []string{"stratified", "piecewise", "common"}
@@ -176,6 +178,7 @@ func (p *parser) analysis(n *yaml.Node) consilium.AnalysisSpec {
 			refuse(v, "it is the share of patients kept for testing, for example 0.2", "%s.holdout is %v, want 0 to below 1", a.Name, a.Holdout)
 		}
 	}
+	p.exactKeys(o, &a)
 	p.complete(o, &a)
 	return a
 }
@@ -221,6 +224,12 @@ func (p *parser) complete(o object, a *consilium.AnalysisSpec) {
 		need(a.Response != nil, "response", "write formula: \"y ~ a + b\"")
 		if a.Response.Column == "" {
 			refuse(o.node, "name one column", "the response of a glm is one column, not a time and an event")
+		}
+	case consilium.AnalysisGWAS:
+		need(a.Response != nil && a.Response.Column != "", "response", "write formula: \"y ~ age + sex\"")
+		need(len(a.Variants) > 0, "variants", "list the genotype columns, or write a pattern such as rs*")
+		if a.Family == "" {
+			a.Family = "binomial"
 		}
 	case consilium.AnalysisTrain:
 		need(a.Response != nil, "response", "name the column that the model predicts")

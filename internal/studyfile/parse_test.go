@@ -256,7 +256,7 @@ func TestRefusals(t *testing.T) {
 		{file("analysis: -"), "line 5, column 3: spec.analysis is missing; add analysis: {type: cox, formula: …}"},
 		{file("analysis: {type: coxx}"), "line 10, column 20: unknown analysis type coxx; did you mean cox?"},
 		{file("analysis: {type: cox, tiess: efron}"), "line 10, column 25: unknown key tiess under analysis; did you mean ties?"},
-		{file("analysis: {type: glm, family: binomial, formula: dead ~ age, ties: efron}"), "line 10, column 64: an analysis of type glm takes no ties; its keys are formula, family, response, terms, no_intercept, strata, cluster, robust, offset, ridge, lasso"},
+		{file("analysis: {type: glm, family: binomial, formula: dead ~ age, ties: efron}"), "line 10, column 64: an analysis of type glm takes no ties; its keys are formula, family, response, terms, no_intercept, strata, cluster, robust, offset, ridge, lasso, penalty, evaluate"},
 		{file("analysis: {type: glm, formula: dead ~ age}"), "line 10, column 13: glm has no family; families are gaussian, binomial, poisson, negative-binomial"},
 		{file("analysis: {type: glm, family: binomal, formula: dead ~ age}"), "line 10, column 33: glm.family is \"binomal\"; did you mean binomial?"},
 		{file("analysis: {type: glm, family: binomial, formula: 'Surv(time, dead) ~ age'}"), "line 10, column 13: the response of a glm is one column, not a time and an event; name one column"},
@@ -462,4 +462,73 @@ func FuzzFormula(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestExactKeys: the further keys of exact analyses, and that what is shown
+// says the same.
+func TestExactKeys(t *testing.T) {
+	study := `apiVersion: consilium/v1
+kind: Study
+metadata: {name: keys}
+spec:
+  question: Do all keys arrive?
+  purpose: {duo: [DUO:0000007], disease: MONDO:0018305}
+  data: {dataset: d, patient: id}
+  sites: {min: 5}
+  columns:
+    id: id
+    treat: [a, b]
+    age: number
+    y: flag
+    time: {type: number, unit: d}
+    died: flag
+    rs1: {type: integer, bounds: [0, 2]}
+    rs2: {type: integer, bounds: [0, 2]}
+  analyses:
+    - {name: cox, type: cox, formula: "Surv(time, died) ~ treat + age", time_terms: {treat: log, age: identity}}
+    - {name: ph, type: cox, formula: "Surv(time, died) ~ treat + age", ph_check: log, concordance: true}
+    - {name: net, type: glm, family: binomial, formula: y ~ treat + age, penalty: {alpha: 0.5, lambda: [0.1, 0.01]}}
+    - {name: path, type: glm, family: binomial, formula: y ~ treat + age, penalty: {steps: 30, ratio: 0.001, raw: true}}
+    - {name: logit, type: glm, family: binomial, formula: y ~ treat + age, evaluate: 20}
+    - {name: km, type: kaplan-meier, formula: "Surv(time, died) ~ treat", grid: {step: 30, max: 360}, conf_type: plain, restricted: 300}
+    - {name: peto, type: logrank, formula: "Surv(time, died) ~ treat", weights: {rho: 1}}
+    - {name: scan, type: gwas, formula: y ~ age, variants: "rs*", quality: {maf: 0.01, hwe: 1e-6, call_rate: 0.95}}
+  privacy: {min_cohort: 11}
+`
+	s, payload, err := Parse([]byte(study))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := func(i int, change func(*consilium.AnalysisSpec)) {
+		t.Helper()
+		a := s.Analyses[i]
+		change(&a)
+		if diff := cmp.Diff(a, s.Analyses[i]); diff != "" {
+			t.Error(diff)
+		}
+	}
+	want(0, func(a *consilium.AnalysisSpec) {
+		a.TimeTerms = []consilium.TimeTerm{{Term: "treat", Func: "log"}, {Term: "age", Func: "identity"}}
+	})
+	want(1, func(a *consilium.AnalysisSpec) { a.PHCheck, a.Concordance = "log", true })
+	want(2, func(a *consilium.AnalysisSpec) {
+		a.Penalty = &consilium.Penalty{Alpha: 0.5, Lambda: []float64{0.1, 0.01}}
+	})
+	want(3, func(a *consilium.AnalysisSpec) {
+		a.Penalty = &consilium.Penalty{Alpha: 1, Steps: 30, Ratio: 0.001, Raw: true}
+	})
+	want(4, func(a *consilium.AnalysisSpec) { a.Evaluate = 20 })
+	want(5, func(a *consilium.AnalysisSpec) { a.ConfType, a.Restricted = "plain", 300 })
+	want(6, func(a *consilium.AnalysisSpec) { a.Weights = &consilium.Weights{Rho: 1} })
+	want(7, func(a *consilium.AnalysisSpec) {
+		a.Family, a.Variants, a.Quality = "binomial", []string{"rs1", "rs2"}, &consilium.Quality{MAF: 0.01, HWE: 1e-6, CallRate: 0.95}
+	})
+	shown, err := Show(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, again, err := Parse(shown)
+	if err != nil || string(again) != string(payload) {
+		t.Errorf("what is shown says something else: %v\n%s", err, shown)
+	}
 }

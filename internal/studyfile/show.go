@@ -300,6 +300,7 @@ func showAnalysis(a *consilium.AnalysisSpec) *yaml.Node {
 	if a.Lasso != 0 {
 		m.set("lasso", number(a.Lasso))
 	}
+	showExact(m, a)
 	if b := a.Baseline; b != nil {
 		q := mapping()
 		q.set("kind", text(b.Kind))

@@ -63,7 +63,6 @@ ok["EHDS-66"] if input.site.ehds.form == "anonymised"
 
 ok["EHDS-66"] if {
 	input.site.ehds.kind == "permit"
-	input.site.ehds.form == "pseudonymised"
 	input.site.ehds.pseudonymisedReason != ""
 }
 

@@ -167,15 +167,12 @@ ok["GDPR-21"] if {
 	"21" in l.articles
 	l.from <= input.now
 	input.now < l.until
-	derogates(l)
+	derogates(l.condition)
 }
 
-derogates(l) if l.condition == "none"
+derogates("none")
 
-derogates(l) if {
-	l.condition == "impairment"
-	input.site.de.impairment != ""
-}
+derogates("impairment") if input.site.de.impairment != ""
 
 ok["GDPR-17"] if input.event.consentWasSoleGround == false
 

@@ -195,6 +195,21 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 	if err != nil {
 		return hatch.LocalReply{}, err
 	}
+	if st.spec.Privacy.DP != nil {
+		releases, err := models.Releases(st.facts, v.cfg.Learned)
+		if err != nil {
+			return hatch.LocalReply{}, err
+		}
+		rowSet := v.salt(st, u.rowSet)
+		if err := v.budget.spend(debit{Study: st.id, Round: r.Round, Dataset: st.spec.Data.Dataset, RowSet: rowSet, Releases: releases}, v.cfg.Budget); err != nil {
+			return hatch.LocalReply{}, err
+		}
+		// A secret, so that nobody else can take the noise away; of the round and its
+		// rows and never of the attempt, so that no repetition averages it out.
+		var round [4]byte
+		binary.BigEndian.PutUint32(round[:], r.Round)
+		rows.Noise = consilium.DomainNoise.Digest(v.cfg.Pseudonym, []byte(st.id), round[:], rowSet[:])
+	}
 	memory, err := st.analysis.Local(ctx, state, st.memory, rows, w)
 	if err != nil {
 		return hatch.LocalReply{}, err

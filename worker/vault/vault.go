@@ -46,6 +46,7 @@ type Config struct {
 	Policies  func(consilium.Digest) (*policy.Engine, error)
 	Register  func(patient string) Register // the hospital's own register, by its own patient number
 	Learned   map[string]models.Constructor // analysis types that models does not own
+	Budget    Budget                        // of privacy, by dataset; zero means DefaultBudget
 	Assume    []string                      // assumptions to be listed in every result, for simulate
 	Now       func() time.Time
 	Log       *slog.Logger
@@ -56,6 +57,7 @@ type Vault struct {
 	cfg      Config
 	dir      *durable.Dir
 	book     *cohortBook
+	budget   *budgetBook
 	salts    *provenance.Salts
 	batches  *provenance.BatchDir
 	consents *consentStore
@@ -72,6 +74,9 @@ var _ hatch.Vault = (*Vault)(nil)
 func Open(cfg Config) (*Vault, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Budget == (Budget{}) {
+		cfg.Budget = DefaultBudget
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -94,6 +99,9 @@ func Open(cfg Config) (*Vault, error) {
 	if v.book, err = openCohortBook(filepath.Join(cfg.Dir, "cohorts")); err != nil {
 		return fail(err)
 	}
+	if v.budget, err = openBudgetBook(filepath.Join(cfg.Dir, "budget")); err != nil {
+		return fail(err)
+	}
 	if v.salts, err = provenance.OpenSalts(filepath.Join(cfg.Dir, "salts"), cfg.KEK); err != nil {
 		return fail(err)
 	}
@@ -108,6 +116,9 @@ func (v *Vault) Close() error {
 	var errs []error
 	if v.book != nil {
 		errs = append(errs, v.book.close())
+	}
+	if v.budget != nil {
+		errs = append(errs, v.budget.close())
 	}
 	return errors.Join(append(errs, v.dir.Close())...)
 }

@@ -1,0 +1,198 @@
+package federation_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+
+	"consilium"
+	"consilium/examples/cgd"
+	"consilium/internal/federation"
+	"consilium/internal/seal"
+	"consilium/internal/studyfile"
+	"consilium/internal/table"
+	"consilium/policy"
+)
+
+// exactStudy holds one analysis of every type and option on the trial's
+// patients.
+const exactStudy = `apiVersion: consilium/v1
+kind: Study
+metadata: {name: every-type}
+spec:
+  columns:
+    id: id
+    treat: [placebo, rIFN-g]
+    sex: [male, female]
+    inherit: [X-linked, autosomal]
+    age: {type: number, unit: a, bounds: [0, 120]}
+    weight: {type: number, unit: kg, bounds: [1, 300]}
+    steroids: flag
+    propylac: flag
+    tstop: {type: integer, unit: d, bounds: [0, 1000]}
+    status: flag
+    any: flag
+    ninf: {type: integer, bounds: [0, 7]}
+    fu: {type: integer, unit: d, bounds: [1, 1000]}
+  privacy: {permits: [common-baseline, small-levels]}
+  analyses:
+    - {name: nb, type: glm, family: negative-binomial, formula: ninf ~ treat + age + offset(log(fu)), robust: true}
+    - {name: net, type: glm, family: binomial, formula: any ~ treat + sex + age + inherit + propylac, penalty: {alpha: 0.5, steps: 5}}
+    - {name: lasso, type: cox, formula: "Surv(tstop, status) ~ treat + sex + age", lasso: 1}
+    - {name: linear-net, type: glm, family: gaussian, formula: weight ~ treat + sex + age, penalty: {lambda: [3, 1]}}
+    - {name: logit, type: glm, family: binomial, formula: any ~ treat + age, evaluate: 20}
+    - {name: cox, type: cox, formula: "Surv(tstop, status) ~ treat + age", ph_check: identity, concordance: true}
+    - {name: varying, type: cox, formula: "Surv(tstop, status) ~ treat + age", time_terms: {treat: log}}
+    - {name: piece, type: cox, formula: "Surv(tstop, status) ~ treat + age", baseline: {piecewise: {cuts: [90, 210]}}, robust: true}
+    - {name: common, type: cox, formula: "Surv(tstop, status) ~ treat + age", baseline: {common: {grid: {step: 30, max: 450}}}, robust: true, ph_check: log}
+    - {name: km, type: kaplan-meier, formula: "Surv(tstop, status) ~ treat", grid: {step: 30, max: 450}, conf_type: log, restricted: 240}
+    - {name: peto, type: logrank, formula: "Surv(tstop, status) ~ treat", weights: {rho: 1}}
+    - {name: pooled-peto, type: logrank, formula: "Surv(tstop, status) ~ treat", grid: {step: 30, max: 450}, weights: {rho: 0.5, gamma: 0.5}}
+    - {name: hospitals, type: describe, variables: [age, weight], by: [site]}
+    - {name: arms, type: describe, variables: [age, weight], by: [treat]}
+    - {name: counts, type: crosstab, rows: treat, columns: ninf}
+`
+
+func parseExact(t testing.TB, study string) *studyfile.File {
+	t.Helper()
+	purpose := policy.DefaultPurpose()
+	file, err := studyfile.ParseWith([]byte(study), studyfile.Options{Simulate: true, Purpose: &purpose})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func openSites(t testing.TB, src []byte, column string) (facts consilium.Facts, out []federation.PlainSite) {
+	t.Helper()
+	parts, err := table.Split(src, column)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range parts {
+		facts.Sites = append(facts.Sites, p.ID)
+		out = append(out, federation.PlainSite{ID: p.ID, CSV: p.CSV})
+	}
+	return facts, out
+}
+
+// TestExactEncrypted: every type through encryption gives the same bytes as in
+// the open.
+func TestExactEncrypted(t *testing.T) {
+	file := parseExact(t, exactStudy)
+	facts, sites := openSites(t, cgd.Read("cgd_patient.csv"), "site")
+	facts.Spec, facts.MinCohort, facts.Permits = file.Spec, file.Spec.Privacy.MinCohort, file.Spec.Privacy.Permits
+	var keys []*seal.Key
+	for range sites {
+		k, err := seal.Generate()
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, k)
+	}
+	open, err := federation.Plain(t.Context(), facts, sites, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if open.Problem != nil {
+		t.Fatal(open.Problem)
+	}
+	under, err := federation.PlainWith(t.Context(), facts, sites, false, newSealed(t, facts.Sites, keys).sum)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(open.JSON, under.JSON) {
+		t.Error("encrypted sums give another result")
+	}
+}
+
+// TestExactResplit: what does not depend on hospitals is the same, however the
+// patients are spread over them, on 60 draws of the trial's patients.
+func TestExactResplit(t *testing.T) {
+	file := parseExact(t, exactStudy)
+	var keep []consilium.AnalysisSpec
+	for _, a := range file.Spec.Analyses {
+		switch a.Name {
+		case "nb", "net", "linear-net", "logit", "piece", "common", "km", "pooled-peto", "arms", "counts":
+			keep = append(keep, a)
+		}
+	}
+	file.Spec.Analyses = keep
+	lines := strings.Split(strings.TrimSpace(string(cgd.Read("cgd_patient.csv"))), "\n")
+	answered := 0
+	for seed := range 60 {
+		draws := make([][]string, 2)
+		state := uint64(seed)*2862933555777941757 + 3037000493
+		next := func(n int) int {
+			state = state*6364136223846793005 + 1442695040888963407
+			return int(state>>33) % n
+		}
+		for _, l := range lines[1:] {
+			if next(5) == 0 {
+				continue // another cohort in every draw
+			}
+			for k, n := range []int{3 + seed%9, 3} {
+				draws[k] = append(draws[k], fmt.Sprintf("h%d,%s", next(n), l))
+			}
+		}
+		var docs [2]any
+		for k, rows := range draws {
+			facts, sites := openSites(t, []byte("hospital,"+lines[0]+"\n"+strings.Join(rows, "\n")+"\n"), "hospital")
+			facts.Spec, facts.MinCohort, facts.Permits = file.Spec, file.Spec.Privacy.MinCohort, file.Spec.Privacy.Permits
+			res, err := federation.Plain(t.Context(), facts, sites, false)
+			if err != nil {
+				t.Fatalf("seed %d: %v", seed, err)
+			}
+			if err := json.Unmarshal(res.JSON, &docs[k]); err != nil {
+				t.Fatal(err)
+			}
+			if res.Problem == nil {
+				answered++
+			}
+		}
+		differ(t, fmt.Sprintf("seed %d", seed), docs[0], docs[1])
+	}
+	if answered < 60 {
+		t.Errorf("only %d of 120 studies have every answer: the draw says little", answered)
+	}
+}
+
+// differ reports where two documents differ by more than 1e-8 relative.
+func differ(t *testing.T, at string, a, b any) {
+	t.Helper()
+	switch x := a.(type) {
+	case map[string]any:
+		y, _ := b.(map[string]any)
+		if len(x) != len(y) {
+			t.Errorf("%s: %d keys and %d", at, len(x), len(y))
+			return
+		}
+		for k := range x {
+			// Numbers of steps may differ by one at the floor of the arithmetic.
+			if k != "iterations" && k != "warnings" {
+				differ(t, at+"/"+k, x[k], y[k])
+			}
+		}
+	case []any:
+		y, _ := b.([]any)
+		if len(x) != len(y) {
+			t.Errorf("%s: %d items and %d", at, len(x), len(y))
+			return
+		}
+		for i := range x {
+			differ(t, fmt.Sprintf("%s/%d", at, i), x[i], y[i])
+		}
+	case float64:
+		y, ok := b.(float64)
+		if !ok || math.Abs(x-y) > 1e-8*math.Max(math.Abs(x), math.Abs(y))+1e-11 {
+			t.Errorf("%s: %v and %v", at, a, b)
+		}
+	default:
+		if a != b {
+			t.Errorf("%s: %v and %v", at, a, b)
+		}
+	}
+}

@@ -1,0 +1,121 @@
+package vault
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"sync"
+
+	"consilium"
+	"consilium/internal/dp"
+	"consilium/internal/durable"
+)
+
+const recordDebit uint8 = 1
+
+// Budget bounds what all differentially private studies together may learn
+// about one patient of a dataset.
+type Budget struct {
+	Epsilon float64
+	Delta   float64
+}
+
+// DefaultBudget is for hospitals that set none.
+var DefaultBudget = Budget{Epsilon: 10, Delta: 1e-6}
+
+// debit is what one round of one study costs every patient of a dataset.
+type debit struct {
+	Study    consilium.StudyID `json:"study"`
+	Round    uint32            `json:"round"`
+	Dataset  string            `json:"dataset"`
+	RowSet   consilium.Digest  `json:"row_set"` // salted: the same rows of the same round draw the same noise
+	Releases []dp.Release      `json:"releases"`
+}
+
+// budgetBook is the durable account of privacy spent. A round is debited
+// before its noisy vector exists outside Local, so that a crash at any point
+// counts at least what was sent: if we crash after the debit, the budget is
+// spent for nothing, and the same round with the same rows, which draws the
+// same noise, is not debited again.
+type budgetBook struct {
+	mu   sync.Mutex
+	log  *durable.Journal
+	list []debit
+}
+
+func openBudgetBook(path string) (*budgetBook, error) {
+	log, err := durable.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	b := &budgetBook{log: log}
+	err = log.Replay(func(kind uint8, data []byte) error {
+		if kind != recordDebit {
+			return fmt.Errorf("budget book: record of unknown kind %d", kind)
+		}
+		var d debit
+		if err := json.Unmarshal(data, &d); err != nil {
+			return err
+		}
+		if err := d.valid(); err != nil {
+			return err
+		}
+		b.list = append(b.list, d)
+		return nil
+	})
+	if err != nil {
+		log.Close()
+		return nil, err
+	}
+	return b, nil
+}
+
+func (d *debit) valid() error {
+	if len(d.Releases) == 0 {
+		return fmt.Errorf("budget book: a debit of nothing")
+	}
+	for _, r := range d.Releases {
+		if err := r.Valid(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// spend debits a round, or refuses it if the dataset's patients would have lost
+// more than the budget. It returns once the debit is durable.
+func (b *budgetBook) spend(d debit, budget Budget) error {
+	if err := d.valid(); err != nil {
+		return err
+	}
+	if !(budget.Epsilon > 0) || !(budget.Delta > 0 && budget.Delta < 1) || math.IsInf(budget.Epsilon, 0) {
+		return consilium.ErrPolicy.Withf("privacy budget of epsilon %v and delta %v: nothing may be spent", budget.Epsilon, budget.Delta)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var all []dp.Release
+	for _, have := range b.list {
+		if have.Study == d.Study && have.Round == d.Round && have.RowSet == d.RowSet && have.Dataset == d.Dataset {
+			return nil
+		}
+		if have.Dataset == d.Dataset {
+			all = append(all, have.Releases...)
+		}
+	}
+	before := dp.Epsilon(all, budget.Delta)
+	if after := dp.Epsilon(append(all, d.Releases...), budget.Delta); after > budget.Epsilon {
+		return consilium.ErrPolicy.Withf("the privacy budget of dataset %s is spent: epsilon %.3g of %v is used, this study would make it %.3g; ask for less, or the hospital to raise its budget",
+			d.Dataset, before, budget.Epsilon, after)
+	}
+	data, err := json.Marshal(&d)
+	if err != nil {
+		return err
+	}
+	if err := b.log.Append(recordDebit, data); err != nil {
+		return err
+	}
+	b.list = append(b.list, d)
+	return nil
+}
+
+func (b *budgetBook) close() error { return b.log.Close() }

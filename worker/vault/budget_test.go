@@ -1,0 +1,117 @@
+package vault
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"consilium"
+	"consilium/internal/dp"
+)
+
+func oneDebit(t *testing.T, study string, epsilon float64) debit {
+	t.Helper()
+	mu, err := dp.Calibrate(epsilon, 1e-6, 1024*7, 1024, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return debit{Study: consilium.NewStudyID(consilium.DomainSpec.Digest([]byte(study))), Round: 1, Dataset: "cgd", RowSet: consilium.DomainRowSet.Digest([]byte(study)),
+		Releases: []dp.Release{{L1: 1024 * 7, L2: 1024, Mu: mu}}}
+}
+
+// TestBudget: studies add up until the budget is spent; a round that comes
+// again with the same rows costs nothing, with other rows it does; other
+// datasets are not touched.
+func TestBudget(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "budget")
+	b, err := openBudgetBook(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	budget := Budget{Epsilon: 1.6, Delta: 1e-6}
+	first := oneDebit(t, "first", 1)
+	for range 3 {
+		if err := b.spend(first, budget); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(b.list) != 1 {
+		t.Errorf("%d debits of one round", len(b.list))
+	}
+	if err := b.spend(oneDebit(t, "second", 1), budget); err != nil {
+		t.Errorf("epsilon 1 twice is 1.5 by composition: %v", err)
+	}
+	third := oneDebit(t, "third", 1)
+	if err := b.spend(third, budget); !errors.Is(err, consilium.ErrPolicy) {
+		t.Errorf("a third study: %v", err)
+	}
+	changed := first
+	changed.RowSet = third.RowSet
+	if err := b.spend(changed, budget); !errors.Is(err, consilium.ErrPolicy) {
+		t.Errorf("the first round again over other rows draws other noise and is not refused: %v", err)
+	}
+	third.Dataset = "other"
+	if err := b.spend(third, budget); err != nil {
+		t.Errorf("another dataset: %v", err)
+	}
+	for _, bad := range []Budget{{}, {Epsilon: -1, Delta: 1e-6}, {Epsilon: 1, Delta: 0}, {Epsilon: 1, Delta: 2}} {
+		if err := b.spend(oneDebit(t, "fourth", 0.01), bad); err == nil {
+			t.Errorf("a budget of %+v lets a study through", bad)
+		}
+	}
+	if err := b.close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestBudgetSurvivesKill: what was debited when the process died between the
+// debit and the sending is still spent, after a torn write too; the naive twin,
+// which debits after sending, forgets it.
+func TestBudgetSurvivesKill(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "budget")
+	b, err := openBudgetBook(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	budget := Budget{Epsilon: 1.2, Delta: 1e-6}
+	if err := b.spend(oneDebit(t, "first", 1), budget); err != nil {
+		t.Fatal(err)
+	}
+	// The process dies here: nothing is closed, and nothing after the debit runs.
+	// What a new process reads is the file as it is, every prefix of a later
+	// record included.
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for cut := 0; cut < 40; cut += 3 {
+		torn := filepath.Join(dir, "torn")
+		if err := os.WriteFile(torn, append(append([]byte{}, whole...), whole[len(whole)-min(cut, len(whole)/2):]...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		again, err := openBudgetBook(torn)
+		if err != nil {
+			continue // a file that cannot be read lets nothing through
+		}
+		if err := again.spend(oneDebit(t, "second", 1), budget); !errors.Is(err, consilium.ErrPolicy) {
+			t.Errorf("after a kill (%d torn bytes) the first study is forgotten: %v", cut, err)
+		}
+		if err := again.spend(oneDebit(t, "first", 1), budget); err != nil {
+			t.Errorf("the first round cannot go on after a kill: %v", err)
+		}
+		again.close()
+	}
+	b.close()
+	// The twin: the book is written after the vector has left, and the process
+	// dies in between.
+	twin, err := openBudgetBook(filepath.Join(dir, "twin"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer twin.close()
+	if err := twin.spend(oneDebit(t, "second", 1), budget); err != nil {
+		t.Errorf("the twin remembers what it never wrote: %v", err)
+	}
+}
