@@ -18,6 +18,7 @@ const (
 	DomainApproval     Domain = "consilium/approval/v1"
 	DomainPolicy       Domain = "consilium/policy/v1"
 	DomainDecision     Domain = "consilium/decision/v1"
+	DomainStop         Domain = "consilium/stop/v1"
 	DomainEnrol        Domain = "consilium/enrol/v1"
 	DomainDecline      Domain = "consilium/decline/v1"
 	DomainReveal       Domain = "consilium/reveal/v1"
@@ -98,13 +99,12 @@ const (
 	DomainAccess      Domain = "consilium/access/v1"
 	DomainDIDDocument Domain = "consilium/did-document/v1"
 	DomainSuperRoot   Domain = "consilium/super-root/v1"
-	DomainAnchor      Domain = "consilium/anchor/v1"
 )
 
 // Domains returns the whole table, in no particular order of meaning.
 func Domains() []Domain {
 	return []Domain{
-		DomainRoster, DomainSubmission, DomainSpec, DomainApproval, DomainPolicy, DomainDecision, DomainEnrol, DomainDecline, DomainReveal,
+		DomainRoster, DomainSubmission, DomainSpec, DomainApproval, DomainPolicy, DomainDecision, DomainStop, DomainEnrol, DomainDecline, DomainReveal,
 		DomainCharter, DomainHeader, DomainCiphertext, DomainBox, DomainCommitment, DomainAck, DomainComplaint,
 		DomainContributors, DomainVote, DomainOpening, DomainRenounce, DomainAggregate, DomainState, DomainStateVote,
 		DomainRelease, DomainResult, DomainWithdraw, DomainCancel, DomainAnswer, DomainSuspect, DomainShow, DomainRequest, DomainEvent, DomainBlob,
@@ -113,7 +113,7 @@ func Domains() []Domain {
 		DomainCohort, DomainHoldout, DomainNoise, DomainSchema, DomainRowSalt, DomainBatch, DomainSource, DomainDeviceBatch, DomainPseudonym,
 		DomainConsent, DomainWithdrawal, DomainReceipt, DomainManifest, DomainSaltStore, DomainSubject, DomainModel, DomainArchive, DomainAuditMask, DomainAuditRecord,
 		DomainTrail, DomainLineage, DomainTransfer, DomainAssessment, DomainTeamEnvelope, DomainSealedBox, DomainSealedState, DomainSealedReveal,
-		DomainCredential, DomainKeyEvent, DomainNextKey, DomainGuardian, DomainMandate, DomainAccess, DomainDIDDocument, DomainSuperRoot, DomainAnchor,
+		DomainCredential, DomainKeyEvent, DomainNextKey, DomainGuardian, DomainMandate, DomainAccess, DomainDIDDocument, DomainSuperRoot,
 	}
 }
 

@@ -188,6 +188,8 @@ func TestTrial(t *testing.T) {
 	tamper(t, dir)
 	crateRules(t, dir)
 	lyingMaker(t, dir, string(f.Team.ID), f.Team.Signer)
+	holdDecisions(t, f, len(summary.Rounds), summary.Threshold)
+	stopAll(t, f, file.Payload, engine.Digest())
 }
 
 // crateRules holds the archive's description against the rules of RO-Crate 1.2
