@@ -18,6 +18,7 @@ const (
 	DomainApproval     Domain = "consilium/approval/v1"
 	DomainPolicy       Domain = "consilium/policy/v1"
 	DomainDecision     Domain = "consilium/decision/v1"
+	DomainStop         Domain = "consilium/stop/v1"
 	DomainEnrol        Domain = "consilium/enrol/v1"
 	DomainDecline      Domain = "consilium/decline/v1"
 	DomainReveal       Domain = "consilium/reveal/v1"
@@ -104,7 +105,7 @@ const (
 // Domains returns the whole table, in no particular order of meaning.
 func Domains() []Domain {
 	return []Domain{
-		DomainRoster, DomainSubmission, DomainSpec, DomainApproval, DomainPolicy, DomainDecision, DomainEnrol, DomainDecline, DomainReveal,
+		DomainRoster, DomainSubmission, DomainSpec, DomainApproval, DomainPolicy, DomainDecision, DomainStop, DomainEnrol, DomainDecline, DomainReveal,
 		DomainCharter, DomainHeader, DomainCiphertext, DomainBox, DomainCommitment, DomainAck, DomainComplaint,
 		DomainContributors, DomainVote, DomainOpening, DomainRenounce, DomainAggregate, DomainState, DomainStateVote,
 		DomainRelease, DomainResult, DomainWithdraw, DomainCancel, DomainAnswer, DomainSuspect, DomainShow, DomainRequest, DomainEvent, DomainBlob,

@@ -55,8 +55,9 @@ var walls = map[string][]string{
 	"consilium/internal/hatch":     {"consilium"},
 	"consilium/internal/report":    {"consilium"},
 
-	"consilium/internal/trail": {"consilium", "internal/canon", "internal/durable", "internal/hybrid"},
-	"consilium/examples/cgd":   {},
+	"consilium/internal/trail":   {"consilium", "internal/canon", "internal/durable", "internal/hybrid"},
+	"consilium/examples/cgd":     {},
+	"consilium/examples/streams": {"consilium", "provenance", "internal/hybrid"},
 
 	// The side of teams and boards, and what is written for auditors.
 	"consilium/internal/client":  {"consilium", "internal/canon", "internal/hybrid", "internal/seal", "internal/wire"},

@@ -102,6 +102,22 @@ func (r *round) contributeT(b testing.TB, pos, t int, w io.Writer) *party.Dealin
 	return d
 }
 
+// least is the shortest of many runs, wall clock: with two processors against
+// one, how well both are used, whoever else is at work.
+type least time.Duration
+
+func (l *least) run(f func()) {
+	start := time.Now()
+	f()
+	if d := time.Since(start); *l == 0 || d < time.Duration(*l) {
+		*l = least(d)
+	}
+}
+
+func (l *least) report(b *testing.B, n int) {
+	b.ReportMetric(float64(*l)/float64(n), "least-ns/param")
+}
+
 // perParam reports the time of b.N runs over the given parameters.
 func perParam(b *testing.B, n int) {
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(n), "ns/param")
@@ -114,10 +130,12 @@ func BenchmarkWorker(b *testing.B) {
 	for _, procs := range []int{1, runtime.NumCPU()} {
 		b.Run(fmt.Sprintf("procs=%d", procs), func(b *testing.B) {
 			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
+			var l least
 			for b.Loop() {
-				r.contribute(b, 1, io.Discard)
+				l.run(func() { r.contribute(b, 1, io.Discard) })
 			}
 			perParam(b, params)
+			l.report(b, params)
 			b.ReportMetric(float64(r.p.Size(params))/params, "B/param")
 		})
 	}
@@ -229,8 +247,9 @@ func BenchmarkReceiver(b *testing.B) {
 	for _, procs := range []int{1, runtime.NumCPU()} {
 		b.Run(fmt.Sprintf("procs=%d", procs), func(b *testing.B) {
 			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
+			var l least
 			for b.Loop() {
-				n := 0
+				n, start := 0, time.Now()
 				err := party.Open(context.Background(), in, bytes.NewReader(sum), party.SinkFunc(func(v []int64) error {
 					if n == 0 && v[0] != 3*int64(r.lanes[0]) {
 						return fmt.Errorf("first sum %d", v[0])
@@ -241,8 +260,12 @@ func BenchmarkReceiver(b *testing.B) {
 				if err != nil || n != params {
 					b.Fatal(n, err)
 				}
+				if d := time.Since(start); l == 0 || d < time.Duration(l) {
+					l = least(d)
+				}
 			}
 			perParam(b, params)
+			l.report(b, params)
 		})
 	}
 }

@@ -71,6 +71,11 @@ func Check(b Bundle) []Problem {
 		if m == nil || !strings.HasSuffix(name, ".rego") {
 			continue
 		}
+		if err := lintSource(b.files[name]); err != nil {
+			line, msg := cutLine(err.Error())
+			add(name, line, "limits", msg, lintHint(msg))
+			continue
+		}
 		mod, err := parse(name, b.files[name], capabilities(boardBuiltins))
 		if err != nil {
 			var list ast.Errors

@@ -127,7 +127,17 @@ func (e *Engine) Rules() []Rule { return slices.Clone(e.p.Load().rules) }
 // Regimes lists the regime ids that have rules, ascending.
 func (e *Engine) Regimes() []string { return slices.Clone(e.p.Load().regimes) }
 
-func compile(b Bundle, timeout time.Duration) (*compiled, error) {
+// compile makes a policy of a bundle. What makes OPA's compiler panic is no
+// policy.
+func compile(b Bundle, timeout time.Duration) (p *compiled, err error) {
+	err = recovering(func() (err error) {
+		p, err = compileBundle(b, timeout)
+		return err
+	})
+	return p, err
+}
+
+func compileBundle(b Bundle, timeout time.Duration) (*compiled, error) {
 	all, err := allSchemas()
 	if err != nil {
 		return nil, err
@@ -155,6 +165,9 @@ func compile(b Bundle, timeout time.Duration) (*compiled, error) {
 		if m == nil {
 			modules[name] = own[name]
 			continue
+		}
+		if err := lintSource(b.files[name]); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		mod, err := parse(name, b.files[name], board)
 		if err != nil {

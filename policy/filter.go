@@ -2,6 +2,7 @@ package policy
 
 import (
 	"context"
+	"maps"
 	"math/bits"
 	"strings"
 
@@ -54,7 +55,11 @@ func (e *Engine) FilterRows(ctx context.Context, in Input, subjects arrow.Record
 		return failed(frame, digest), nil
 	}
 	known := withoutRow(doc)
-	found, err := p.program(ctx, in, known)
+	words, err := tableWords(subjects)
+	if err != nil {
+		return failed(deny(PointRows, CodeInput, "%s", firstLine(err)), digest), nil
+	}
+	found, err := p.program(ctx, in, known, words)
 	if err != nil {
 		return RowDecision{}, err
 	}
@@ -128,16 +133,20 @@ func isControl(r arrow.Record) bool {
 
 // program finds or makes the program of a study. Only the caller's own ctx
 // ending is an error.
-func (p *compiled) program(ctx context.Context, in Input, known map[string]any) (*rowOutcome, error) {
+func (p *compiled) program(ctx context.Context, in Input, known map[string]any, words map[int][]string) (*rowOutcome, error) {
 	b, err := canon.Marshal(known)
 	if err != nil {
 		return &rowOutcome{bad: err}, nil
 	}
 	key := consilium.DomainDecision.Digest([]byte("rows"), b)
-	if o := p.programs.find(key); o != nil {
-		return o, nil
+	have := p.programs.find(key)
+	if have != nil {
+		if have.bad != nil || covers(have.words, words, have.every) {
+			return have, nil
+		}
+		words = union(have.words, words)
 	}
-	o, err := p.makeProgram(ctx, known, in.Now, studyGate)
+	o, err := p.makeProgram(ctx, known, in.Now, studyGate, words)
 	if err != nil {
 		return nil, err
 	}
@@ -146,27 +155,37 @@ func (p *compiled) program(ctx context.Context, in Input, known map[string]any) 
 }
 
 // makeProgram compiles the rules for a question and tries the program on rows.
-func (p *compiled) makeProgram(ctx context.Context, known map[string]any, now int64, rows int) (*rowOutcome, error) {
-	rp, err := p.compileRows(ctx, known)
+func (p *compiled) makeProgram(ctx context.Context, known map[string]any, now int64, rows int, words map[int][]string) (*rowOutcome, error) {
+	words = union(words, trialWords())
+	out := &rowOutcome{words: words}
+	rp, err := p.compileRows(ctx, known, words)
 	if err == nil {
 		_, err = rp.bind(ctx, p, known, now)
+	}
+	if rp != nil {
+		out.every = maps.Clone(rp.plan.every)
+		if rp.moment != nil {
+			maps.Copy(out.every, rp.moment.every)
+		}
 	}
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case isNotCompiled(err):
-		return &rowOutcome{why: firstLine(err)}, nil
+		out.why = firstLine(err)
+		return out, nil
 	case err != nil:
-		return &rowOutcome{bad: err}, nil
+		out.bad = err
+		return out, nil
 	}
 	err = p.gate(ctx, rp, known, now, rows)
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
-	if err != nil {
-		return &rowOutcome{bad: err}, nil
+	if out.bad = err; err == nil {
+		out.program = rp
 	}
-	return &rowOutcome{program: rp}, nil
+	return out, nil
 }
 
 // vectorised decides a table by kernels. A denial is returned apart.

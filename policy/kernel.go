@@ -80,6 +80,7 @@ type plan struct {
 	byKey map[string]node
 	limit int
 	words map[int][]string // that conditions speak of, by column
+	every map[int]bool     // list columns with conditions on every word
 }
 
 // maxNodes bounds what a residual may grow into.
@@ -88,7 +89,7 @@ const maxNodes = 20_000
 var errPlanTooLarge = fmt.Errorf("the rule grows to more than %d steps", maxNodes)
 
 func newPlan(cols []column) *plan {
-	p := &plan{cols: cols, byKey: map[string]node{}, limit: maxNodes, words: map[int][]string{}}
+	p := &plan{cols: cols, byKey: map[string]node{}, limit: maxNodes, words: map[int][]string{}, every: map[int]bool{}}
 	p.add(planNode{op: opTrue}, "T")
 	p.add(planNode{op: opFalse}, "F")
 	return p

@@ -56,7 +56,7 @@ func (r *testRule) compile(t testing.TB, cols []column) (*plan, node, error) {
 	if err != nil {
 		return nil, never, err
 	}
-	n, err := translate(p, pq)
+	n, err := translate(p, pq, &asking{r.c, r.store, input, false, map[int][]string{2: {"a", "b", "c"}, 3: {"a", "b", "c"}}})
 	return p, n, err
 }
 
@@ -293,6 +293,12 @@ func TestRowConstructs(t *testing.T) {
 		{"include if {\n\tsome w in input.study.words\n\tw in input.record.l\n}", ""},
 		{"include if every w in input.study.words { w in input.record.l }", ""},
 		{"include if {\n\tsome w in input.record.l\n\tw in input.study.words\n}", ""},
+		{"include if every w in input.record.l { w in input.study.words }", ""},
+		{"include if not good\n\ngood if every w in input.record.l { held(w) }\n\nheld(w) if w in input.study.words\n\nheld(w) if {\n\tw == \"c\"\n\tinput.record.i < input.now\n}", ""},
+		{"include if every w in input.record.l { held(w) }\n\nheld(w) if {\n\tw == \"a\"\n\tinput.record.f\n}", ""},
+		{"include if every w in input.record.l { w == input.record.t }", ""},
+		{"include if every k, w in input.record.l { k < 1; w == \"a\" }", "position"},
+		{"include if every w in input.record.l { input.now > 5; w == \"a\" }", ""},
 		{"include if {\n\tsome w in input.record.l\n\tw != \"a\"\n\tstartswith(w, \"b\")\n}", ""},
 		{"include if {\n\tsome w in input.record.l\n\tw == \"a\"\n\tsome v in input.record.m\n\tv == \"b\"\n}", ""},
 		{"include if {\n\tsome w in input.record.l\n\tsome v in input.record.m\n\tv == w\n}", "column"},
@@ -376,7 +382,9 @@ func randomRule(rng *rand.Rand) string {
 	var cond func(helper int) string
 	cond = func(helper int) string {
 		var c string
-		switch rng.IntN(12) {
+		switch rng.IntN(13) {
+		case 12:
+			return "every w in input.record." + pick("l", "m") + " { w " + op() + " " + konst() + " }"
 		case 0, 1, 2:
 			c = col() + " " + op() + " " + konst()
 		case 3:

@@ -248,7 +248,7 @@ func consentPlan(t testing.TB) (*plan, node, *rego.PreparedEvalQuery, map[string
 		t.Fatal(err)
 	}
 	p := newPlan(consentColumns)
-	n, err := translate(p, pq)
+	n, err := translate(p, pq, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -214,7 +214,7 @@ func word(b []byte, at int) uint64 {
 // run evaluates the roots over the rows of a table. It gives one bitset for
 // each root; a row whose cell is null, outside of its dictionary or a null of the
 // dictionary has no literal about that cell true.
-func (p *plan) run(cols []arrow.Array, n int, now int64, roots []node) ([]bitset, error) {
+func (p *plan) run(cols []arrow.Array, n int, now int64, roots []node) (out []bitset, err error) {
 	if len(cols) != len(p.cols) {
 		return nil, errTable
 	}
@@ -244,7 +244,7 @@ func (p *plan) run(cols []arrow.Array, n int, now int64, roots []node) ([]bitset
 		}
 	}
 	steps := p.steps(order, read, now)
-	out := make([]bitset, len(roots))
+	out = make([]bitset, len(roots))
 	for i := range out {
 		out[i] = newBitset(n)
 	}

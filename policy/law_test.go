@@ -177,3 +177,41 @@ func TestLawData(t *testing.T) {
 		t.Error("28 CFR 202 differs")
 	}
 }
+
+// TestConsentCodes: a record lets through exactly the ontology's permissions and
+// modifiers, so that a code that no rule looks at cannot stand in one.
+func TestConsentCodes(t *testing.T) {
+	f, _ := DefaultBundle().File("law/law.json")
+	var law struct {
+		DUO struct {
+			Permissions, Modifiers     map[string]string
+			Deprecated, Investigations []string
+		}
+	}
+	if err := json.Unmarshal(f, &law); err != nil {
+		t.Fatal(err)
+	}
+	known := 0
+	for _, m := range []map[string]string{law.DUO.Permissions, law.DUO.Modifiers} {
+		for name, code := range m {
+			known++
+			if !consentCode(code) {
+				t.Errorf("%s %s is refused", name, code)
+			}
+		}
+	}
+	for _, code := range append(law.DUO.Deprecated, law.DUO.Investigations...) {
+		if consentCode(code) {
+			t.Errorf("%s is let through", code)
+		}
+	}
+	n := 0
+	for i := range 200 {
+		if consentCode(fmt.Sprintf("DUO:%07d", i)) {
+			n++
+		}
+	}
+	if n != known || consentCode("DUO:00000440") || consentCode("xDUO:0000044") {
+		t.Errorf("%d codes are let through, the law knows %d", n, known)
+	}
+}

@@ -178,8 +178,8 @@ func codeOf(r *ast.Rule) string {
 	return ""
 }
 
-// control is the name of a change that changes nothing.
-const control = "nothing changed"
+// unchanged is the name of a change that changes nothing.
+const unchanged = "nothing changed"
 
 // survives asks a changed policy. Changing the tree after it was parsed can make
 // something that the evaluator was never meant to see; it then panics.
@@ -267,10 +267,10 @@ func TestMutations(t *testing.T) {
 		}
 	}
 	// The same way through without a change: nobody may notice anything.
-	all = append(all, mutant{file: "rego/site.rego", module: parsed["rego/site.rego"], where: control})
+	all = append(all, mutant{file: "rego/site.rego", module: parsed["rego/site.rego"], where: unchanged})
 	tried, killed, refused := 0, 0, 0
 	for i, m := range all {
-		if i%step != first && m.where != control {
+		if i%step != first && m.where != unchanged {
 			continue
 		}
 		tried++
@@ -323,7 +323,7 @@ func TestMutations(t *testing.T) {
 				break
 			}
 		}
-		if m.where == control {
+		if m.where == unchanged {
 			if noticed {
 				t.Error("a change that is none is noticed: the test shows nothing")
 			}

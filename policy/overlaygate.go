@@ -33,7 +33,7 @@ func generate(rng *rand.Rand, now int64) Record {
 	}
 	return Record{
 		Status: pick("none", "active", "active", "withdrawn"), Explicit: flag(), Evidence: flag(),
-		Categories: some("general", "genetic", "mental"), Purposes: some("DUO:0000004", "DUO:0000006", "DUO:0000007", "DUO:0000042", "DUO:0000045"),
+		Categories: some("general", "genetic", "mental"), Purposes: some("DUO:0000004", "DUO:0000006", "DUO:0000007", "DUO:0000042", "DUO:0000045", "DUO:0000015", "DUO:0000021", "DUO:0000044"),
 		Area: pick("", "any", "MONDO:0018305", "MONDO:0003778"), ValidFrom: when(), ValidTo: when(), WithdrawnAt: when(), Objected: flag(),
 		GivenBy: pick("none", "self", "self", "parent", "representative"), IsAdultNow: flag(), Deceased: flag(), MNObjected: flag(), Part2: flag(),
 		Psychotherapy: flag(), CitizenOrLPR: flag(), WGBOObjected: flag(), HRAGeneral: flag(), HRAGenetic: flag(), HRAProject: flag(),

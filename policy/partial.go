@@ -44,8 +44,12 @@ var (
 // the input, unknown. Shallow inlining keeps the rules that are left as rules:
 // inlined fully, six helpers of four bodies become 4 096 queries.
 func partially(ctx context.Context, c *ast.Compiler, store storage.Store, query string, input ast.Value, now bool) (*rego.PartialQueries, error) {
+	return partial(ctx, c, store, rego.Query(query), input, now)
+}
+
+func partial(ctx context.Context, c *ast.Compiler, store storage.Store, query func(*rego.Rego), input ast.Value, now bool) (*rego.PartialQueries, error) {
 	prepared, err := rego.New(
-		rego.Query(query), rego.Compiler(c), rego.Store(store), rego.ShallowInlining(true),
+		query, rego.Compiler(c), rego.Store(store), rego.ShallowInlining(true),
 		rego.Capabilities(capabilities(coreBuiltins)), rego.StrictBuiltinErrors(true),
 	).PrepareForPartial(ctx)
 	if err != nil {
@@ -73,12 +77,33 @@ type translator struct {
 	done   map[string]node
 	active map[string]bool
 	read   map[int]bool // columns that the rule speaks of
+	asking *asking      // of words; nil where OPA is not at hand
+	guards []node       // what must hold for the plan to be about a row
 	work   int
 }
 
 // translate adds the residual of one query to a plan.
-func translate(p *plan, pq *rego.PartialQueries) (node, error) {
-	t := &translator{plan: p, cols: map[string]int{}, rules: map[string][]*ast.Rule{}, done: map[string]node{}, active: map[string]bool{}, read: map[int]bool{}}
+func translate(p *plan, pq *rego.PartialQueries, a *asking) (node, error) {
+	t := newTranslator(p, pq, a)
+	n, err := t.queries(pq)
+	if err != nil {
+		return never, err
+	}
+	// A null in a column that the rule speaks of leaves the row out, also where
+	// other conditions would do: what OPA makes of it depends on whether the cell
+	// is null or absent, and on the order of the conditions.
+	parts := append([]node{n}, t.guards...)
+	for col := range p.cols {
+		if t.read[col] {
+			parts = append(parts, p.present(col))
+		}
+	}
+	return p.all(parts...), nil
+}
+
+func newTranslator(p *plan, pq *rego.PartialQueries, a *asking) *translator {
+	t := &translator{plan: p, cols: map[string]int{}, rules: map[string][]*ast.Rule{}, done: map[string]node{}, active: map[string]bool{},
+		read: map[int]bool{}, asking: a}
 	for i, c := range p.cols {
 		t.cols[c.name] = i
 	}
@@ -88,6 +113,11 @@ func translate(p *plan, pq *rego.PartialQueries) (node, error) {
 			t.rules[key] = append(t.rules[key], r)
 		}
 	}
+	return t
+}
+
+// queries is true where one of the residual's queries is.
+func (t *translator) queries(pq *rego.PartialQueries) (node, error) {
 	var ways []node
 	for _, q := range pq.Queries {
 		n, err := t.body(q, scope{})
@@ -96,16 +126,7 @@ func translate(p *plan, pq *rego.PartialQueries) (node, error) {
 		}
 		ways = append(ways, n)
 	}
-	// A null in a column that the rule speaks of leaves the row out, also where
-	// other conditions would do: what OPA makes of it depends on whether the cell
-	// is null or absent, and on the order of the conditions.
-	parts := []node{p.any(ways...)}
-	for col := range p.cols {
-		if t.read[col] {
-			parts = append(parts, p.present(col))
-		}
-	}
-	return p.all(parts...), nil
+	return t.plan.any(ways...), nil
 }
 
 // value is what a term stands for while a row is unknown.
@@ -183,6 +204,8 @@ func (t *translator) expr(e *ast.Expr, s scope) (node, error) {
 	switch terms := e.Terms.(type) {
 	case *ast.SomeDecl:
 		return always, nil
+	case *ast.Every:
+		return t.every(terms, s, e.Location)
 	case *ast.Not:
 		n, err := t.body(terms.Body, s)
 		return t.plan.not(n), err

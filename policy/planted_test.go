@@ -55,7 +55,7 @@ func TestPlantedOverGrants(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	rp, err := p.compileRows(t.Context(), known)
+	rp, err := p.compileRows(t.Context(), known, trialWords())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,7 +174,7 @@ func TestPlantedOverGrants(t *testing.T) {
 	bad := &rowOutcome{bad: &overGrant{codeRowBoard, 1}}
 	in.Record = nobody()
 	doc, _, _ := p.document(PointRows, in)
-	if _, err := p.program(t.Context(), in, withoutRow(doc)); err != nil {
+	if _, err := p.program(t.Context(), in, withoutRow(doc), trialWords()); err != nil {
 		t.Fatal(err)
 	}
 	for k := range maps.Clone(p.programs.list) {

@@ -81,7 +81,10 @@ func (e *Engine) traced(ctx context.Context, point Point, b []byte, now int64, c
 		// The traced run is for the coverage alone; its answer is thrown away.
 		limited, cancel := context.WithTimeout(ctx, 4*p.timeout)
 		defer cancel()
-		if _, err := p.query.Eval(limited, rego.EvalInput(doc), rego.EvalQueryTracer(cov)); err != nil && ctx.Err() != nil {
+		if err := recovering(func() error {
+			_, err := p.query.Eval(limited, rego.EvalInput(doc), rego.EvalQueryTracer(cov))
+			return err
+		}); err != nil && ctx.Err() != nil {
 			return Decision{}, ctx.Err()
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/apache/arrow/go/v17/arrow"
@@ -24,7 +25,7 @@ const (
 	studyGate  = 320
 	// gateTime bounds the trial of a bundle. It takes a fraction of a second;
 	// the margin is for rules that take long on every row.
-	gateTime = 30 * time.Second
+	gateTime = 20 * time.Second
 )
 
 // overGrant says that kernels let a row in that OPA leaves out.
@@ -140,7 +141,7 @@ func generated(now int64, rows int, consts constants, ask asker) ([]gateRow, err
 type runner func(cols []arrow.Array, n int, now int64) (*answers, error)
 
 func gateTable(rules []rowRule, b *bound, run runner, now int64, rows int, ask asker, compared func(string) bool) error {
-	asked, err := generated(now, rows, constantsOf(b.plans, now), ask)
+	asked, err := generated(now, rows, constantsOf(b.plans, b.words, now), ask)
 	if err != nil {
 		return err
 	}
@@ -204,17 +205,37 @@ func subjectOf(r Record) Subject {
 	return s
 }
 
+// trialWords are the words of generated rows.
+var trialWords = sync.OnceValue(func() map[int][]string {
+	rng := rand.New(rand.NewPCG(1, 1))
+	out := map[int][]string{}
+	for range 200 {
+		s := subjectOf(generate(rng, 0))
+		for j, c := range cells() {
+			if c.list != nil {
+				out = union(out, map[int][]string{j: *c.list(&s)})
+			}
+		}
+	}
+	return out
+})
+
 // constants are the values that a plan's conditions turn at.
 type constants struct {
 	ints  []int64
 	words map[int][]string // by column
 }
 
-func constantsOf(plans []*plan, now int64) constants {
+// words is what a program is made for: about others it knows nothing.
+func constantsOf(plans []*plan, words map[int][]string, now int64) constants {
 	c := constants{ints: []int64{0, now, Never, -Never}, words: map[int][]string{}}
 	for _, p := range plans {
-		for col, words := range p.words {
-			c.words[col] = append(c.words[col], words...)
+		for col, of := range p.words {
+			for _, w := range of {
+				if _, ok := slices.BinarySearch(words[col], w); ok || !p.every[col] {
+					c.words[col] = append(c.words[col], w)
+				}
+			}
 		}
 		for _, n := range p.nodes {
 			if n.op < opLess || n.op > opUnequal {
@@ -309,9 +330,9 @@ func (p *compiled) gateBundle() error {
 	if len(p.rowRules) > 0 {
 		rows = bundleGate
 	}
-	o, err := p.makeProgram(ctx, known, now, rows)
-	if err != nil {
-		return fmt.Errorf("the row rules could not be tried within %s", gateTime)
+	o, err := p.makeProgram(ctx, known, now, rows, nil)
+	if err != nil || errors.Is(o.bad, context.DeadlineExceeded) {
+		return fmt.Errorf("row_include: the row rules could not be tried within %s", gateTime)
 	}
 	if o.program != nil || o.bad != nil || len(p.rowRules) == 0 {
 		return o.bad
@@ -321,7 +342,10 @@ func (p *compiled) gateBundle() error {
 	if err != nil {
 		return err
 	}
-	_, err = generated(now, studyGate, constantsOf(nil, now), p.askBoards(ctx, base))
+	_, err = generated(now, studyGate, constantsOf(nil, nil, now), p.askBoards(ctx, base))
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("row_include: %d rows could not be tried within %s", studyGate, gateTime)
+	}
 	return err
 }
 

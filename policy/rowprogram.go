@@ -53,10 +53,11 @@ func (p *compiled) rowRulesFor(regimes []string) []rowRule {
 type rowProgram struct {
 	rules []rowRule
 	plan  *plan
-	roots []node // by rule; later for the rules that need the moment
-	later []int  // rules whose residual is small only when the moment is known
-	well  node   // every cell holds a value that rules know
-	full  node   // no cell is null
+	roots []node           // by rule; later for the rules that need the moment
+	later []int            // rules whose residual is small only when the moment is known
+	well  node             // every cell holds a value that rules know
+	full  node             // no cell is null
+	words map[int][]string // that the program is made for
 
 	mu     sync.Mutex // guards the rest
 	now    int64
@@ -85,14 +86,14 @@ var control = sync.OnceValue(func() []column {
 // compileRows makes the program of a question: its document without record
 // and moment. A rule that does not compile is an error that isNotCompiled tells
 // apart.
-func (p *compiled) compileRows(ctx context.Context, known map[string]any) (*rowProgram, error) {
-	rp := &rowProgram{rules: p.rowRulesFor(regimesOf(known)), plan: newPlan(control())}
+func (p *compiled) compileRows(ctx context.Context, known map[string]any, words map[int][]string) (*rowProgram, error) {
+	rp := &rowProgram{words: words, rules: p.rowRulesFor(regimesOf(known)), plan: newPlan(control())}
 	input, err := ast.InterfaceToValue(known)
 	if err != nil {
 		return nil, err
 	}
 	for i, r := range rp.rules {
-		n, err := p.compileRule(ctx, rp.plan, r, input, false)
+		n, err := p.compileRule(ctx, rp.plan, r, input, false, words)
 		if isNotCompiled(err) {
 			// The rules about recipients look at when assessments hold and become
 			// small once that is known.
@@ -122,7 +123,7 @@ func regimesOf(known map[string]any) []string {
 
 // compileRule adds the conditions of one rule to a plan. now: the moment is in
 // the input.
-func (p *compiled) compileRule(ctx context.Context, to *plan, r rowRule, input ast.Value, now bool) (node, error) {
+func (p *compiled) compileRule(ctx context.Context, to *plan, r rowRule, input ast.Value, now bool, words map[int][]string) (node, error) {
 	var all []node
 	for _, q := range r.queries {
 		pq, err := partially(ctx, p.compiler, p.storage, q, input, now)
@@ -132,7 +133,7 @@ func (p *compiled) compileRule(ctx context.Context, to *plan, r rowRule, input a
 			}
 			return never, refuse(nil, "%s: %s", r.code, firstLine(err))
 		}
-		n, err := translate(to, pq)
+		n, err := translate(to, pq, &asking{p.compiler, p.storage, input, now, words})
 		if err != nil {
 			return never, err
 		}
@@ -175,11 +176,12 @@ type bound struct {
 	plans []*plan
 	roots [][]node
 	rule  [][2]int // by rule: plan and root
+	words map[int][]string
 }
 
 // bind completes a program with the rules that need the moment.
 func (rp *rowProgram) bind(ctx context.Context, p *compiled, known map[string]any, now int64) (*bound, error) {
-	b := &bound{plans: []*plan{rp.plan}, roots: [][]node{slices.Clone(rp.roots)}}
+	b := &bound{words: rp.words, plans: []*plan{rp.plan}, roots: [][]node{slices.Clone(rp.roots)}}
 	next := 0
 	for i := range rp.rules {
 		if j := slices.Index(rp.later, i); j >= 0 {
@@ -202,7 +204,7 @@ func (rp *rowProgram) bind(ctx context.Context, p *compiled, known map[string]an
 		}
 		moment, at := newPlan(control()), []node{}
 		for _, i := range rp.later {
-			n, err := p.compileRule(ctx, moment, rp.rules[i], input, true)
+			n, err := p.compileRule(ctx, moment, rp.rules[i], input, true, rp.words)
 			if err != nil {
 				return nil, err
 			}
@@ -258,8 +260,10 @@ type programs struct {
 // rowOutcome is a program, or why there is none.
 type rowOutcome struct {
 	program *rowProgram
-	why     string // not compiled: memoised instead
-	bad     error  // the gate found rows that the program lets in and OPA does not
+	words   map[int][]string // that it was made for
+	every   map[int]bool     // columns where that matters; nil: everywhere
+	why     string           // not compiled: memoised instead
+	bad     error            // the gate found rows that the program lets in and OPA does not
 }
 
 func (c *programs) find(key consilium.Digest) *rowOutcome {

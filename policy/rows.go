@@ -334,7 +334,7 @@ func (s *Subject) record() (Record, string) {
 		ok = ok && slices.Contains(categories, c)
 	}
 	for _, d := range s.Purposes {
-		ok = ok && isCode(d, "DUO:")
+		ok = ok && consentCode(d)
 	}
 	if !ok {
 		return Record{}, CodeRowValue
@@ -352,6 +352,16 @@ func (s *Subject) record() (Record, string) {
 	slices.Sort(r.Purposes)
 	r.Purposes = slices.Compact(r.Purposes)
 	return r, ""
+}
+
+// consentCode reports whether s is a permission or modifier of the Data Use
+// Ontology: the same that the schema of a record lets through.
+func consentCode(s string) bool {
+	all, err := allSchemas()
+	if err != nil {
+		return false
+	}
+	return all["record"].Properties["purposes"].Items.pattern.MatchString(s)
 }
 
 func isCode(s, prefix string) bool {

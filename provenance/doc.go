@@ -16,6 +16,8 @@
 //	           the ethics board's (checkpoint.go, witness.go)
 //	gate       follows the ledger, remembers what it saw, and lets through only
 //	           rows that re-derive (gate.go, verify.go)
+//	streams    wearables' signed, chained batches and supply-chain events, as rows
+//	           of the same ledger (device.go, streamtable.go, epcis)
 //	receipt    one row's whole chain, for its patient or an auditor (receipt.go)
 //	consent    verifiable credentials that the hospital issues and the patient signs
 //	           (consentvc.go), withdrawals, mandates and the patient's line of keys
@@ -50,7 +52,8 @@
 // Signatures of the hospital and of patients are hybrid (Ed25519 and
 // ML-DSA-65). The log's own signature is Ed25519 alone, as C2SP assigns
 // nothing else to logs; against a quantum computer a checkpoint rests on the
-// witnesses' ML-DSA-44 cosignatures, which the policy demands.
+// witnesses' ML-DSA-44 cosignatures: a policy whose quorum Ed25519 cosignatures
+// alone could meet is refused.
 //
 // # What it does not protect
 //
@@ -73,6 +76,8 @@
 //   - Who holds a patient's card decides for the patient until that is noticed. A
 //     recovery by guardians voids what was signed since a day that it names.
 //   - A hospital can withdraw for a patient; it can give no consent for one.
+//   - The last batches of a wearable can be lost unnoticed until the next one
+//     arrives; who holds a device's key can sign for it.
 //   - A witness whose state directory is rolled back vouches again for what it
 //     forgot: keep it on its own disk, off the hospitals' backups.
 //

@@ -44,7 +44,13 @@ func (a *actor) advance(ctx context.Context) (time.Duration, error) {
 	if err := a.join(ctx); err != nil {
 		return 0, err
 	}
-	if err := a.blame(ctx); err != nil {
+	// Looking into a rejected sum holds nothing up: what somebody withholds from
+	// it must not stop this hospital's part in the attempt that is open.
+	var look time.Duration
+	if err := a.blame(ctx); retryable(err) {
+		a.log.Warn("looking into the rejected sum: will try again", "err", err)
+		look = 2 * time.Second
+	} else if err != nil {
 		return 0, err
 	}
 	if err := a.contribute(ctx); err != nil {
@@ -54,6 +60,7 @@ func (a *actor) advance(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
+	wait = soonest(wait, look)
 	if err := a.vote(ctx); err != nil {
 		return 0, err
 	}

@@ -173,8 +173,15 @@ func (a *actor) auditOwn(ctx context.Context, sp *round) error {
 	if !ok {
 		return consilium.ErrStale.Withf("the vector's digest is gone from the journal")
 	}
-	if _, err := a.gate.cfg.Vault.Local(ctx, hatch.LocalRequest{Study: a.study, Round: sp.opened.Round, State: a.sec.State}); err != nil {
+	reply, err := a.gate.cfg.Vault.Local(ctx, hatch.LocalRequest{Study: a.study, Round: sp.opened.Round, State: a.sec.State})
+	if err != nil {
 		return err
+	}
+	if !reply.Contribute || reply.Lanes != now.lanes {
+		// The rows may be used no more: there is nothing to compare with, and the
+		// contribution to the open attempt says what follows.
+		a.verdict.audited = true
+		return nil
 	}
 	audit := party.Audit(ctx, &party.Encryption{
 		Profile: now.profile, Lanes: now.lanes, At: r.atRound(sp, r.position), Threshold: r.charter.Threshold, State: sp.opened.State,
@@ -183,6 +190,9 @@ func (a *actor) auditOwn(ctx context.Context, sp *round) error {
 	}, sp.headers[r.position].header)
 	if ctx.Err() != nil {
 		return ctx.Err()
+	}
+	if audit != nil && !errors.Is(audit, consilium.ErrInvalid) {
+		return audit // the vault failed, not the contribution
 	}
 	a.verdict.audited = true
 	if err := a.gate.trail.Write(a.study, sp.opened.Round, "audit", map[string]any{"attempt": sp.opened.Attempt, "sound": audit == nil}); err != nil {

@@ -466,8 +466,9 @@ func (d *demo) curves(got tree) error {
 		return err
 	}
 	step := got.at("grid", "step").num()
+	end := got.at("grid", "max").num()
 	col := func(name string) int { return slices.Index(rows[0], name) }
-	d.p.table("Free of infection (Kaplan-Meier on a public grid of months; R's daily curve at day 365)", func(w io.Writer) {
+	d.p.table(fmt.Sprintf("Free of infection (Kaplan-Meier on a public grid of months of 30 days; R's daily curve at day %.0f)", end), func(w io.Writer) {
 		fmt.Fprintln(w, "arm\tmonth 3\tmonth 6\tmonth 9\tmonth 12\tR, daily, month 12\t")
 		for _, g := range got.at("groups").list() {
 			arm := g.at("levels", "treat").text()
@@ -507,7 +508,7 @@ func (d *demo) curves(got tree) error {
 			daily := d.truth.at("km_first_infection_by_treat", "curves", "treat="+arm)
 			last := math.NaN()
 			for i, t := range daily.at("time").list() {
-				if t.num() <= 365 {
+				if t.num() <= end {
 					last = daily.at("surv", i).num()
 				}
 			}

@@ -590,11 +590,15 @@ func pipeline(ctx context.Context, chunks int, slots []*slot, fill, work, drain 
 	return nil
 }
 
+// maxWorkers bounds the chunks in flight, of about a megabyte each: digests are
+// computed in order, and more processors than these would wait for them.
+const maxWorkers = 8
+
 // newSlots makes as many slots as keep the processors busy.
 func (e *engine) newSlots(chunks int, receive bool) []*slot {
 	n := 1
 	if p := runtime.GOMAXPROCS(0); p > 1 {
-		n = p + 1
+		n = min(p, maxWorkers) + 1
 	}
 	slots := make([]*slot, min(n, chunks))
 	for i := range slots {

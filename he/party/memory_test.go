@@ -45,7 +45,7 @@ func (w *weights) Read(lanes []int32) (int, error) {
 
 // TestWorkerMemory: with its parameter vector in memory as float32, four bytes
 // a parameter, a worker that encrypts it, and one that opens a sum into it,
-// hold less than 1.3 times the vector. The vector here has four million
+// hold less than 1.3 times the vector. The vector here has eight million
 // parameters; what is held beside it does not grow with it. (A vector of at
 // most 2^24 lanes may be buffered once more on opening; the streaming path,
 // which longer ones take, is the one that is measured.)
@@ -53,7 +53,9 @@ func TestWorkerMemory(t *testing.T) {
 	if raceEnabled {
 		return // it changes what memory holds
 	}
-	const lanes = 1 << 22
+	// Every processor has a chunk of a megabyte in flight, and one waits.
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(2))
+	const lanes = 1 << 23
 	p := mustProfile(t, 13, 16, 16)
 	f := newFederation(t, p, lanes, 3, 3)
 	before := live()
@@ -81,6 +83,7 @@ func TestWorkerMemory(t *testing.T) {
 		t.Fatalf("%d bytes, want %d", sum, p.Size(lanes))
 	}
 	limit := before + lanes*4*13/10
+	t.Logf("encrypting: %.3f of the vector", float64(peak.Load()-before)/(4*lanes))
 	if got := peak.Load(); got > limit {
 		t.Errorf("encrypting: %.2f of the vector is live", float64(got-before)/(4*lanes))
 	}
@@ -113,6 +116,7 @@ func TestWorkerMemory(t *testing.T) {
 	if err := out.openStream(context.Background(), e, rk, pr, d); err != nil {
 		t.Fatal(err)
 	}
+	t.Logf("opening, with the encrypting side: %.3f of the vector", float64(opened-before)/(4*lanes))
 	// The encrypting side lives in this process too: its share is taken off.
 	if opened > limit+(peak.Load()-before-4*lanes) {
 		t.Errorf("opening: %.2f of the vector is live", float64(opened-before)/(4*lanes))

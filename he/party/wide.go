@@ -94,13 +94,7 @@ func (w *wide) pack(e *engine, base, words []uint64, noise []int64, lanes []uint
 	n, k, width, delta := len(base), e.p.K, uint(e.p.W)&63, uint(e.p.Delta)&63
 	noise, words = noise[:n], words[:w.words*n]
 	if k == 8 && w.first == 2 && w.per == 3 {
-		b, c := words[:n:n], words[n:2*n]
-		for i := range base {
-			u := lanes[8*i : 8*i+8 : 8*i+8]
-			base[i] = uint64(noise[i]+noiseOffset) + uint64(u[0])<<delta + uint64(u[1])<<((delta+width)&63)
-			b[i] = uint64(u[2]) + uint64(u[3])<<width + uint64(u[4])<<(2*width&63)
-			c[i] = uint64(u[5]) + uint64(u[6])<<width + uint64(u[7])<<(2*width&63)
-		}
+		vec.Gather8(base, words[:n], words[n:2*n], lanes, noise, noiseOffset, e.p.W, e.p.Delta)
 		return
 	}
 	for i := range base {

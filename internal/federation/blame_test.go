@@ -270,10 +270,6 @@ func TestLockRelease(t *testing.T) {
 	}
 }
 
-func (h *Hostile) others(id consilium.SiteID) []consilium.SiteID {
-	return slices.DeleteFunc(slices.Clone(h.ids), func(o consilium.SiteID) bool { return o == id })
-}
-
 // TestLockHolds: without the renouncements the same second set stays shut. The
 // naive twin, which has no lock, has opened both: their difference is the
 // colluder's part here, and would be the victim's with the places changed.

@@ -163,7 +163,7 @@ func tricks() []lie {
 			name: "withheld-renouncements", tells: "it shows the votes of an attempt to one hospital only, which opens, and keeps from it that the others renounced",
 			relay: func(c *course, m *consilium.Message) (bool, error) {
 				if m.Kind == consilium.KindRenounce {
-					c.h.relay(m, c.others(c.h.victim())...)
+					c.h.relay(m, c.h.others(c.h.victim())...)
 					return true, nil
 				}
 				return secretCertificate(c, m)
@@ -180,8 +180,8 @@ func tricks() []lie {
 	}
 }
 
-func (c *course) others(id consilium.SiteID) []consilium.SiteID {
-	return slices.DeleteFunc(slices.Clone(c.h.ids), func(o consilium.SiteID) bool { return o == id })
+func (h *Hostile) others(id consilium.SiteID) []consilium.SiteID {
+	return slices.DeleteFunc(slices.Clone(h.ids), func(o consilium.SiteID) bool { return o == id })
 }
 
 func secretCertificate(c *course, m *consilium.Message) (bool, error) {
@@ -322,4 +322,33 @@ func (c *course) dealBadly() error {
 	c.uploads[at.Position] = &upload{message: m, header: &h, digest: consilium.HeaderDigest(m.Body), shape: u.shape, ciphertext: buf.Bytes()}
 	c.h.relay(m)
 	return nil
+}
+
+// CutAttempt takes back what a hospital, which must not be running, was shown
+// from the opening of an attempt of the first round on, and returns it for Show.
+func (h *Hostile) CutAttempt(id consilium.SiteID, study consilium.StudyID, attempt uint32) []*consilium.Event {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	view := h.views[id]
+	i := slices.IndexFunc(view, func(ev *consilium.Event) bool {
+		o, err := consilium.ParseRoundOpened(ev.Body)
+		return ev.Study == study && ev.Kind == consilium.EventOpened && err == nil && o.Round == 1 && o.Attempt == attempt
+	})
+	if i < 0 {
+		return nil
+	}
+	h.views[id] = slices.Clone(view[:i])
+	return slices.Clone(view[i:])
+}
+
+// ShowVotes shows a hospital every vote of the first attempt.
+func (h *Hostile) ShowVotes(id consilium.SiteID, study consilium.StudyID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, p := range h.posts {
+		v, err := consilium.ParseVote(p.Message.Body)
+		if p.Message.Study == study && p.Message.Kind == consilium.KindVote && err == nil && v.Round == 1 && v.Attempt == 1 {
+			h.relay(p.Message, id)
+		}
+	}
 }

@@ -253,6 +253,32 @@ func allLies() []lie {
 			}},
 		},
 		{
+			name: "three-sets", tells: "it proposes three overlapping sets, each to a third of the hospitals, and its colluder votes for all",
+			relay: func(c *course, m *consilium.Message) (bool, error) {
+				return m.Kind == consilium.KindVote && m.By == string(c.h.colluder()), nil
+			},
+			at: map[string]func(*course) (bool, error){whenContributed: func(c *course) (bool, error) {
+				who := c.h.colluder()
+				var third [3][]consilium.SiteID
+				for i, id := range c.h.others(who) {
+					third[i%3] = append(third[i%3], id)
+				}
+				for i, without := range c.h.ids[:3] {
+					to := append(third[i], who)
+					u := c.setOf(c.without(without)...)
+					c.forbid(u, to...)
+					v := &consilium.Vote{At: consilium.At{Charter: c.digest, Round: c.round, Attempt: c.attempt, Position: c.place(who)}, Set: u.Digest()}
+					f, err := c.h.forge(c.h.sites[who].key, who, consilium.KindVote, c.id, v.Encode())
+					if err != nil {
+						return true, err
+					}
+					c.h.relay(f, to...)
+				}
+				c.sprung = true
+				return true, nil
+			}},
+		},
+		{
 			name: "second-attempt", tells: "after a set was opened it repeats the round without one hospital",
 			at: map[string]func(*course) (bool, error){
 				whenSummed: func(c *course) (bool, error) { return c.round == 1 && c.attempt == 1, nil },

@@ -26,7 +26,7 @@ const (
 // use.
 type Writer struct {
 	layout consilium.Layout
-	lanes  []int32
+	vector Vector
 	next   int // blocks begun
 	left   int // values that the open block still takes
 	err    error
@@ -37,7 +37,7 @@ func NewWriter(layout consilium.Layout) (*Writer, error) {
 	if err := layout.Validate(); err != nil {
 		return nil, err
 	}
-	return &Writer{layout: layout, lanes: make([]int32, 0, layout.Lanes())}, nil
+	return &Writer{layout: layout, vector: newVector(layout)}, nil
 }
 
 // Block begins the layout's next block, which must have the given name. The
@@ -72,7 +72,8 @@ func (w *Writer) Write(values []float64) error {
 			if err != nil {
 				return w.fail("block %s, value %d: %w", b.Name, b.Length-w.left+i, err)
 			}
-			w.lanes = appendDigits(w.lanes, hi, lo)
+			digits := digits(hi, lo)
+			w.vector.add(digits[:]...)
 		}
 	} else {
 		limit := learnedMax(b.Kind)
@@ -81,7 +82,7 @@ func (w *Writer) Write(values []float64) error {
 			if err != nil {
 				return w.fail("block %s, value %d: %w", b.Name, b.Length-w.left+i, err)
 			}
-			w.lanes = append(w.lanes, q)
+			w.vector.add(q)
 		}
 	}
 	w.left -= len(values)
@@ -104,9 +105,20 @@ func (w *Writer) Write32(values []float32) error {
 	return nil
 }
 
-// Lanes returns the finished vector. It fails if a value was refused or a
-// block is not full. The caller owns the slice; the Writer is spent.
+// Lanes is Vector as a slice.
 func (w *Writer) Lanes() ([]int32, error) {
+	v, err := w.Vector()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]int32, v.Len())
+	v.Copy(out, 0)
+	return out, nil
+}
+
+// Vector returns the finished vector. It fails if a value was refused or a
+// block is not full. The caller owns it; the Writer is spent.
+func (w *Writer) Vector() (*Vector, error) {
 	switch {
 	case w.err != nil:
 		return nil, w.err
@@ -117,7 +129,9 @@ func (w *Writer) Lanes() ([]int32, error) {
 		return nil, w.fail("block %s was not written", w.layout.Blocks[w.next].Name)
 	}
 	w.err = fmt.Errorf("fixed: the vector is already taken")
-	return w.lanes, nil
+	v := w.vector
+	w.vector = Vector{}
+	return &v, nil
 }
 
 func (w *Writer) open(n int) (*consilium.Block, error) {
@@ -183,12 +197,12 @@ func quantise(v float64) (hi, lo uint64, err error) {
 	return hi, lo, nil
 }
 
-func appendDigits(lanes []int32, hi, lo uint64) []int32 {
-	return append(lanes,
-		int32(uint16(lo))-digitBias, int32(uint16(lo>>16))-digitBias,
-		int32(uint16(lo>>32))-digitBias, int32(uint16(lo>>48))-digitBias,
-		int32(uint16(hi))-digitBias, int32(uint16(hi>>16))-digitBias,
-		int32(uint16(hi>>32))-digitBias, int32(int16(hi>>48)))
+func digits(hi, lo uint64) [consilium.ExactLanes]int32 {
+	return [...]int32{
+		int32(uint16(lo)) - digitBias, int32(uint16(lo>>16)) - digitBias,
+		int32(uint16(lo>>32)) - digitBias, int32(uint16(lo>>48)) - digitBias,
+		int32(uint16(hi)) - digitBias, int32(uint16(hi>>16)) - digitBias,
+		int32(uint16(hi>>32)) - digitBias, int32(int16(hi >> 48))}
 }
 
 // learnedMax is the largest lane of a Learned value: 2^15-1 or 2^23-1. The

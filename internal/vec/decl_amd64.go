@@ -74,3 +74,6 @@ func expand(key *[32]byte, out *[15][16]byte)
 
 //go:noescape
 func stream(dst *byte, n int, keys *[15][16]byte, nonce, block uint64)
+
+//go:noescape
+func gather8(base, one, two *uint64, lanes *uint32, noise *int64, n int, offset, width, delta uint64)

@@ -82,6 +82,18 @@ func (c *Cut) Lanes(dst []uint32, coefficients []uint64, words int) {
 	cut(&dst[0], &coefficients[0], n, words, c.lanes, c)
 }
 
+// Gather8 gathers the eight lanes of every coefficient into three words: in
+// base the noise, offset and, from bit delta on, the first two lanes; in one
+// and two three lanes each. Lanes are below 2^width, width is at most 21, and
+// noise + offset is in [0, 2^delta).
+func Gather8(base, one, two []uint64, lanes []uint32, noise []int64, offset uint64, width, delta int) {
+	n := len(base)
+	if n == 0 || n%8 != 0 || len(one) != n || len(two) != n || len(lanes) != 8*n || len(noise) != n || width > 21 || delta+2*width > 63 {
+		panic("vec: lengths do not fit")
+	}
+	gather8(&base[0], &one[0], &two[0], &lanes[0], &noise[0], n, offset, uint64(width), uint64(delta))
+}
+
 // LaneBits is how many bits a lane may have in Dot.
 const LaneBits = 26
 
@@ -107,15 +119,17 @@ func (w *Weights) Dot(lanes []uint32) (hi, lo [2]uint64) {
 	var acc [4][8]uint64
 	dot(&acc, &lanes[0], len(lanes), w)
 	for i := range hi {
-		var h, l, c uint64
+		// In halves of 32 bits, so that nothing carries.
+		var a, b, c uint64
 		for j := range 8 {
-			l, c = bits.Add64(l, acc[2*i][j], 0)
-			h += c
-			x := acc[2*i+1][j]
-			l, c = bits.Add64(l, x<<32, 0)
-			h, _ = bits.Add64(h, x>>32, c)
+			x, y := acc[2*i][j], acc[2*i+1][j]
+			a += x & (1<<32 - 1)
+			b += x>>32 + y&(1<<32-1)
+			c += y >> 32
 		}
-		hi[i], lo[i] = h, l
+		var carry uint64
+		lo[i], carry = bits.Add64(a, b<<32, 0)
+		hi[i] = c + b>>32 + carry
 	}
 	return hi, lo
 }

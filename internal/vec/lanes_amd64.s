@@ -129,6 +129,95 @@ dotLoop:
 	VZEROUPPER
 	RET
 
+DATA idxLow<>+0x00(SB)/8, $0
+DATA idxLow<>+0x08(SB)/8, $4
+DATA idxLow<>+0x10(SB)/8, $8
+DATA idxLow<>+0x18(SB)/8, $12
+DATA idxLow<>+0x20(SB)/8, $1
+DATA idxLow<>+0x28(SB)/8, $5
+DATA idxLow<>+0x30(SB)/8, $9
+DATA idxLow<>+0x38(SB)/8, $13
+GLOBL idxLow<>(SB), RODATA|NOPTR, $64
+
+DATA idxHigh<>+0x00(SB)/8, $2
+DATA idxHigh<>+0x08(SB)/8, $6
+DATA idxHigh<>+0x10(SB)/8, $10
+DATA idxHigh<>+0x18(SB)/8, $14
+DATA idxHigh<>+0x20(SB)/8, $3
+DATA idxHigh<>+0x28(SB)/8, $7
+DATA idxHigh<>+0x30(SB)/8, $11
+DATA idxHigh<>+0x38(SB)/8, $15
+GLOBL idxHigh<>(SB), RODATA|NOPTR, $64
+
+// PAIR makes of X's pairs of lanes (a, b) the numbers a + b·2^width.
+#define PAIR(X, T) \
+	VPSRLQ $32, X, T    \
+	VPSLLVQ Z17, T, T   \
+	VPANDQ Z20, X, X    \
+	VPADDQ T, X, X
+
+// func gather8(base, one, two *uint64, lanes *uint32, noise *int64, n int, offset, width, delta uint64)
+//
+// Of each coefficient's eight lanes: noise + offset and two lanes, three, three.
+TEXT ·gather8(SB), NOSPLIT, $0-72
+	MOVQ base+0(FP), DI
+	MOVQ one+8(FP), R8
+	MOVQ two+16(FP), R9
+	MOVQ lanes+24(FP), SI
+	MOVQ noise+32(FP), R10
+	MOVQ n+40(FP), CX
+	VPBROADCASTQ offset+48(FP), Z16
+	VPBROADCASTQ width+56(FP), Z17
+	VPBROADCASTQ delta+64(FP), Z19
+	VPADDQ Z17, Z17, Z18 // two lanes
+	VPTERNLOGQ $0xff, Z20, Z20, Z20
+	VPSLLVQ Z17, Z20, Z21
+	VPANDNQ Z20, Z21, Z21 // 2^width - 1
+	VPSRLQ $32, Z20, Z20
+	VMOVDQU64 idxLow<>(SB), Z22
+	VMOVDQU64 idxHigh<>(SB), Z23
+
+gather8Loop:
+	VMOVDQU64 (SI), Z0
+	VMOVDQU64 64(SI), Z1
+	VMOVDQU64 128(SI), Z2
+	VMOVDQU64 192(SI), Z3
+	PAIR(Z0, Z4)
+	PAIR(Z1, Z5)
+	PAIR(Z2, Z6)
+	PAIR(Z3, Z7)
+	VMOVDQA64 Z0, Z4
+	VPERMT2Q Z1, Z22, Z0 // pairs 0 and 1 of four coefficients
+	VPERMT2Q Z1, Z23, Z4 // pairs 2 and 3
+	VMOVDQA64 Z2, Z5
+	VPERMT2Q Z3, Z22, Z2
+	VPERMT2Q Z3, Z23, Z5
+	VSHUFI64X2 $0x44, Z2, Z0, Z6  // pair 0
+	VSHUFI64X2 $0xee, Z2, Z0, Z7  // pair 1
+	VSHUFI64X2 $0x44, Z5, Z4, Z8  // pair 2
+	VSHUFI64X2 $0xee, Z5, Z4, Z9  // pair 3
+	VPADDQ (R10), Z16, Z0
+	VPSLLVQ Z19, Z6, Z6
+	VPADDQ Z6, Z0, Z0
+	VPANDQ Z21, Z8, Z1
+	VPSLLVQ Z18, Z1, Z1
+	VPADDQ Z7, Z1, Z1
+	VPSRLVQ Z17, Z8, Z2
+	VPSLLVQ Z17, Z9, Z9
+	VPADDQ Z9, Z2, Z2
+	VMOVDQU64 Z0, (DI)
+	VMOVDQU64 Z1, (R8)
+	VMOVDQU64 Z2, (R9)
+	ADDQ $256, SI
+	ADDQ $64, R10
+	ADDQ $64, DI
+	ADDQ $64, R8
+	ADDQ $64, R9
+	SUBQ $8, CX
+	JNZ  gather8Loop
+	VZEROUPPER
+	RET
+
 // VERDICT32 leaves in R the or of the sixteen words of Z23.
 #define VERDICT32(R) \
 	VEXTRACTI64X4 $1, Z23, Y22  \

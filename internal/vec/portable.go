@@ -34,3 +34,7 @@ func lower(dst *int32, src *uint32, n int, offset, most uint32) uint32 { panic(n
 func narrow(dst *byte, src *int32, n int) uint32                       { panic(none) }
 func expand(key *[32]byte, out *[15][16]byte)                          { panic(none) }
 func stream(dst *byte, n int, keys *[15][16]byte, nonce, block uint64) { panic(none) }
+
+func gather8(base, one, two *uint64, lanes *uint32, noise *int64, n int, offset, width, delta uint64) {
+	panic(none)
+}

@@ -57,9 +57,7 @@ func values(r *rand.Rand, n int, limit uint64) []uint64 {
 	for i := range v {
 		v[i] = r.Uint64N(limit)
 	}
-	for i, x := range []uint64{0, limit - 1, 1, limit / 2, limit - 1, limit - 1, limit - 1, limit - 1} {
-		v[i] = x
-	}
+	copy(v, []uint64{0, limit - 1, 1, limit / 2, limit - 1, limit - 1, limit - 1, limit - 1})
 	return v
 }
 
@@ -373,6 +371,32 @@ func TestLanes(t *testing.T) {
 		high[at] = 1 << 16
 		if Lower(back, high, 1<<15, 1<<16-1) {
 			t.Fatalf("Lower takes 2^16 at %d", at)
+		}
+	}
+}
+
+func TestGather8(t *testing.T) {
+	needs(t)
+	r := rand.New(rand.NewPCG(9, 1))
+	for _, c := range []struct{ width, delta int }{{20, 9}, {21, 10}, {7, 12}} {
+		const n = 24
+		lanes, noise := make([]uint32, 8*n), make([]int64, n)
+		for i := range lanes {
+			lanes[i] = r.Uint32N(1 << c.width)
+			if i < 64 {
+				lanes[i] = uint32(i/8%2) * (1<<c.width - 1)
+			}
+		}
+		for i := range noise {
+			noise[i] = r.Int64N(129) - 64
+		}
+		base, one, two := make([]uint64, n), make([]uint64, n), make([]uint64, n)
+		Gather8(base, one, two, lanes, noise, 64, c.width, c.delta)
+		for i := range n {
+			u := func(k int) uint64 { return uint64(lanes[8*i+k]) }
+			w, d := c.width, c.delta
+			same(t, "Gather8", []uint64{base[i], one[i], two[i]}, []uint64{
+				uint64(noise[i]+64) + u(0)<<d + u(1)<<(d+w), u(2) + u(3)<<w + u(4)<<(2*w), u(5) + u(6)<<w + u(7)<<(2*w)})
 		}
 	}
 }

@@ -141,9 +141,14 @@ ok["ROW_PURPOSE"] if facts.lapsed
 
 ok["ROW_PURPOSE"] if {
 	purpose_covered
-	every code in input.record.purposes {
-		duo_held(code)
-	}
+	not code_broken
+}
+
+# The schema lets only permissions and modifiers of the ontology into a record.
+code_broken if {
+	some code in data.law.duo.modifiers
+	code in input.record.purposes
+	not duo_held(code)
 }
 
 # The matching table of the Data Use Ontology. Research on ancestry is covered
@@ -183,16 +188,11 @@ ancestry if "DUO:0000033" in input.study.purpose.duo
 
 methods if "DUO:0000031" in input.study.purpose.duo
 
-# Each code of the consent either permits, or restricts in a way that this
-# study keeps to. What the study undertakes it lists among its own codes
+# Each code of the consent that restricts does so in a way that this study keeps
+# to. What the study undertakes it lists among its own codes
 # (publication, collaboration, ethics approval, return of results). Codes that
 # need a word beside them (where, when, who, which institution) are settled when
 # a consent is read in, and deny where they still stand here.
-duo_held(code) if {
-	some d in data.law.duo.permissions
-	d == code
-}
-
 duo_held(code) if {
 	some name in ["PUB", "COL", "IRB", "RTN"]
 	data.law.duo.modifiers[name] == code

@@ -32,7 +32,7 @@ func (v *Vault) decideStudy(ctx context.Context, st *study) (policy.Decision, er
 	if err != nil {
 		return policy.Decision{}, err
 	}
-	return st.engine.Decide(ctx, policy.PointStudy, in)
+	return v.decide(ctx, st, policy.PointStudy, in)
 }
 
 // Admit implements hatch.Vault: the study rules, this hospital's own rules,
@@ -45,11 +45,16 @@ func (v *Vault) Admit(ctx context.Context, r hatch.AdmitRequest) (hatch.AdmitRep
 	if err != nil {
 		return hatch.AdmitReply{}, err
 	}
+	if d, err := v.stop(st, policy.PointSite); err != nil {
+		return hatch.AdmitReply{}, err
+	} else if d != nil {
+		return refusal(*d, nil)
+	}
 	in, err := v.question(st)
 	if err != nil {
 		return hatch.AdmitReply{}, err
 	}
-	study, err := st.engine.Decide(ctx, policy.PointStudy, in)
+	study, err := v.decide(ctx, st, policy.PointStudy, in)
 	if err != nil {
 		return hatch.AdmitReply{}, err
 	}
@@ -58,7 +63,7 @@ func (v *Vault) Admit(ctx context.Context, r hatch.AdmitRequest) (hatch.AdmitRep
 	}
 	st.decided = &study
 	in.Site = v.cfg.Facts
-	site, err := st.engine.Decide(ctx, policy.PointSite, in)
+	site, err := v.decide(ctx, st, policy.PointSite, in)
 	if err != nil {
 		return hatch.AdmitReply{}, err
 	}
@@ -68,15 +73,20 @@ func (v *Vault) Admit(ctx context.Context, r hatch.AdmitRequest) (hatch.AdmitRep
 	if site.MinCohort > study.MinCohort {
 		return reply(hatch.AdmitReply{Code: "MIN_COHORT", Reason: fmt.Sprintf("this hospital's rules ask for cohorts of at least %d; set privacy.min_cohort to that", site.MinCohort)}, site, nil)
 	}
-	columns, err := st.engine.Decide(ctx, policy.PointColumns, in)
+	columns, err := v.decide(ctx, st, policy.PointColumns, in)
 	if err != nil {
 		return hatch.AdmitReply{}, err
 	}
 	if !columns.Allow {
 		return refusal(columns, nil)
 	}
-	sent, err := st.engine.DecideTransfers(ctx, in, v.transfers(st, in.Federation))
+	sent, about, err := st.engine.DecideTransfers(ctx, in, v.transfers(st, in.Federation))
 	if err != nil {
+		return hatch.AdmitReply{}, err
+	}
+	message := in
+	message.Artefact = &about
+	if err := v.recordDecision(st, policy.AuditEntry{Point: policy.PointTransfer, Input: message, Decision: sent}); err != nil {
 		return hatch.AdmitReply{}, err
 	}
 	if !sent.Allow {
@@ -178,7 +188,7 @@ func (v *Vault) decideRelease(ctx context.Context, st *study, doc []byte, r hatc
 		Patients: patients, Contributors: len(r.Contributors), SmallestCell: smallestCell(doc, st.facts), DP: st.spec.Privacy.DP != nil,
 		Prior: v.priors(st), ContainsRecords: false,
 	}
-	return st.engine.Decide(ctx, policy.PointRelease, in)
+	return v.decide(ctx, st, policy.PointRelease, in)
 }
 
 // leastPatients is the number of patients of the smallest analysis that a

@@ -39,7 +39,7 @@ func (v *Vault) permit(ctx context.Context, st *study) (*permission, error) {
 		return nil, err
 	}
 	in.Site = v.cfg.Facts
-	columns, err := st.engine.Decide(ctx, policy.PointColumns, in)
+	columns, err := v.decide(ctx, st, policy.PointColumns, in)
 	if err != nil {
 		return nil, err
 	}
@@ -62,6 +62,12 @@ func (v *Vault) permit(ctx context.Context, st *study) (*permission, error) {
 	rows, err := st.engine.FilterRows(ctx, in, policy.SubjectRecord(subjects))
 	if err != nil {
 		return nil, err
+	}
+	if err := v.recordDecision(st, policy.AuditEntry{Point: policy.PointRows, Input: in, Rows: &rows}); err != nil {
+		return nil, err
+	}
+	if rows.Path == policy.PathMemoised {
+		v.cfg.Log.Warn("row rules do not compile to kernels and are asked tuple by tuple", "study", string(st.id), "why", rows.Why)
 	}
 	if err := rows.Decision.Err(); err != nil {
 		return nil, err
