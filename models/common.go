@@ -20,7 +20,7 @@ import (
 
 // PermitCommon is the board's exception for a baseline hazard that hospitals
 // share.
-const PermitCommon = "common-baseline"
+const PermitCommon = "cox-common-baseline"
 
 // maxCommon bounds strata times cells, whose sums of squares travel.
 const maxCommon = 1 << 14

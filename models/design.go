@@ -239,6 +239,24 @@ func (d *design) matrix(f *frame, centre, scale []float64) ([][]float64, error) 
 	out := make([][]float64, len(d.columns))
 	for j := range d.columns {
 		x := make([]float64, f.n)
+		if c := &d.columns[j]; len(c.parts) == 1 && c.parts[0].fn == "" {
+			// Finite as they are; scales are powers of two, whose reciprocals are exact.
+			inverse, m := 1/scale[j], centre[j]
+			if part := c.parts[0]; part.level < 0 {
+				for i, v := range f.num[part.column] {
+					x[i] = float64((v - m) * inverse)
+				}
+			} else {
+				values := [2]float64{float64(-m * inverse), float64((1 - m) * inverse)}
+				for i, code := range f.code[part.column] {
+					if x[i] = values[0]; code == int32(part.level) {
+						x[i] = values[1]
+					}
+				}
+			}
+			out[j] = x
+			continue
+		}
 		for i := range x {
 			v := 1.0
 			for _, p := range d.columns[j].parts {

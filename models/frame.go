@@ -84,7 +84,7 @@ func readFrame(spec *consilium.Spec, rows *Rows, w want) (*frame, error) {
 		total += n
 	}
 	for _, name := range w.numeric {
-		f.num[name] = make([]float64, 0, total)
+		f.num[name] = nil
 	}
 	for _, name := range w.factors {
 		f.code[name] = make([]int32, 0, total)
@@ -107,69 +107,104 @@ func (f *frame) batch(spec *consilium.Spec, b *Batch, w want, seen []bool) error
 		}
 		return b.Record.Column(at[0]), nil
 	}
-	nums := make([]func(int) float64, len(w.numeric))
+	missing := make([]bool, n)
+	nums := make([][]float64, len(w.numeric))
 	for i, name := range w.numeric {
 		a, err := find(name)
 		if err != nil {
 			return err
 		}
-		if nums[i], err = numberReader(name, a); err != nil {
+		if nums[i], err = numbers(name, a); err != nil {
 			return err
 		}
+		for r, v := range nums[i] {
+			if v-v == 0 {
+				continue
+			}
+			if math.IsInf(v, 0) && b.Selected[r] {
+				return consilium.ErrData.Withf("column %s: an infinite value", name)
+			}
+			missing[r] = true
+		}
 	}
-	codes := make([]func(int) (int32, error), len(w.factors))
+	codes := make([][]int32, len(w.factors))
 	for i, name := range w.factors {
 		a, err := find(name)
 		if err != nil {
 			return err
 		}
-		if codes[i], err = codeReader(spec, name, a); err != nil {
+		get, err := codeReader(spec, name, a)
+		if err != nil {
 			return err
 		}
+		codes[i] = make([]int32, n)
+		for r := range codes[i] {
+			if !b.Selected[r] {
+				continue
+			}
+			if codes[i][r], err = get(r); err != nil {
+				return err
+			}
+			missing[r] = missing[r] || codes[i][r] < 0
+		}
 	}
-	x, c := make([]float64, len(nums)), make([]int32, len(codes))
-rows:
+	kept := make([]int32, 0, n)
 	for r := 0; r < n; r++ {
 		if !b.Selected[r] {
 			continue
 		}
-		if p := b.Patient[r]; p < 0 || int(p) >= len(seen) {
+		p := b.Patient[r]
+		if p < 0 || int(p) >= len(seen) {
 			return consilium.ErrData.Withf("a row's patient ordinal is outside 0 to %d", len(seen)-1)
 		}
-		missing := false
-		for i, get := range nums {
-			x[i] = get(r)
-			missing = missing || x[i] != x[i]
-			if math.IsInf(x[i], 0) {
-				return consilium.ErrData.Withf("column %s: an infinite value", w.numeric[i])
-			}
-		}
-		for i, get := range codes {
-			v, err := get(r)
-			if err != nil {
-				return err
-			}
-			c[i] = v
-			missing = missing || v < 0
-		}
-		if missing && !w.keep {
+		if missing[r] && !w.keep {
 			f.missing++
-			continue rows
+			continue
 		}
-		for i, name := range w.numeric {
-			f.num[name] = append(f.num[name], x[i])
-		}
-		for i, name := range w.factors {
-			f.code[name] = append(f.code[name], c[i])
-		}
-		f.patient = append(f.patient, b.Patient[r])
-		if !seen[b.Patient[r]] {
-			seen[b.Patient[r]] = true
+		kept = append(kept, int32(r))
+		f.patient = append(f.patient, p)
+		if !seen[p] {
+			seen[p] = true
 			f.patients++
 		}
-		f.n++
+	}
+	f.n += len(kept)
+	for i, name := range w.numeric {
+		if to := f.num[name]; len(to) == 0 && len(kept) == n {
+			f.num[name] = nums[i]
+			continue
+		} else {
+			for _, r := range kept {
+				to = append(to, nums[i][r])
+			}
+			f.num[name] = to
+		}
+	}
+	for i, name := range w.factors {
+		to := f.code[name]
+		for _, r := range kept {
+			to = append(to, codes[i][r])
+		}
+		f.code[name] = to
 	}
 	return nil
+}
+
+// numbers decodes an Arrow column as float64, in memory of its own; NaN means
+// missing.
+func numbers(name string, a arrow.Array) ([]float64, error) {
+	if d, ok := a.(*array.Float64); ok && d.NullN() == 0 {
+		return append([]float64(nil), d.Float64Values()...), nil
+	}
+	get, err := numberReader(name, a)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]float64, a.Len())
+	for i := range out {
+		out[i] = get(i)
+	}
+	return out, nil
 }
 
 // numberReader reads an Arrow column as float64; NaN means missing.

@@ -244,15 +244,22 @@ func (g *regression) glmLocal(data *frame, x [][]float64, f *fit, phase uint32) 
 	}
 	eta := make([]float64, n)
 	for i := range eta {
-		eta[i] = offset[i]
-		if g.intercept {
+		if eta[i] = offset[i]; g.intercept {
 			eta[i] += f.theta[0]
 		}
-		for j := range x {
-			eta[i] += float64(f.theta[off+j] * x[j][i])
+	}
+	for j := range x {
+		b := f.theta[off+j]
+		for i, v := range x[j] {
+			eta[i] += float64(b * v)
 		}
-		if math.Abs(eta[i]) > 500 && g.family != "gaussian" {
-			l.fit[fitDiverged] = total{hi: 1}
+	}
+	if g.family != "gaussian" {
+		for _, v := range eta {
+			if math.Abs(v) > 500 {
+				l.fit[fitDiverged] = total{hi: 1}
+				break
+			}
 		}
 	}
 	degenerate := false
@@ -263,17 +270,23 @@ func (g *regression) glmLocal(data *frame, x [][]float64, f *fit, phase uint32) 
 			eta[i] += own
 		}
 	}
-	for i := range y {
-		if degenerate || l.fit[fitDiverged].hi != 0 {
-			break // the limit of the profile: nothing is left to explain
-		}
-		mu, v, ll := member(g.family, y[i], eta[i])
-		if mu > 0x1p50 {
+	if !degenerate && l.fit[fitDiverged].hi == 0 { // else the limit of the profile: nothing is left to explain
+		sums := make([]total, 3)
+		inBlocks(n, sums, func(from, to int, sum []total) {
+			for i := from; i < to; i++ {
+				mu, v, ll := member(g.family, y[i], eta[i])
+				if mu > 0x1p50 {
+					sum[2].add(1)
+				}
+				w[i], r[i] = v, y[i]-mu
+				sum[0].add(ll)
+				sum[1].add(float64(r[i]*r[i]) / v)
+			}
+		})
+		l.fit[fitLoglik], l.fit[fitPearson] = sums[0], sums[1]
+		if sums[2].hi > 0 {
 			l.fit[fitDiverged] = total{hi: 1}
 		}
-		w[i], r[i] = v, y[i]-mu
-		l.fit[fitLoglik].add(ll)
-		l.fit[fitPearson].add(float64(r[i]*r[i]) / v)
 	}
 	if l.fit[fitDiverged].hi != 0 {
 		out := g.newLocal(glmFitLen)
@@ -281,15 +294,21 @@ func (g *regression) glmLocal(data *frame, x [][]float64, f *fit, phase uint32) 
 		out.evaluate = l.evaluate
 		return out, nil
 	}
-	for i := range y {
-		at := offset[i]
-		if g.intercept || g.absorb {
-			at += f.alpha
-		}
-		mu, v, ll := member(g.family, y[i], at)
-		l.fit[fitNullLoglik].add(ll)
-		l.fit[fitNullScore].add(y[i] - mu)
-		l.fit[fitNullInformation].add(v)
+	if f.nullDone == 0 {
+		null := make([]total, 3)
+		inBlocks(n, null, func(from, to int, sum []total) {
+			for i := from; i < to; i++ {
+				at := offset[i]
+				if g.intercept || g.absorb {
+					at += f.alpha
+				}
+				mu, v, ll := member(g.family, y[i], at)
+				sum[0].add(ll)
+				sum[1].add(y[i] - mu)
+				sum[2].add(v)
+			}
+		})
+		copy(l.fit[fitNullLoglik:], null)
 	}
 	if phase == phaseFinal {
 		out := g.newLocal(0)
@@ -347,24 +366,19 @@ func (g *regression) weightedMeans(x [][]float64, w []float64) []float64 {
 // means, its Schur complement.
 func (g *regression) moments(l *localFit, x [][]float64, w, r []float64, off int) {
 	mean := g.weightedMeans(x, w)
-	z := make([]float64, len(x)+off)
-	for i := range w {
-		if off == 1 {
-			z[0] = 1
+	z := x
+	if off == 1 {
+		one := make([]float64, len(w))
+		for i := range one {
+			one[i] = 1
 		}
-		for j := range x {
-			z[off+j] = x[j][i] - mean[j]
-		}
-		k := 0
-		for a := range z {
-			l.score[a].add(float64(r[i] * z[a]))
-			wz := float64(w[i] * z[a])
-			for b := 0; b <= a; b++ {
-				l.information[k].add(float64(wz * z[b]))
-				k++
-			}
-		}
+		z = append([][]float64{one}, x...)
+		mean = append([]float64{0}, mean...)
 	}
+	if !g.absorb {
+		mean = nil
+	}
+	products(l.information, l.score, z, mean, w, r)
 }
 
 // profile finds the intercept at which the hospital's fitted total is its

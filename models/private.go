@@ -273,6 +273,10 @@ func (p *private) Update(s *State, o Opened) (*State, error) {
 	}
 	// The hospitals that took part are known.
 	whole.Values["cohort"][cohortSites] = float64(len(o.Contributors))
+	// Nobody counted what never reached the analysis: these are noise alone.
+	for _, i := range []int{cohortConsent, cohortIntegrity, cohortOutside} {
+		whole.Values["cohort"][i] = 0
+	}
 	return p.single.Update(s, whole)
 }
 

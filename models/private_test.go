@@ -299,3 +299,38 @@ func TestPrivateRefusals(t *testing.T) {
 		t.Errorf("a vector without noise left a hospital: %v", err)
 	}
 }
+
+// TestUtilityCurve prints what privacy costs: the mean error of the four counts
+// of treatment by infection, for the table in docs/analyses.md. More epsilon
+// never means more error, beyond chance.
+func TestUtilityCurve(t *testing.T) {
+	want := []float64{35, 30, 49, 14}
+	last := math.Inf(1)
+	for _, epsilon := range []float64{0.25, 0.5, 1, 2, 4, 8} {
+		f := privateStudy(t, epsilon, privateAnalyses()[0])
+		const n = 60
+		p := parts(t, f)[0]
+		e := 0.0
+		for seed := range uint64(n) {
+			seedNoise(f, seed)
+			sums := make([]float64, 4)
+			for _, h := range f.sites {
+				w := &vector{layout: p.layout(), values: map[string][]float64{}}
+				if _, err := p.Local(context.Background(), &State{}, nil, h.rows, w); err != nil {
+					t.Fatal(err)
+				}
+				for i, x := range w.values["cells"] {
+					sums[i] += x
+				}
+			}
+			for i := range want {
+				e += math.Abs(sums[i]-want[i]) / (4 * n)
+			}
+		}
+		t.Logf("| %v | %.1f | %.1f |", epsilon, e, math.Sqrt(p.release.Mu)*p.grain)
+		if e > 1.3*last {
+			t.Errorf("epsilon %v: error %v, more than %v with less", epsilon, e, last)
+		}
+		last = e
+	}
+}

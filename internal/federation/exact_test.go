@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"os"
 	"strings"
 	"testing"
 
@@ -37,7 +38,7 @@ spec:
     any: flag
     ninf: {type: integer, bounds: [0, 7]}
     fu: {type: integer, unit: d, bounds: [1, 1000]}
-  privacy: {permits: [common-baseline, small-levels]}
+  privacy: {permits: [cox-common-baseline, small-levels]}
   analyses:
     - {name: nb, type: glm, family: negative-binomial, formula: ninf ~ treat + age + offset(log(fu)), robust: true}
     - {name: net, type: glm, family: binomial, formula: any ~ treat + sex + age + inherit + propylac, penalty: {alpha: 0.5, steps: 5}}
@@ -194,5 +195,82 @@ func differ(t *testing.T, at string, a, b any) {
 		if a != b {
 			t.Errorf("%s: %v and %v", at, a, b)
 		}
+	}
+}
+
+// TestScanExample runs examples/gwas as its study file says.
+func TestScanExample(t *testing.T) {
+	study, err := os.ReadFile("../../examples/gwas/scan.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	src, err := os.ReadFile("../../examples/gwas/genotypes.csv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := parseExact(t, string(study))
+	facts, sites := openSites(t, src, "hospital")
+	facts.Spec, facts.MinCohort, facts.Permits = file.Spec, file.Spec.Privacy.MinCohort, file.Spec.Privacy.Permits
+	res, err := federation.Plain(t.Context(), facts, sites, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc struct {
+		Analyses []struct {
+			Tested   int
+			Left     map[string]int `json:"left_out"`
+			Variants []struct {
+				Name string
+				P    float64
+			}
+		}
+	}
+	if err := json.Unmarshal(res.JSON, &doc); err != nil {
+		t.Fatal(err)
+	}
+	for i, a := range doc.Analyses {
+		if a.Tested < 49 || a.Left["hwe"] != 1 || a.Left["call_rate"] != 1 {
+			t.Errorf("analysis %d: %d tested, left out %v", i, a.Tested, a.Left)
+		}
+		for _, v := range a.Variants {
+			if v.Name == "rs007" && v.P > 1e-4 || v.Name == "rs057" || v.Name == "rs058" {
+				t.Errorf("%s has p %g", v.Name, v.P)
+			}
+		}
+	}
+}
+
+// TestPrivateEncrypted: noise and all, the encrypted sums are the plain ones.
+func TestPrivateEncrypted(t *testing.T) {
+	study := strings.Replace(exactStudy[:strings.Index(exactStudy, "  analyses:")], "permits: [cox-common-baseline, small-levels]", "min_cohort: 11, min_sites: 8, dp: {epsilon: 50, delta: 1e-6, clip: 1}", 1) + `  analyses:
+    - {name: counts, type: crosstab, rows: treat, columns: any}
+    - {name: km, type: kaplan-meier, formula: "Surv(tstop, status) ~ treat", grid: {step: 60, max: 420}}
+    - {name: arms, type: describe, variables: [age, weight], by: [treat]}
+    - {name: lin, type: glm, family: gaussian, formula: weight ~ age}
+`
+	file := parseExact(t, study)
+	facts, sites := openSites(t, cgd.Read("cgd_patient.csv"), "site")
+	facts.Spec, facts.MinCohort, facts.Permits = file.Spec, file.Spec.Privacy.MinCohort, file.Spec.Privacy.Permits
+	var keys []*seal.Key
+	for range sites {
+		k, err := seal.Generate()
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys = append(keys, k)
+	}
+	open, err := federation.Plain(t.Context(), facts, sites, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	under, err := federation.PlainWith(t.Context(), facts, sites, false, newSealed(t, facts.Sites, keys).sum)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(open.JSON, under.JSON) {
+		t.Error("encrypted sums give another result")
+	}
+	if !bytes.Contains(open.JSON, []byte(`"mechanism":"skellam"`)) {
+		t.Errorf("the result does not say what was spent: %s", open.JSON)
 	}
 }

@@ -217,13 +217,13 @@ type analysisJSON struct {
 
 var headings = map[string]string{
 	"cox": "Cox model", "glm": "Regression", "kaplan-meier": "Survival curves", "logrank": "Log-rank test",
-	"train": "Trained model", "describe": "Description", "crosstab": "Table",
+	"gwas": "Scan of variants", "train": "Trained model", "describe": "Description", "crosstab": "Table",
 }
 
 var familyHeadings = map[string]string{"binomial": "Logistic regression", "poisson": "Poisson regression", "gaussian": "Linear regression",
 	"negative-binomial": "Negative binomial regression"}
 
-func newSection(raw json.RawMessage, i int, timeUnit string) (*section, error) {
+func newSection(raw json.RawMessage, i int, timeUnit string) (out *section, failure error) {
 	var a analysisJSON
 	if err := json.Unmarshal(raw, &a); err != nil {
 		return nil, err
@@ -249,6 +249,14 @@ func newSection(raw json.RawMessage, i int, timeUnit string) (*section, error) {
 	if a.Error != nil {
 		return s, nil
 	}
+	if a.Analysis == "gwas" {
+		s.Heading = headings["gwas"]
+	}
+	defer func() {
+		if failure == nil {
+			failure = s.exact(raw)
+		}
+	}()
 	switch {
 	case len(a.Terms) > 0:
 		s.model(&a)
