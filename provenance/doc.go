@@ -73,11 +73,11 @@
 //     the hospital. Finding.Name may leave it.
 //   - Whoever holds both the key-encryption key and the hospital's disk reads
 //     consents and pseudonyms.
-//   - The last batches of a wearable can be lost unnoticed until the next one
-//     arrives; who holds a device's key can sign for it.
 //   - Who holds a patient's card decides for the patient until that is noticed. A
 //     recovery by guardians voids what was signed since a day that it names.
 //   - A hospital can withdraw for a patient; it can give no consent for one.
+//   - The last batches of a wearable can be lost unnoticed until the next one
+//     arrives; who holds a device's key can sign for it.
 //   - A witness whose state directory is rolled back vouches again for what it
 //     forgot: keep it on its own disk, off the hospitals' backups.
 //
