@@ -18,6 +18,7 @@ const (
 	DomainApproval     Domain = "consilium/approval/v1"
 	DomainPolicy       Domain = "consilium/policy/v1"
 	DomainDecision     Domain = "consilium/decision/v1"
+	DomainStop         Domain = "consilium/stop/v1"
 	DomainEnrol        Domain = "consilium/enrol/v1"
 	DomainDecline      Domain = "consilium/decline/v1"
 	DomainReveal       Domain = "consilium/reveal/v1"
@@ -39,6 +40,9 @@ const (
 	DomainResult       Domain = "consilium/result/v1"
 	DomainWithdraw     Domain = "consilium/withdraw/v1"
 	DomainCancel       Domain = "consilium/cancel/v1"
+	DomainAnswer       Domain = "consilium/answer/v1"
+	DomainSuspect      Domain = "consilium/suspect/v1"
+	DomainShow         Domain = "consilium/show/v1"
 	DomainRequest      Domain = "consilium/request/v1"
 	DomainEvent        Domain = "consilium/event/v1"
 	DomainBlob         Domain = "consilium/blob/v1"
@@ -50,6 +54,8 @@ const (
 	DomainTagKey       Domain = "consilium/tag-key/v1"
 	DomainOpeningKey   Domain = "consilium/opening-key/v1"
 	DomainStateKey     Domain = "consilium/state-key/v1"
+	DomainAnswerKey    Domain = "consilium/answer-key/v1"
+	DomainShowKey      Domain = "consilium/show-key/v1"
 	DomainPublicMask   Domain = "consilium/a/v1"
 	DomainRoundKey     Domain = "consilium/round-key/v1"
 	DomainCheck        Domain = "consilium/check/v1"
@@ -64,6 +70,7 @@ const (
 	DomainRowSalt      Domain = "consilium/row-salt/v1"
 	DomainBatch        Domain = "consilium/batch/v1"
 	DomainSource       Domain = "consilium/source/v1"
+	DomainDeviceBatch  Domain = "consilium/device-batch/v1"
 	DomainPseudonym    Domain = "consilium/pseudonym/v1"
 	DomainConsent      Domain = "consilium/consent/v1"
 	DomainWithdrawal   Domain = "consilium/consent-withdrawal/v1"
@@ -83,20 +90,31 @@ const (
 	DomainSealedBox    Domain = "consilium/sealed-box/v1"
 	DomainSealedState  Domain = "consilium/sealed-state/v1"
 	DomainSealedReveal Domain = "consilium/sealed-reveal/v1"
+
+	DomainCredential  Domain = "consilium/credential/v1"
+	DomainKeyEvent    Domain = "consilium/key-event/v1"
+	DomainNextKey     Domain = "consilium/next-key/v1"
+	DomainGuardian    Domain = "consilium/guardian/v1"
+	DomainMandate     Domain = "consilium/mandate/v1"
+	DomainAccess      Domain = "consilium/access/v1"
+	DomainDIDDocument Domain = "consilium/did-document/v1"
+	DomainSuperRoot   Domain = "consilium/super-root/v1"
+	DomainAnchor      Domain = "consilium/anchor/v1"
 )
 
 // Domains returns the whole table, in no particular order of meaning.
 func Domains() []Domain {
 	return []Domain{
-		DomainRoster, DomainSubmission, DomainSpec, DomainApproval, DomainPolicy, DomainDecision, DomainEnrol, DomainDecline, DomainReveal,
+		DomainRoster, DomainSubmission, DomainSpec, DomainApproval, DomainPolicy, DomainDecision, DomainStop, DomainEnrol, DomainDecline, DomainReveal,
 		DomainCharter, DomainHeader, DomainCiphertext, DomainBox, DomainCommitment, DomainAck, DomainComplaint,
 		DomainContributors, DomainVote, DomainOpening, DomainRenounce, DomainAggregate, DomainState, DomainStateVote,
-		DomainRelease, DomainResult, DomainWithdraw, DomainCancel, DomainRequest, DomainEvent, DomainBlob,
+		DomainRelease, DomainResult, DomainWithdraw, DomainCancel, DomainAnswer, DomainSuspect, DomainShow, DomainRequest, DomainEvent, DomainBlob,
 		DomainGroupKey, DomainGroupRatchet, DomainGroupConfirm, DomainGroupSalt, DomainTagKey, DomainOpeningKey,
-		DomainStateKey, DomainPublicMask, DomainRoundKey, DomainCheck, DomainSeed, DomainVector, DomainRowSet,
-		DomainCohort, DomainHoldout, DomainNoise, DomainSchema, DomainRowSalt, DomainBatch, DomainSource, DomainPseudonym,
+		DomainStateKey, DomainAnswerKey, DomainShowKey, DomainPublicMask, DomainRoundKey, DomainCheck, DomainSeed, DomainVector, DomainRowSet,
+		DomainCohort, DomainHoldout, DomainNoise, DomainSchema, DomainRowSalt, DomainBatch, DomainSource, DomainDeviceBatch, DomainPseudonym,
 		DomainConsent, DomainWithdrawal, DomainReceipt, DomainManifest, DomainSaltStore, DomainSubject, DomainModel, DomainArchive, DomainAuditMask, DomainAuditRecord,
 		DomainTrail, DomainLineage, DomainTransfer, DomainAssessment, DomainTeamEnvelope, DomainSealedBox, DomainSealedState, DomainSealedReveal,
+		DomainCredential, DomainKeyEvent, DomainNextKey, DomainGuardian, DomainMandate, DomainAccess, DomainDIDDocument, DomainSuperRoot, DomainAnchor,
 	}
 }
 

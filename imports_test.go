@@ -23,26 +23,41 @@ var walls = map[string][]string{
 	"consilium/internal/hybrid":  {"consilium"},
 	"consilium/internal/seal":    {"consilium"},
 	"consilium/internal/det":     {},
+	"consilium/internal/vec":     {},
 	"consilium/internal/dp":      {"internal/det"},
 	"consilium/internal/fixed":   {"consilium"},
 	"consilium/internal/durable": {"consilium"},
 	"consilium/internal/blob":    {"consilium", "internal/durable"},
 
 	// The four engines do not know each other.
-	"consilium/he":         {"consilium", "internal/seal"},
-	"consilium/he/party":   {"consilium", "he", "internal/seal"},
+	"consilium/he":         {"consilium", "internal/vec", "internal/seal"},
+	"consilium/he/party":   {"consilium", "he", "internal/vec", "internal/seal"},
 	"consilium/models":     {"consilium", "internal/canon", "internal/det", "internal/dp"},
 	"consilium/models/net": {"consilium", "models", "internal/canon", "internal/det", "internal/fixed"},
 	"consilium/policy":     {"consilium", "internal/canon", "internal/hybrid"},
-	"consilium/provenance": {"consilium", "internal/canon", "internal/hybrid"},
+	"consilium/provenance": {"consilium", "internal/canon", "internal/hybrid", "provenance/did", "provenance/epcis", "provenance/guardian", "provenance/sdjwt", "provenance/status"},
+
+	// Foreign consents become what the row rules read.
+	"consilium/policy/consent": {"policy"},
+
+	// What provenance says of people: names, credentials, their status, shares
+	// of a lost key. Pure functions on bytes.
+	"consilium/provenance/did":      {"consilium", "internal/canon", "internal/hybrid"},
+	"consilium/provenance/sdjwt":    {"consilium", "internal/canon", "provenance/did"},
+	"consilium/provenance/status":   {"consilium", "internal/canon", "provenance/did", "provenance/sdjwt"},
+	"consilium/provenance/guardian": {"consilium"},
+
+	// Supply-chain events have GS1's own hash.
+	"consilium/provenance/epcis": {"consilium"},
 
 	"consilium/internal/studyfile": {"consilium", "internal/canon"},
 	"consilium/internal/table":     {"consilium"},
 	"consilium/internal/hatch":     {"consilium"},
 	"consilium/internal/report":    {"consilium"},
 
-	"consilium/internal/trail": {"consilium", "internal/canon", "internal/durable", "internal/hybrid"},
-	"consilium/examples/cgd":   {},
+	"consilium/internal/trail":   {"consilium", "internal/canon", "internal/durable", "internal/hybrid"},
+	"consilium/examples/cgd":     {},
+	"consilium/examples/streams": {"consilium", "provenance", "internal/hybrid"},
 
 	// The side of teams and boards, and what is written for auditors.
 	"consilium/internal/client":  {"consilium", "internal/canon", "internal/hybrid", "internal/seal", "internal/wire"},
@@ -64,6 +79,7 @@ var walls = map[string][]string{
 	// Everything in one process, and the binary: they wire the rooms together.
 	"consilium/internal/federation": anyRoom,
 	"consilium/cmd/consilium":       anyRoom,
+	"consilium/benchmarks/full":     {"consilium", "he", "he/party", "internal/seal"},
 }
 
 // anyRoom is for the rooms whose promise is to put the others together.

@@ -27,6 +27,9 @@ const (
 	KindPublish     MessageKind = 16 // site: Publish
 	KindWithdraw    MessageKind = 17 // site: Withdraw, leaves the study
 	KindCancel      MessageKind = 18 // researcher: Cancel
+	KindAnswer      MessageKind = 19 // site: Answer, a dealer's to a complaint
+	KindSuspect     MessageKind = 20 // site: Suspect, about openings of a rejected sum
+	KindShow        MessageKind = 21 // site: Show, an accused hospital's received shares
 )
 
 var kindNames = map[MessageKind]struct {
@@ -51,6 +54,9 @@ var kindNames = map[MessageKind]struct {
 	KindPublish:     {"publish", DomainResult},
 	KindWithdraw:    {"withdraw", DomainWithdraw},
 	KindCancel:      {"cancel", DomainCancel},
+	KindAnswer:      {"answer", DomainAnswer},
+	KindSuspect:     {"suspect", DomainSuspect},
+	KindShow:        {"show", DomainShow},
 }
 
 // Domain is the signature domain of the kind, or "" for an unknown one.
@@ -489,7 +495,9 @@ func ParseOpening(b []byte) (*Opening, error) {
 }
 
 // Renounce promises that a hospital has not opened and never will open in
-// this round up to this attempt.
+// this round up to this attempt. N-t+f+1 of them release the round's locks: at
+// least N-t+1 are of honest hospitals, so t shares of those attempts never come
+// together.
 type Renounce struct {
 	At
 }

@@ -88,24 +88,36 @@ func (a *apply) stepEnrolling(st *study) bool {
 	return a.miss(st, fmt.Sprintf("%s is missing from %s", what, st.names(missing)))
 }
 
-// complainers counts the active members that complained about a dealer.
-func (st *study) complainers(dealer consilium.Position) int {
-	n := 0
+// complainers counts the active members that complained about a dealer, and
+// those of them to whom it has not answered.
+func (st *study) complainers(dealer consilium.Position) (all, unanswered int) {
 	for _, c := range st.complaints {
 		if c.dealer == dealer && !st.withdrawn[c.by-1] {
-			n++
+			all++
+			if !c.answered {
+				unanswered++
+			}
 		}
 	}
-	return n
+	return all, unanswered
 }
 
-// hopeless reports whether a contribution can no longer be opened in this
-// attempt. More than f complaints hold at least one honest one. And where so
-// many complain that fewer than t hospitals are left to vote, who is right does
-// not matter: the set with that dealing would never be certified.
+// hopeless reports whether a contribution can no longer be proposed in this
+// attempt. More than f complaints hold at least one honest one, answered or
+// not. And from the deadline on a dealer that did not answer leaves the set;
+// only where the set is bound does it stay, as long as t hospitals can open it.
 func (st *study) hopeless(dealer consilium.Position) bool {
-	n := st.complainers(dealer)
-	return n > st.charter.Faults || st.active()-n < st.charter.Threshold
+	all, unanswered := st.complainers(dealer)
+	if all > st.charter.Faults {
+		return true
+	}
+	return unanswered > 0 && st.late > lateNot && (st.required() == nil || st.active()-unanswered < st.charter.Threshold)
+}
+
+// disputed reports whether a dealer may still answer a complaint.
+func (st *study) disputed(dealer consilium.Position) bool {
+	_, unanswered := st.complainers(dealer)
+	return unanswered > 0 && st.late == lateNot
 }
 
 // complaintsText says who complained about whom: the log knows the pair, not
@@ -114,7 +126,11 @@ func (st *study) complaintsText(dealers []consilium.Position) string {
 	var out []string
 	for _, c := range st.complaints {
 		if slices.Contains(dealers, c.dealer) {
-			out = append(out, fmt.Sprintf("%s complained about the dealing of %s", st.charter.Members[c.by-1].Site, st.charter.Members[c.dealer-1].Site))
+			text := fmt.Sprintf("%s complained about the dealing of %s", st.charter.Members[c.by-1].Site, st.charter.Members[c.dealer-1].Site)
+			if !c.answered {
+				text += ", which did not answer"
+			}
+			out = append(out, text)
 		}
 	}
 	return strings.Join(out, "; ")
@@ -175,6 +191,9 @@ func (st *study) covered(set []consilium.Position) int {
 // that is bound to a set takes exactly that set, at any time.
 func (st *study) choose() []consilium.Position {
 	set := st.candidates()
+	if slices.ContainsFunc(set, st.disputed) {
+		return nil // the dealer answers, or leaves the set at the deadline
+	}
 	if req := st.required(); req != nil {
 		if !slices.Equal(set, req) {
 			return nil
@@ -251,7 +270,7 @@ func (a *apply) stepCertifying(st *study) bool {
 	t := st.charter.Threshold
 	if votes >= t {
 		if st.spec.exact && st.frozen == nil {
-			st.frozen = st.setPositions()
+			st.frozen, st.frozenIn = st.setPositions(), st.round
 		}
 		// From the first certification on, hospitals may have opened and are
 		// locked: later attempts of the round are for the same members.
@@ -261,8 +280,9 @@ func (a *apply) stepCertifying(st *study) bool {
 		a.emit(st, consilium.EventCertified, d[:])
 		return true
 	}
+	// Until the deadline an objection may still be answered by its dealer.
 	objecting := st.positions(func(p consilium.Position) bool {
-		return st.votes[p-1].IsZero() && (st.objects(p) || st.renounced[p-1] >= st.attempt)
+		return st.votes[p-1].IsZero() && (st.objects(p) && st.late > lateNot || st.renounced[p-1] >= st.attempt)
 	})
 	var gone []consilium.Position
 	for _, c := range st.set {
@@ -302,6 +322,16 @@ func (a *apply) stepOpening(st *study) bool {
 		a.enter(st, consilium.PhaseUpdating, st.spec.deadline)
 		return true
 	}
+	if st.released() {
+		// Nobody can ever open this attempt: the members that are locked to it
+		// are free, and the round begins again with whoever contributes.
+		st.pinned = nil
+		if st.frozenIn == st.round {
+			st.frozen, st.frozenIn = nil, 0
+		}
+		a.retry(st, "the lock is released: "+st.names(st.positions(func(p consilium.Position) bool { return st.renounced[p-1] >= st.attempt }))+" renounced")
+		return true
+	}
 	if st.late > lateNot {
 		if opened < st.charter.Threshold {
 			return a.miss(st, fmt.Sprintf("%d of %d opening shares; none from %s", opened, st.charter.Threshold,
@@ -310,6 +340,19 @@ func (a *apply) stepOpening(st *study) bool {
 		return a.miss(st, "the coordinator has not yet added up the contributions")
 	}
 	return false
+}
+
+// released reports whether N - t + f + 1 members promised never to open this
+// attempt. At least N - t + 1 of them are honest, so t shares never come
+// together. A member that withdrew has promised as well as any other.
+func (st *study) released() bool {
+	n := 0
+	for _, r := range st.renounced {
+		if r >= st.attempt {
+			n++
+		}
+	}
+	return n >= st.charter.ReleaseQuorum()
 }
 
 // tally finds the outcome that most hospitals state, and who states another.
@@ -374,7 +417,7 @@ func (a *apply) closeRound(st *study, o outcome) {
 	st.state, st.closedAttempt = o.next, st.attempt
 	st.pinned, st.rejects = nil, 0
 	st.contributions = make([]*contribution, len(st.contributions))
-	st.sum, st.stale, st.sealed = nil, nil, nil
+	st.sum, st.stale, st.sealed, st.shown = nil, nil, nil, nil
 	a.discard(blobs)
 	next := o.next
 	if o.done {
@@ -387,6 +430,12 @@ func (a *apply) closeRound(st *study, o outcome) {
 		a.enter(st, st.phase, 0)
 	}
 	a.emit(st, consilium.EventClosed, next[:])
+	if int(st.round) >= st.spec.rounds {
+		// What the board approved is so many sums and no more, whatever an
+		// analysis would like.
+		a.abort(st, fmt.Sprintf("round %d was the last that the study declares (rounds.max) and its analysis has not ended", st.round))
+		return
+	}
 	a.open(st, st.round+1, 1)
 }
 

@@ -21,8 +21,9 @@ func (a *apply) open(st *study, round, attempt uint32) {
 		}
 	}
 	if round != st.round {
-		st.renounced = make([]uint32, n)
+		st.renounced, st.everOpened = make([]uint32, n), make([]bool, n)
 	}
+	st.suspected = make([]bool, n)
 	st.round, st.attempt = round, attempt
 	st.contributions = make([]*contribution, n)
 	st.acks = make([][]consilium.Position, n)
@@ -162,7 +163,7 @@ func (a *apply) ack(st *study, m *consilium.Message, _ *Post) (func(), *Rejectio
 		if int(g.Position) > len(st.contributions) || st.contributions[g.Position-1] == nil || st.contributions[g.Position-1].header != g.Header {
 			return nil, reject(consilium.ErrInvalid, "no contribution %s of position %d", g.Header.Short(), g.Position)
 		}
-		if st.complained(p, g.Position) {
+		if st.unanswered(p, g.Position) {
 			return nil, reject(consilium.ErrConflictingMessage, "%s has complained about this dealing", m.By)
 		}
 		if !slices.Contains(good, g.Position) {
@@ -176,8 +177,14 @@ func (a *apply) ack(st *study, m *consilium.Message, _ *Post) (func(), *Rejectio
 	return func() { st.acks[p-1] = good }, nil
 }
 
+// complained reports whether a hospital complained about a dealer.
 func (st *study) complained(by, dealer consilium.Position) bool {
-	return slices.Contains(st.complaints, complaint{by, dealer})
+	return slices.ContainsFunc(st.complaints, func(c complaint) bool { return c.by == by && c.dealer == dealer })
+}
+
+// unanswered reports whether it did and got no answer.
+func (st *study) unanswered(by, dealer consilium.Position) bool {
+	return slices.Contains(st.complaints, complaint{by: by, dealer: dealer})
 }
 
 // complaint records that a dealing is bad. It takes back the complaining
@@ -207,7 +214,7 @@ func (a *apply) complaint(st *study, m *consilium.Message, _ *Post) (func(), *Re
 		return nil, reject(consilium.ErrConflictingMessage, "%s has voted for a set with this dealing", m.By)
 	}
 	return func() {
-		st.complaints = append(st.complaints, complaint{p, dealer})
+		st.complaints = append(slices.Clone(st.complaints), complaint{by: p, dealer: dealer})
 		st.acks[p-1] = slices.DeleteFunc(slices.Clone(st.acks[p-1]), func(q consilium.Position) bool { return q == dealer })
 	}, nil
 }
@@ -216,9 +223,10 @@ func (st *study) inSet(p consilium.Position) bool {
 	return slices.ContainsFunc(st.set, func(c consilium.Contributor) bool { return c.Position == p })
 }
 
-// objects reports whether p complained about a member of the proposed set.
+// objects reports whether p complained about a member of the proposed set and
+// got no answer.
 func (st *study) objects(p consilium.Position) bool {
-	return slices.ContainsFunc(st.complaints, func(c complaint) bool { return c.by == p && st.inSet(c.dealer) })
+	return slices.ContainsFunc(st.complaints, func(c complaint) bool { return c.by == p && !c.answered && st.inSet(c.dealer) })
 }
 
 // vote counts a hospital's one vote of the attempt.
@@ -258,8 +266,8 @@ func (a *apply) renounce(st *study, m *consilium.Message, _ *Post) (func(), *Rej
 	if r != nil {
 		return nil, r
 	}
-	if v.Attempt == st.attempt && st.opened[p-1] {
-		return nil, reject(consilium.ErrConflictingMessage, "%s has opened in this attempt", m.By)
+	if st.everOpened[p-1] {
+		return nil, reject(consilium.ErrConflictingMessage, "%s has opened in this round", m.By)
 	}
 	if st.renounced[p-1] >= v.Attempt {
 		return nil, nil
@@ -287,7 +295,7 @@ func (a *apply) opening(st *study, m *consilium.Message, _ *Post) (func(), *Reje
 	case st.renounced[p-1] >= st.attempt:
 		return nil, reject(consilium.ErrConflictingMessage, "%s has renounced this attempt", m.By)
 	}
-	return func() { st.opened[p-1] = true }, nil
+	return func() { st.opened[p-1], st.everOpened[p-1] = true, true }, nil
 }
 
 // recordSum records the aggregate of the certified set.

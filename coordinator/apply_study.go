@@ -60,6 +60,9 @@ var handlers = map[consilium.MessageKind]handler{
 	consilium.KindPublish:     (*apply).publish,
 	consilium.KindWithdraw:    (*apply).withdraw,
 	consilium.KindCancel:      (*apply).cancel,
+	consilium.KindAnswer:      (*apply).answer,
+	consilium.KindSuspect:     (*apply).suspect,
+	consilium.KindShow:        (*apply).show,
 }
 
 // post takes a member's message.
@@ -71,7 +74,7 @@ func (a *apply) post(op *Post) *Rejection {
 	if (op.Upload != nil) != (m.Kind == consilium.KindHeader) {
 		return reject(consilium.ErrInvalid, "a %s with or without an upload", m.Kind)
 	}
-	if (op.Blob != nil) != (m.Kind == consilium.KindSealedState || m.Kind == consilium.KindPublish) {
+	if (op.Blob != nil) != (m.Kind == consilium.KindSealedState || m.Kind == consilium.KindPublish || m.Kind == consilium.KindShow) {
 		return reject(consilium.ErrInvalid, "a %s with or without a blob", m.Kind)
 	}
 	if m.Kind == consilium.KindSubmission {
@@ -184,7 +187,7 @@ func factsOf(spec *consilium.Spec, sub *consilium.Submission) specFacts {
 	f := specFacts{
 		digest: consilium.SpecDigest(sub.SpecBytes), policy: sub.Policy, notAfter: sub.NotAfter,
 		min: spec.Sites.Min, faults: spec.Sites.Faults, only: slices.Clone(spec.Sites.Only),
-		deadline: min(spec.Rounds.Deadline, maxDeadline/1000) * 1000,
+		deadline: min(spec.Rounds.Deadline, maxDeadline/1000) * 1000, rounds: spec.Rounds.Max,
 	}
 	f.missing = map[string]uint8{"wait": missingWait, "abort": missingAbort, "continue": missingContinue}[spec.Sites.Missing]
 	// Learned models alone may go on with other contributors, and only where

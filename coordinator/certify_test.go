@@ -174,24 +174,37 @@ func TestNoTwoCertificates(t *testing.T) {
 // TestEverySmallSchedule plays every sequence of a few commands against the
 // state machine from a proposed set on, and asks the judge of events after each.
 func TestEverySmallSchedule(t *testing.T) {
-	w := newWorld(t, options{n: 3, min: 3, learned: true, missing: "continue"})
+	for n := 3; n <= 5; n++ {
+		t.Run(fmt.Sprint(n), func(t *testing.T) { everySmallSchedule(t, n) })
+	}
+}
+
+// everySmallSchedule begins two votes before the certificate.
+func everySmallSchedule(t *testing.T, n int) {
+	w := newWorld(t, options{n: n, min: 3, learned: true, missing: "continue"})
 	w.check = false
 	w.start()
-	w.contribute(1, 2, 3)
-	w.ackAll(1, 2, 3)
-	w.must(w.voting(1, w.set()))
+	w.contribute(w.all()...)
+	w.ackAll(w.all()...)
+	last := consilium.Position(n)
+	for p := consilium.Position(1); int(p) <= w.st().charter.Threshold-2; p++ {
+		w.must(w.voting(p, w.set()))
+	}
 	w.phase(consilium.PhaseCertifying)
 	set := w.set()
 	ops := []func(w *world) Op{
-		func(w *world) Op { return w.voting(2, set) },
-		func(w *world) Op { return w.voting(3, set) },
-		func(w *world) Op { return w.voting(3, dig("another set")) },
-		func(w *world) Op { return w.complainAbout(3, 2) },
+		func(w *world) Op { return w.voting(last-1, set) },
+		func(w *world) Op { return w.voting(last, set) },
+		func(w *world) Op { return w.voting(last, dig("another set")) },
+		func(w *world) Op { return w.complainAbout(last, 2) },
+		func(w *world) Op { return w.answerTo(2, last) },
 		func(w *world) Op { return w.renouncing(2) },
+		func(w *world) Op { return w.renouncing(3) },
+		func(w *world) Op { return w.renouncing(last) },
 		func(w *world) Op { return w.contribution(1, "again") },
 		func(w *world) Op { return w.openingOf(1, set) },
 		func(w *world) Op { return w.sum() },
-		func(w *world) Op { return w.withdrawing("h03") },
+		func(w *world) Op { return w.withdrawing(w.site(last)) },
 		func(w *world) Op { return &Tick{} },
 	}
 	const depth = 4
@@ -236,4 +249,10 @@ func TestEverySmallSchedule(t *testing.T) {
 		t.Fatalf("only %d states were seen", nodes)
 	}
 	t.Logf("%d states", nodes)
+}
+
+// answerTo is a dealer's answer, whether there was a complaint or not.
+func (w *world) answerTo(dealer, to consilium.Position) *Post {
+	v := consilium.Answer{At: w.at(dealer), Header: w.known(dealer), To: to, Sealed: []byte("share")}
+	return w.message(consilium.KindAnswer, w.site(dealer), v.Encode())
 }

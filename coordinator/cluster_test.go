@@ -15,6 +15,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -45,6 +46,7 @@ type cluster struct {
 
 	mu      sync.Mutex
 	nodes   map[consilium.NodeID]*Node
+	books   []*wire.Book // of clients: they follow the roster as nodes do
 	ended   map[consilium.NodeID]chan error
 	refuse  bool // admission
 	consult int
@@ -85,19 +87,7 @@ func newCluster(t testing.TB, nodes, sites int, memory, tcp bool) *cluster {
 	if !tcp {
 		c.net = wire.NewNetwork()
 	}
-	who := func(name string) (consilium.PublicKey, []consilium.Digest) {
-		k := identityOf(t, name)
-		cert, err := wire.NewCertificate(name, time.Hour)
-		if err != nil {
-			t.Fatal(err)
-		}
-		pin, err := wire.CertificatePin(cert)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.keys[name], c.certs[name] = k, cert
-		return k.Public(), []consilium.Digest{pin}
-	}
+	who := c.who
 	r := &consilium.Roster{APIVersion: consilium.APIVersion, Kind: "Roster", Name: "cluster", Version: 1,
 		NotBefore: time.Now().Add(-time.Hour).Unix(), NotAfter: time.Now().Add(time.Hour).Unix(), Board: consilium.Board{Name: "board", Threshold: 2}}
 	for i := 1; i <= 2; i++ {
@@ -112,20 +102,7 @@ func newCluster(t testing.TB, nodes, sites int, memory, tcp bool) *cluster {
 	}
 	for i := 1; i <= nodes; i++ {
 		id := consilium.NodeID(fmt.Sprintf("c%d", i))
-		k, pins := who("coordinator/" + string(id))
-		note, err := provenance.NewWitnessKey("test/" + string(id))
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.notes[id] = note
-		address, replication := string(id), string(id)+"-raft"
-		if tcp {
-			address, replication = freePort(t), freePort(t)
-		}
-		r.Coordinators = append(r.Coordinators, consilium.Coordinator{ID: id, Country: "NL", Address: address, Raft: replication, Key: k, TLS: pins, Ledger: note.Verifier()})
-		if !memory {
-			c.dirs[id] = filepath.Join(t.TempDir(), string(id))
-		}
+		r.Coordinators = append(r.Coordinators, c.coordinator(id))
 	}
 	k, pins := who("researcher/team")
 	r.Researchers = append(r.Researchers, consilium.Researcher{ID: "team", Name: "team", Country: "NL", Key: k, Sealing: consilium.SealingKey{1}, TLS: pins})
@@ -140,6 +117,82 @@ func newCluster(t testing.TB, nodes, sites int, memory, tcp bool) *cluster {
 	}
 	t.Cleanup(c.stop)
 	return c
+}
+
+// who makes the keys and certificate of a member.
+func (c *cluster) who(name string) (consilium.PublicKey, []consilium.Digest) {
+	k := identityOf(c.t, name)
+	cert, err := wire.NewCertificate(name, time.Hour)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	pin, err := wire.CertificatePin(cert)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.keys[name], c.certs[name] = k, cert
+	return k.Public(), []consilium.Digest{pin}
+}
+
+// coordinator makes a node's entry of the roster, and its directory.
+func (c *cluster) coordinator(id consilium.NodeID) consilium.Coordinator {
+	k, pins := c.who("coordinator/" + string(id))
+	note, err := provenance.NewWitnessKey("test/" + string(id))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.notes[id] = note
+	address, replication := string(id), string(id)+"-raft"
+	if c.net == nil {
+		address, replication = freePort(c.t), freePort(c.t)
+	}
+	if !c.memory {
+		c.dirs[id] = filepath.Join(c.t.TempDir(), string(id))
+	}
+	return consilium.Coordinator{ID: id, Country: "NL", Address: address, Raft: replication, Key: k, TLS: pins, Ledger: note.Verifier()}
+}
+
+// nextRoster signs the next roster.
+func (c *cluster) nextRoster(change func(*consilium.Roster)) *consilium.Signed {
+	next := *c.roster
+	next.Version, next.Previous = c.roster.Version+1, consilium.RosterDigest(c.payload)
+	next.Coordinators = slices.Clone(next.Coordinators)
+	change(&next)
+	payload := mustCanon(c.t, &next)
+	signed := &consilium.Signed{Payload: payload}
+	for _, m := range c.roster.Board.Members {
+		sig, err := c.keys["board/"+m.ID].Sign(consilium.DomainRoster, payload)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		signed.Signatures = append(signed.Signatures, consilium.Countersign{By: m.ID, Signature: sig})
+	}
+	return signed
+}
+
+// install puts a roster in force everywhere, nodes and clients in no
+// particular order.
+func (c *cluster) install(signed *consilium.Signed) {
+	c.t.Helper()
+	next, err := consilium.ParseRoster(signed.Payload)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	nodes := c.alive()
+	c.mu.Lock()
+	c.roster, c.payload = next, signed.Payload
+	books := slices.Clone(c.books)
+	c.mu.Unlock()
+	for _, n := range nodes {
+		if err := n.UpdateRoster(signed); err != nil {
+			c.t.Fatal(err)
+		}
+	}
+	for _, b := range books {
+		if err := b.Update(signed); err != nil {
+			c.t.Fatal(err)
+		}
+	}
 }
 
 func freePort(t testing.TB) string {
@@ -240,7 +293,11 @@ func (c *cluster) stop() {
 }
 
 func (c *cluster) client(name string, prefer consilium.NodeID) *wire.Client {
-	o := wire.ClientOptions{Certificate: c.certs[name], Book: c.book(), Prefer: prefer, Logger: c.log}
+	c.mu.Lock()
+	book := c.book() // with the roster of this moment; install sees it
+	c.books = append(c.books, book)
+	c.mu.Unlock()
+	o := wire.ClientOptions{Certificate: c.certs[name], Book: book, Prefer: prefer, Logger: c.log}
 	if c.net != nil {
 		o.Dial = c.net.Dial
 	}
@@ -547,7 +604,8 @@ func (h *actor) checkBox(ctx context.Context, hd *consilium.Header) error {
 
 // contribution is deterministic: a repeat is the same header.
 func (h *actor) contribution() (*consilium.Message, [][]byte, [][]uint64, []byte) {
-	rng := rand.New(rand.NewPCG(uint64(h.position), uint64(h.at.Round)<<32|uint64(h.at.Attempt)))
+	study := binary.BigEndian.Uint64(h.p.digest[:]) // other bytes in every study, as keys make them
+	rng := rand.New(rand.NewPCG(study+uint64(h.position), uint64(h.at.Round)<<32|uint64(h.at.Attempt)))
 	residues, packed := vector(h.profile, rng)
 	hash := he.NewCiphertextHash()
 	hash.Write(packed)
@@ -560,6 +618,7 @@ func (h *actor) contribution() (*consilium.Message, [][]byte, [][]uint64, []byte
 		binary.BigEndian.PutUint32(box, uint32(h.position))
 		binary.BigEndian.PutUint32(box[4:], uint32(i))
 		binary.BigEndian.PutUint32(box[8:], h.at.Round)
+		copy(box[12:], h.p.digest[:])
 		boxes = append(boxes, box)
 		hd.Boxes = append(hd.Boxes, consilium.DomainBox.Digest(box))
 		hd.Commitments = append(hd.Commitments, dig("share", h.position, i))
@@ -571,8 +630,8 @@ func (h *actor) contribution() (*consilium.Message, [][]byte, [][]uint64, []byte
 func (h *actor) upload(ctx context.Context) error {
 	m, boxes, _, packed := h.contribution()
 	err := h.client.Upload(ctx, m, boxes, wire.Shape{Lanes: testLanes, Bits: testBits}, uint64(len(packed)), func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(packed)), nil })
-	if errors.Is(err, consilium.ErrRoundClosed) || errors.Is(err, consilium.ErrWrongPhase) || errors.Is(err, consilium.ErrStudyEnded) {
-		return nil
+	if errors.Is(err, consilium.ErrRoundClosed) || errors.Is(err, consilium.ErrWrongPhase) || errors.Is(err, consilium.ErrStudyEnded) || errors.Is(err, consilium.ErrBlobMissing) {
+		return nil // a retry that came after its round, whose blobs may be gone; if the round is still open, it waits and the test fails
 	}
 	return err
 }

@@ -211,6 +211,9 @@ func (n *Node) leadTerm(ctx context.Context) error {
 				wake = min(wake, max(t.after.Sub(now), time.Millisecond))
 			}
 		}
+		if n.membersDiffer() {
+			start("members", n.reconcileMembers)
+		}
 		timer := time.NewTimer(wake)
 		select {
 		case <-changed:
@@ -230,9 +233,12 @@ func (n *Node) leadTerm(ctx context.Context) error {
 // settle proposes a command of the leader's own. That the state refuses it is
 // no failure: what made it owed is gone, or another leader was faster.
 func (n *Node) settle(op Op) error {
-	err := n.propose(op)
+	return settled(n.propose(op))
+}
+
+// settled is the outcome of a command of the leader's own. fsm logs a refusal.
+func settled(err error) error {
 	if r := (*Rejection)(nil); errors.As(err, &r) {
-		n.log.Debug("own command refused", "op", fmt.Sprintf("%T", op), "error", err)
 		return nil
 	}
 	return err
@@ -352,11 +358,11 @@ func (n *Node) sum(ctx context.Context, w Work) error {
 	if err != nil {
 		return fmt.Errorf("sum of %s, set %s: %w", w.Study, w.Set.Short(), err)
 	}
-	if err := n.blobs.majority(ctx, ref); err != nil {
-		return err
+	err = settled(n.proposeStored(ctx, &RecordSum{Study: w.Study, Set: w.Set, Blob: ref}, ref))
+	if err == nil {
+		n.log.Info("summed", "study", string(w.Study), "set", w.Set.Short(), "contributions", len(w.Parts), "bytes", ref.Size)
 	}
-	n.log.Info("summed", "study", string(w.Study), "set", w.Set.Short(), "contributions", len(w.Parts), "bytes", ref.Size)
-	return n.settle(&RecordSum{Study: w.Study, Set: w.Set, Blob: ref})
+	return err
 }
 
 func (n *Node) doubtParts(parts []Part) {

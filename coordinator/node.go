@@ -48,6 +48,14 @@ type Node struct {
 	leads atomic.Bool               // this node leads and has applied all that was committed before
 	nudge chan struct{}
 
+	// naming is held shared from the last count of a blob's holders until the
+	// command that names it is in the log, and alone while a node is taken out of
+	// the cluster: no command can name a blob that was counted on a node that
+	// left meanwhile.
+	naming sync.RWMutex
+
+	layer atomic.Pointer[streamLayer]
+
 	halt  context.Context // ends when the node shall stop, with the reason
 	end   context.CancelCauseFunc
 	life  context.Context // ends when calls have had their time to finish
@@ -65,6 +73,7 @@ type Node struct {
 var (
 	errClosed = errors.New("coordinator: closed")
 	errKilled = errors.New("coordinator: killed")
+	errLeft   = errors.New("coordinator: the roster in force does not name this node any more: it has left the cluster, and its directory can be removed once the others run without it")
 )
 
 // Open takes the data directory, recovers what it holds, and listens. Nothing
@@ -216,6 +225,12 @@ func (n *Node) UpdateRoster(next *consilium.Signed) error {
 	if err := n.cfg.Book.Update(next); err != nil {
 		return err
 	}
+	if l := n.layer.Load(); l != nil {
+		l.recheck()
+	}
+	if _, stays := n.cfg.Book.Roster().Coordinator(n.cfg.ID); !stays {
+		n.end(errLeft) // hands leadership over first
+	}
 	select {
 	case n.nudge <- struct{}{}:
 	default:
@@ -277,7 +292,7 @@ func (n *Node) Run(ctx context.Context) error {
 	n.mu.Lock()
 	abrupt := n.abrupt
 	n.mu.Unlock()
-	n.stop(abrupt || !errors.Is(cause, errClosed))
+	n.stop(abrupt || !errors.Is(cause, errClosed) && !errors.Is(cause, errLeft))
 	<-serving
 	<-failed
 	n.wg.Wait()
@@ -389,12 +404,18 @@ func (n *Node) start(ctx context.Context) error {
 		return fmt.Errorf("coordinator: replicated log: %w", err)
 	}
 	var first *raft.Configuration
+	added := true
 	if !existing {
-		if first, err = n.meet(ctx); err != nil {
+		if first, added, err = n.meet(ctx); err != nil {
 			return err
+		}
+		if first == nil && added {
+			n.log.Info("added to the cluster") // the leader was faster than we
 		}
 	}
 	layer := newStreamLayer(n.replication, n.self, &n.cfg)
+	n.layer.Store(layer)
+	layer.recheck() // the roster may have changed in between
 	logger := raftLogger(n.log)
 	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: layer, MaxPool: 3, Timeout: 10 * time.Second, Logger: logger, MsgpackUseNewTimeFormat: true})
 	context.AfterFunc(n.life, func() { transport.Close() })
@@ -414,10 +435,10 @@ func (n *Node) start(ctx context.Context) error {
 			return fmt.Errorf("coordinator: form the cluster: %w", err)
 		}
 	}
-	if n.dir != nil {
+	if added {
 		// If we crash before this line, nothing has been voted yet.
-		if err := durable.WriteFile(n.dir.Join("joined"), []byte(string(n.self)+"\n"), 0o600); err != nil {
-			return fmt.Errorf("coordinator: %w", err)
+		if err := n.markJoined(); err != nil {
+			return err
 		}
 	}
 	r, err := raft.NewRaft(rc, n.fsm, n.stores.log, n.stores.stable, n.stores.snaps, transport)
@@ -428,6 +449,10 @@ func (n *Node) start(ctx context.Context) error {
 		return fmt.Errorf("coordinator: %w", err)
 	}
 	n.raft.Store(r)
+	if !added {
+		n.log.Info("waiting to be added by the leader")
+		n.spawn(n.awaitJoined)
+	}
 	if n.life.Err() != nil {
 		// stop may have looked before there was anything to shut down.
 		r.Shutdown().Error()
@@ -436,9 +461,10 @@ func (n *Node) start(ctx context.Context) error {
 }
 
 // meet asks the other nodes of the roster who they are. It returns the first
-// configuration once all of them are as empty as this one, or nil if they already
-// form a cluster that knows this very directory.
-func (n *Node) meet(ctx context.Context) (*raft.Configuration, error) {
+// configuration once all of them are as empty as this one, and otherwise nil and
+// whether the cluster that they form has this very directory already. If not, the
+// leader adds it, provided that the cluster never knew the node by another one.
+func (n *Node) meet(ctx context.Context) (first *raft.Configuration, added bool, err error) {
 	met := map[consilium.NodeID]string{n.cfg.ID: n.incarnation}
 	wait := 20 * time.Millisecond
 	for {
@@ -457,9 +483,12 @@ func (n *Node) meet(ctx context.Context) (*raft.Configuration, error) {
 			}
 			if h.Started {
 				if slices.Contains(h.Members, string(n.self)) {
-					return nil, nil
+					return nil, true, nil
 				}
-				return nil, consilium.ErrStale.Withf("node %s belongs to a cluster that knows %s by another data directory; restore that directory, or give this node a new id in the next roster", c.ID, n.cfg.ID)
+				if !slices.ContainsFunc(h.Members, func(m string) bool { return nodeOf(m) == n.cfg.ID }) {
+					return nil, false, nil
+				}
+				return nil, false, consilium.ErrStale.Withf("node %s belongs to a cluster that knows %s by another data directory; restore that directory, or give this node a new id in the next roster", c.ID, n.cfg.ID)
 			}
 			met[c.ID] = h.Incarnation
 		}
@@ -469,10 +498,10 @@ func (n *Node) meet(ctx context.Context) (*raft.Configuration, error) {
 				id := serverID(c.ID, met[c.ID])
 				first.Servers = append(first.Servers, raft.Server{ID: id, Address: raft.ServerAddress(id), Suffrage: raft.Voter})
 			}
-			return first, nil
+			return first, true, nil
 		}
 		if err := pause(ctx, wait); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		wait = min(2*wait, time.Second)
 	}

@@ -715,18 +715,8 @@ func TestRosterUpdate(t *testing.T) {
 	ctx := limit(t, 30*time.Second)
 	n := c.run("c1")
 	c.leader(ctx)
-	next := *c.roster
-	next.Version, next.Previous, next.Sites = 2, consilium.RosterDigest(c.payload), next.Sites[:2]
-	payload := mustCanon(t, &next)
-	signed := &consilium.Signed{Payload: payload}
-	for _, m := range c.roster.Board.Members {
-		sig, err := c.keys["board/"+m.ID].Sign(consilium.DomainRoster, payload)
-		if err != nil {
-			t.Fatal(err)
-		}
-		signed.Signatures = append(signed.Signatures, consilium.Countersign{By: m.ID, Signature: sig})
-	}
-	if err := n.UpdateRoster(&consilium.Signed{Payload: payload}); !errors.Is(err, consilium.ErrSignature) {
+	signed := c.nextRoster(func(r *consilium.Roster) { r.Sites = r.Sites[:2] })
+	if err := n.UpdateRoster(&consilium.Signed{Payload: signed.Payload}); !errors.Is(err, consilium.ErrSignature) {
 		t.Errorf("an unsigned roster: %v", err)
 	}
 	if err := n.UpdateRoster(signed); err != nil {
@@ -811,12 +801,9 @@ func TestConfigCheck(t *testing.T) {
 			t.Errorf("%s: opened", name)
 		}
 	}
-	two := newCluster(t, 3, 3, true, false)
-	two.roster.Coordinators = two.roster.Coordinators[:2]
-	two.payload = mustCanon(t, two.roster)
-	if n, err := Open(context.Background(), two.config("c1")); err == nil {
+	if n, err := Open(context.Background(), newCluster(t, maxNodes+1, 3, true, false).config("c1")); err == nil {
 		n.Close()
-		t.Error("two nodes: opened")
+		t.Error("too many nodes: opened")
 	}
 }
 

@@ -40,6 +40,16 @@ func (w *world) anything(rng *rand.Rand) Op {
 		return w.complainAbout(p, q)
 	case x < 13:
 		return w.renouncing(p)
+	case x < 20:
+		if st := w.s.studies[w.study]; st != nil && len(st.complaints) > 0 {
+			c := st.complaints[rng.IntN(len(st.complaints))]
+			return w.answering(c.dealer, c.by)
+		}
+		return &Tick{}
+	case x < 22:
+		return w.suspecting(p, q)
+	case x < 24:
+		return w.showing(p)
 	case x < 120:
 		w.now += int64(rng.IntN(60)) * secondMs
 		return &Tick{}

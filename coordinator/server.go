@@ -72,6 +72,12 @@ func (s *server) Post(ctx context.Context, from wire.Identity, m *consilium.Mess
 			return consilium.ErrInvalid.With(err)
 		}
 		named = b.Blob
+	case consilium.KindShow:
+		b, err := consilium.ParseShow(m.Body)
+		if err != nil {
+			return consilium.ErrInvalid.With(err)
+		}
+		named = b.Blob
 	case consilium.KindPublish:
 		b, err := consilium.ParsePublish(m.Body)
 		if err != nil {
@@ -84,10 +90,8 @@ func (s *server) Post(ctx context.Context, from wire.Identity, m *consilium.Mess
 		if err != nil {
 			return err
 		}
-		if err := s.n.blobs.majority(ctx, ref); err != nil {
-			return err
-		}
 		post.Blob = &ref
+		return s.n.proposeStored(ctx, post, ref)
 	}
 	return s.n.propose(post)
 }
@@ -148,13 +152,8 @@ func (s *server) Upload(ctx context.Context, from wire.Identity, u *wire.Upload)
 		return err
 	}
 	s.received.Add(boxes.Size + ciphertext.Size)
-	for _, ref := range []BlobRef{boxes, ciphertext} {
-		if err := s.n.blobs.majority(ctx, ref); err != nil {
-			return err
-		}
-	}
-	return s.n.propose(&Post{Message: u.Message.Encode(), Upload: &Upload{Ciphertext: ciphertext, Boxes: boxes,
-		LogN: uint8(profile.LogN), Bits: uint8(profile.Bits), Capacity: uint16(profile.MaxN), Lanes: uint64(u.Shape.Lanes)}})
+	return s.n.proposeStored(ctx, &Post{Message: u.Message.Encode(), Upload: &Upload{Ciphertext: ciphertext, Boxes: boxes,
+		LogN: uint8(profile.LogN), Bits: uint8(profile.Bits), Capacity: uint16(profile.MaxN), Lanes: uint64(u.Shape.Lanes)}}, boxes, ciphertext)
 }
 
 // precheck refuses what apply would refuse anyway, before the bytes arrive,
@@ -370,7 +369,7 @@ type section struct {
 
 // Hello says who this node is.
 func (s *server) Hello(_ context.Context, from wire.Identity, incarnation string) (wire.Hello, error) {
-	h := wire.Hello{Incarnation: s.n.incarnation}
+	h := wire.Hello{Incarnation: s.n.incarnation, Applied: s.n.fsm.applied.Load()}
 	if s.n.raftNode() == nil {
 		return h, nil
 	}

@@ -51,13 +51,13 @@ type streamLayer struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	mu     sync.Mutex
-	open   map[net.Conn]struct{} // so that closing the layer cuts everything
+	open   map[*tls.Conn]struct{} // so that closing the layer, or a new roster, cuts them
 }
 
 func newStreamLayer(l net.Listener, self raft.ServerID, c *Config) *streamLayer {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &streamLayer{Listener: l, self: self, cert: c.Certificate, book: c.Book, dial: c.Dial, log: c.Logger,
-		conns: make(chan net.Conn), ctx: ctx, cancel: cancel, open: map[net.Conn]struct{}{}}
+		conns: make(chan net.Conn), ctx: ctx, cancel: cancel, open: map[*tls.Conn]struct{}{}}
 	s.wg.Add(1)
 	go s.listen()
 	return s
@@ -175,7 +175,20 @@ func (s *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (n
 	return s.track(t)
 }
 
-func (s *streamLayer) track(c net.Conn) (net.Conn, error) {
+// recheck cuts connections to those whom the roster in force does not pin as
+// the node that they were. Handshakes look at the roster themselves.
+func (s *streamLayer) recheck() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.open {
+		if id, err := wire.PeerIdentity(s.book, c); err != nil || id.Role != wire.RoleCoordinator {
+			c.Close()
+			delete(s.open, c)
+		}
+	}
+}
+
+func (s *streamLayer) track(c *tls.Conn) (net.Conn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ctx.Err() != nil {
@@ -187,7 +200,7 @@ func (s *streamLayer) track(c net.Conn) (net.Conn, error) {
 }
 
 type trackedConn struct {
-	net.Conn
+	*tls.Conn
 	s *streamLayer
 }
 

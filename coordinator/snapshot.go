@@ -161,7 +161,7 @@ func number[T ~uint16](c *codec, p *T) {
 const snapshotMagic = "consilium coordinator state\x00"
 
 // snapshotVersion is the version of the encoding of states.
-const snapshotVersion = 1
+const snapshotVersion = 2
 
 // Snapshot is the state's one encoding: equal states have equal bytes.
 func (s *State) Snapshot() []byte {
@@ -289,6 +289,7 @@ func (st *study) walk(c *codec) {
 	c.digest(&st.state)
 	list(c, &st.sealing, (*codec).digest)
 	list(c, &st.frozen, number[consilium.Position])
+	c.u32(&st.frozenIn)
 	list(c, &st.pinned, number[consilium.Position])
 	c.num(&st.rejects)
 	list(c, &st.contributions, func(c *codec, p **contribution) {
@@ -303,6 +304,7 @@ func (st *study) walk(c *codec) {
 	list(c, &st.complaints, func(c *codec, p *complaint) {
 		number(c, &p.by)
 		number(c, &p.dealer)
+		c.bool(&p.answered)
 	})
 	list(c, &st.set, func(c *codec, p *consilium.Contributor) {
 		number(c, &p.Position)
@@ -323,12 +325,16 @@ func (st *study) walk(c *codec) {
 		c.bool(&o.reject)
 	})
 	list(c, &st.renounced, (*codec).u32)
+	list(c, &st.everOpened, (*codec).bool)
+	list(c, &st.suspected, (*codec).bool)
 	c.u32(&st.closedAttempt)
 	list(c, &st.stale, func(c *codec, b *BlobRef) { b.walk(c) })
-	list(c, &st.sealed, func(c *codec, b *sealedState) {
-		number(c, &b.by)
-		b.blob.walk(c)
-	})
+	for _, p := range []*[]sealedState{&st.sealed, &st.shown} {
+		list(c, p, func(c *codec, b *sealedState) {
+			number(c, &b.by)
+			b.blob.walk(c)
+		})
+	}
 	list(c, &st.releases, func(c *codec, r *release) {
 		c.bool(&r.cast)
 		c.bool(&r.allow)
@@ -362,6 +368,7 @@ func (f *specFacts) walk(c *codec) {
 	c.u8(&f.missing)
 	list(c, &f.only, text[consilium.SiteID])
 	c.i64(&f.deadline)
+	c.num(&f.rounds)
 	c.bool(&f.exact)
 }
 
@@ -469,7 +476,7 @@ func (st *study) rebuild() error {
 	}
 	if st.charterPayload != nil {
 		if st.round == 0 || st.attempt == 0 || len(st.contributions) != n || len(st.acks) != n || len(st.votes) != n || len(st.opened) != n ||
-			len(st.outcomes) != n || len(st.renounced) != n {
+			len(st.outcomes) != n || len(st.renounced) != n || len(st.everOpened) != n || len(st.suspected) != n {
 			return errors.New("a round's list is not as long as the charter has members")
 		}
 	}
@@ -484,6 +491,13 @@ func (st *study) rebuild() error {
 	for _, k := range st.complaints {
 		if !valid(k.by) || !valid(k.dealer) {
 			return errors.New("a complaint of nobody")
+		}
+	}
+	for _, list := range [][]sealedState{st.sealed, st.shown} {
+		for _, k := range list {
+			if !valid(k.by) {
+				return errors.New("a blob of nobody")
+			}
 		}
 	}
 	for _, k := range st.set {

@@ -97,6 +97,7 @@ type study struct {
 	state          consilium.Digest // certified by the last closed round
 	closedAttempt  uint32           // in which the last round closed
 	frozen         []consilium.Position
+	frozenIn       uint32               // round whose certification froze them
 	pinned         []consilium.Position // members of the set certified in an earlier attempt of this round
 	rejects        int                  // aggregates rejected in this round
 
@@ -110,9 +111,12 @@ type study struct {
 	sum           *BlobRef
 	outcomes      []outcome
 	renounced     []uint32 // up to which attempt of this round
+	everOpened    []bool   // in any attempt of this round
+	suspected     []bool   // whose openings of the rejected attempt before this one each member suspects is recorded
 
 	stale    []BlobRef // of earlier attempts of this round
 	sealed   []sealedState
+	shown    []sealedState // what accused hospitals showed in this round
 	releases []release
 }
 
@@ -124,6 +128,7 @@ type specFacts struct {
 	missing        uint8
 	only           []consilium.SiteID
 	deadline       int64 // milliseconds
+	rounds         int   // at most
 	exact          bool  // the contributors freeze at the first certification
 }
 
@@ -154,7 +159,13 @@ type contribution struct {
 	upload     Upload
 }
 
-type complaint struct{ by, dealer consilium.Position }
+// complaint is about one dealing to one hospital; answered says that the
+// dealer has published that share to the group. Whether the answer is true is
+// the hospitals' to judge.
+type complaint struct {
+	by, dealer consilium.Position
+	answered   bool
+}
 
 type outcome struct {
 	cast         bool
@@ -379,6 +390,9 @@ func (st *study) blobs() []BlobRef {
 	}
 	out = append(out, st.stale...)
 	for _, b := range st.sealed {
+		out = append(out, b.blob)
+	}
+	for _, b := range st.shown {
 		out = append(out, b.blob)
 	}
 	return out

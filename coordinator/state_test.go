@@ -140,32 +140,127 @@ func TestRosterFollows(t *testing.T) {
 }
 
 // More than f complaints take a dealing out even where t others found it
-// sound; f of them do not, where t hospitals are left.
+// sound, answered or not. With fewer the dealer has until the deadline to
+// answer, and leaves the set if it does not.
 func TestComplaints(t *testing.T) {
-	for complaints, want := range map[int][]consilium.Position{
-		1: {1, 2, 3, 4, 5, 6, 7, 8, 9},
-		2: {1, 2, 3, 4, 5, 6, 7, 8},
-	} {
+	for _, c := range []struct {
+		complaints int
+		answered   bool
+		want       int // members of the set
+	}{{1, true, 9}, {1, false, 8}, {2, true, 8}, {2, false, 8}} {
 		w := newWorld(t, options{n: 9, min: 3, faults: 1}) // t = 6
 		w.start()
 		w.contribute(w.all()...)
-		for p := consilium.Position(1); int(p) <= complaints; p++ {
+		for p := consilium.Position(1); int(p) <= c.complaints; p++ {
 			w.must(w.complaining(p, 9))
 		}
-		for p := consilium.Position(1); p <= 9; p++ {
+		for p := consilium.Position(9); p >= 1; p-- {
 			dealers := w.all()
-			if int(p) <= complaints {
+			if int(p) <= c.complaints {
 				dealers = dealers[:8]
 			}
 			if w.st().phase == consilium.PhaseContributing {
 				w.must(w.acking(p, dealers...))
 			}
 		}
+		if c.complaints == 1 {
+			w.phase(consilium.PhaseContributing) // it waits for the dealer
+			if c.answered {
+				w.must(w.answering(9, 1))
+				if _, r := w.do(w.answering(9, 2)); r == nil {
+					t.Error("an answer to nobody's complaint is recorded")
+				}
+			} else {
+				w.tick(120)
+			}
+		}
 		w.phase(consilium.PhaseCertifying)
-		if got := w.st().setPositions(); !slices.Equal(got, want) {
-			t.Fatalf("%d complaints: proposed %v, want %v", complaints, got, want)
+		if got := w.st().setPositions(); len(got) != c.want {
+			t.Fatalf("%d complaints, answered %v: proposed %v, want %d", c.complaints, c.answered, got, c.want)
 		}
 		w.verify()
+	}
+}
+
+// After a rejected aggregate members may name suspects of that attempt, once
+// and not more than t - 1 - f, and the accused may show their shares.
+func TestSuspects(t *testing.T) {
+	w := newWorld(t, options{n: 7, min: 3}) // f = 1, t = 5
+	w.start()
+	w.contribute(w.all()...)
+	w.ackAll(w.all()...)
+	w.voteAll()
+	w.openAll()
+	if _, r := w.do(w.suspecting(1, 7)); r == nil {
+		t.Error("suspects before anything was rejected")
+	}
+	w.stateAll(0, false, true)
+	w.phase(consilium.PhaseContributing)
+	if w.st().attempt != 2 {
+		t.Fatal("no second attempt")
+	}
+	w.must(w.suspecting(1, 7))
+	for name, op := range map[string]*Post{"second list": w.suspecting(1, 6), "too many": w.suspecting(2, 3, 4, 5, 6), "stranger": w.suspecting(2, 8)} {
+		if _, r := w.do(op); r == nil {
+			t.Errorf("%s is recorded", name)
+		}
+	}
+	show := w.showing(7)
+	w.must(show)
+	if loc, ok := w.s.Locate(show.Blob.Digest); !ok || loc.Study != w.study {
+		t.Error("what is shown cannot be found")
+	}
+	w.s = w.copy()
+	w.round(1, false, w.all()...)
+	if _, ok := w.s.Locate(show.Blob.Digest); ok {
+		t.Error("what was shown outlives its round")
+	}
+	w.verify()
+}
+
+// N - t + f + 1 renouncements release a certified round that nobody opened,
+// and it begins again with whoever contributes; one fewer does not, nor those of
+// hospitals that have opened.
+func TestLockRelease(t *testing.T) {
+	for n := 4; n <= 7; n++ {
+		w := newWorld(t, options{n: n, min: 3})
+		w.start()
+		w.contribute(w.all()...)
+		w.ackAll(w.all()...)
+		w.voteAll()
+		w.phase(consilium.PhaseOpening)
+		c := w.st().charter
+		quorum := n - c.Threshold + c.Faults + 1
+		w.must(w.openingOf(1, w.set()))
+		if _, r := w.do(w.renouncing(1)); r == nil {
+			t.Fatal("a hospital that opened renounces")
+		}
+		for p := consilium.Position(2); int(p) <= quorum; p++ {
+			w.must(w.renouncing(p))
+		}
+		w.phase(consilium.PhaseOpening)
+		if quorum+1 > n {
+			continue
+		}
+		w.must(w.renouncing(consilium.Position(quorum + 1)))
+		w.phase(consilium.PhaseContributing)
+		if st := w.st(); st.attempt != 2 || st.required() != nil {
+			t.Fatalf("N %d: attempt %d, bound to %v", n, st.attempt, st.required())
+		}
+		// The second attempt may be over fewer.
+		rest := w.all()[:n-1]
+		if n-1 >= c.Threshold {
+			w.contribute(rest...)
+			w.ackAll(rest...)
+			w.tick(120)
+			w.phase(consilium.PhaseCertifying)
+			if got := w.st().setPositions(); !slices.Equal(got, rest) {
+				t.Fatalf("N %d: proposed %v", n, got)
+			}
+		}
+		if err := faithful(w.events); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
@@ -408,6 +503,7 @@ func TestAttemptsAreBounded(t *testing.T) {
 		}
 		w.ackAll(1, 2, 3)
 		w.must(w.complaining(2, 3))
+		w.tick(120)
 	}
 	w.phase(consilium.PhaseAborted)
 	if reason := w.info().Reason; !strings.Contains(reason, "h02") {

@@ -100,6 +100,12 @@ var deeds = []struct {
 		c := consilium.Complaint{At: w.at(1), Header: w.known(2), Reason: "bad box"}
 		return w.message(consilium.KindComplaint, "h01", c.Encode())
 	}},
+	{"answer", func(w *world) Op {
+		v := consilium.Answer{At: w.at(2), Header: w.known(2), To: 1, Sealed: []byte("share")}
+		return w.message(consilium.KindAnswer, "h02", v.Encode())
+	}},
+	{"suspect", func(w *world) Op { return w.suspecting(1, 2) }},
+	{"show", func(w *world) Op { return w.showing(2) }},
 	{"vote", func(w *world) Op { return w.voting(1, w.set()) }},
 	{"vote for a made-up set", func(w *world) Op { return w.voting(4, dig("made up")) }},
 	{"opening", func(w *world) Op { return w.openingOf(4, w.set()) }},

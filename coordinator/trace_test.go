@@ -92,6 +92,8 @@ func parseOptions(t *testing.T, words []string) options {
 			o.faults = n
 		case "missing":
 			o.missing = v
+		case "rounds":
+			o.rounds = n
 		case "train":
 			o.learned = true
 		default:
@@ -179,6 +181,12 @@ func (w *world) step(words []string) string {
 		each(func(p consilium.Position) *Post { return w.acking(p, dealers...) })
 	case "complain":
 		each(func(p consilium.Position) *Post { return w.complaining(p, dealers[0]) })
+	case "answer":
+		each(func(p consilium.Position) *Post { return w.answering(p, dealers[0]) })
+	case "suspect":
+		each(func(p consilium.Position) *Post { return w.suspecting(p, dealers...) })
+	case "show":
+		each(w.showing)
 	case "vote":
 		set := w.set()
 		if flags["set"] != "" {

@@ -208,9 +208,11 @@ func (s *State) Locate(d consilium.Digest) (Location, bool) {
 		if st.sum != nil && st.sum.Digest == d {
 			return whole(*st.sum)
 		}
-		for _, b := range st.sealed {
-			if b.blob.Digest == d {
-				return whole(b.blob)
+		for _, list := range [][]sealedState{st.sealed, st.shown} {
+			for _, b := range list {
+				if b.blob.Digest == d {
+					return whole(b.blob)
+				}
 			}
 		}
 	}

@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"testing"
 
@@ -38,6 +39,7 @@ type options struct {
 	n, min, faults int
 	missing        string
 	learned        bool
+	rounds         int            // rounds.max; default 25
 	operators      map[int]string // of sites by position; default one each
 	token          string
 	only           []consilium.SiteID
@@ -158,7 +160,7 @@ func (w *world) submission() *Post {
 		Sites:   consilium.SiteRule{Min: w.opts.min, Faults: w.opts.faults, Missing: w.opts.missing, Only: w.opts.only},
 		Columns: []consilium.Column{{Name: "id", Type: consilium.TypeID}}, Legal: []byte("{}"),
 		Analyses: []consilium.AnalysisSpec{{Name: "main", Type: types}},
-		Privacy:  consilium.Privacy{MinCohort: 11}, Rounds: consilium.Rounds{Max: 25, Tolerance: 1e-9, Deadline: 120},
+		Privacy:  consilium.Privacy{MinCohort: 11}, Rounds: consilium.Rounds{Max: cmp.Or(w.opts.rounds, 25), Tolerance: 1e-9, Deadline: 120},
 	}
 	var err error
 	if w.specB, err = canon.Marshal(w.spec); err != nil {
@@ -304,6 +306,31 @@ func (w *world) acking(p consilium.Position, dealers ...consilium.Position) *Pos
 func (w *world) complaining(p, dealer consilium.Position) *Post {
 	c := consilium.Complaint{At: w.at(p), Header: w.headerOf(dealer), Reason: "the box does not open"}
 	return w.message(consilium.KindComplaint, w.site(p), c.Encode())
+}
+
+// answering is a dealer's answer to a complaint.
+func (w *world) answering(dealer, to consilium.Position) *Post {
+	v := consilium.Answer{At: w.at(dealer), Header: w.headerOf(dealer), To: to, Sealed: []byte("share")}
+	return w.message(consilium.KindAnswer, w.site(dealer), v.Encode())
+}
+
+// before is the attempt before the open one.
+func (w *world) before(p consilium.Position) consilium.At {
+	at := w.at(p)
+	at.Attempt = max(at.Attempt-1, 1)
+	return at
+}
+
+func (w *world) suspecting(p consilium.Position, accused ...consilium.Position) *Post {
+	v := consilium.Suspect{At: w.before(p), Set: dig("rejected set"), Accused: accused}
+	return w.message(consilium.KindSuspect, w.site(p), v.Encode())
+}
+
+func (w *world) showing(p consilium.Position) *Post {
+	v := consilium.Show{At: w.before(p), Set: dig("rejected set"), Blob: dig("shown", p)}
+	post := w.message(consilium.KindShow, w.site(p), v.Encode())
+	post.Blob = &BlobRef{v.Blob, 77}
+	return post
 }
 
 func (w *world) voting(p consilium.Position, set consilium.Digest) *Post {
@@ -534,6 +561,9 @@ type witness struct {
 	allows    map[consilium.Position]consilium.Digest
 	published consilium.Digest
 	closed    bool
+
+	renounced                map[consilium.Position]uint32 // of this round
+	certifiedIn, certifiedAt uint32
 }
 
 func (w *witness) take(ev consilium.Event) error {
@@ -561,6 +591,9 @@ func (w *witness) take(ev consilium.Event) error {
 		}
 		if w.at.Round != 0 && o.Round == w.at.Round+1 && !w.closed {
 			return fmt.Errorf("round %d opens while %d is open", o.Round, w.at.Round)
+		}
+		if o.Round != w.at.Round {
+			w.renounced = map[consilium.Position]uint32{}
 		}
 		w.at, w.closed = *o, false
 		w.headers, w.proposed = map[consilium.Position]consilium.Digest{}, nil
@@ -601,6 +634,20 @@ func (w *witness) take(ev consilium.Event) error {
 		}
 		w.done[key] = d
 		ps := w.proposed.Positions()
+		// Members that promised never to open an attempt release it.
+		released := 0
+		for _, a := range w.renounced {
+			if a >= w.certifiedAt {
+				released++
+			}
+		}
+		if w.certifiedIn == w.at.Round && released >= len(w.charter.Members)-w.charter.Threshold+w.charter.Faults+1 {
+			delete(w.certified, w.at.Round)
+			if len(w.certified) == 0 {
+				w.first = nil
+			}
+		}
+		w.certifiedIn, w.certifiedAt = w.at.Round, w.at.Attempt
 		if before := w.certified[w.at.Round]; before != nil && !equalPositions(before, ps) {
 			return fmt.Errorf("round %d certified for %v and for %v", w.at.Round, before, ps)
 		}
@@ -679,6 +726,20 @@ func (w *witness) message(m *consilium.Message) error {
 			return fmt.Errorf("%s voted twice", m.By)
 		}
 		w.votes[position()] = v.Set
+	case consilium.KindRenounce:
+		v, err := consilium.ParseRenounce(m.Body)
+		if err != nil {
+			return err
+		}
+		w.renounced[position()] = max(w.renounced[position()], v.Attempt)
+	case consilium.KindOpening:
+		v, err := consilium.ParseOpening(m.Body)
+		if err != nil {
+			return err
+		}
+		if w.renounced[position()] >= v.Attempt {
+			return fmt.Errorf("%s opens what it renounced", m.By)
+		}
 	case consilium.KindStateVote:
 		v, err := consilium.ParseStateVote(m.Body)
 		if err != nil {

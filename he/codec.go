@@ -7,8 +7,10 @@ import (
 	"hash"
 	"io"
 	"math/bits"
+	"sync"
 
 	"consilium"
+	"consilium/internal/vec"
 )
 
 // CiphertextHash computes Header.Ciphertext while bytes stream through it:
@@ -37,7 +39,22 @@ func (c *CiphertextHash) Digest() (d consilium.Digest) {
 
 // slack is what the readers below may touch past the end of a packed
 // polynomial; buffers for UnpackLimb must have that capacity.
-const slack = 16
+const slack = vec.Slack
+
+// fields holds a *vec.Field for every prime that the vector codec can take.
+var fields sync.Map
+
+// fieldOf is nil where the portable codec serves q.
+func fieldOf(q uint64) *vec.Field {
+	if f, ok := fields.Load(q); ok {
+		return f.(*vec.Field)
+	}
+	if !vec.Fits(q) {
+		return nil
+	}
+	f, _ := fields.LoadOrStore(q, vec.NewField(q))
+	return f.(*vec.Field)
+}
 
 // LimbBuffer allocates a buffer for a packed polynomial of size bytes.
 func LimbBuffer(size int) []byte { return make([]byte, size+slack)[:size] }
@@ -47,6 +64,10 @@ func LimbBuffer(size int) []byte { return make([]byte, size+slack)[:size] }
 func PackLimb(dst []byte, v []uint64, width int) {
 	if len(v)%64 != 0 || len(dst) != len(v)/8*width {
 		panic("he: PackLimb: lengths do not fit")
+	}
+	if f := fieldOf(1<<width - 1); f != nil && len(v) > 0 {
+		f.Pack(dst, v)
+		return
 	}
 	var acc uint64
 	fill := uint(0)
@@ -70,6 +91,9 @@ func PackLimb(dst []byte, v []uint64, width int) {
 // UnpackLimb reads len(v) residues of width bits from src and reports whether
 // every one is below q. src comes from LimbBuffer.
 func UnpackLimb(v []uint64, src []byte, width int, q uint64) bool {
+	if f := fieldOf(q); f != nil && bits.Len64(q) == width && len(v) > 0 {
+		return f.Unpack(v, src)
+	}
 	return unpack(v, src, width, q, false)
 }
 

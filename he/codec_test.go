@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/bits"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -290,6 +291,45 @@ func FuzzCheck(f *testing.F) {
 		h.Write(b)
 		if h.Digest() != d {
 			t.Fatal("digest")
+		}
+	})
+}
+
+// FuzzUnpack: for every prime of the table the codec with vector instructions
+// and the portable one read the same residues, give the same verdict, and what
+// they accept re-encodes to the same bytes.
+func FuzzUnpack(f *testing.F) {
+	var primes []uint64
+	for _, p := range profiles {
+		primes = append(primes, p.Primes...)
+	}
+	f.Add([]byte{}, uint16(0))
+	f.Add(bytes.Repeat([]byte{0xff}, 480), uint16(36))
+	f.Add(bytes.Repeat([]byte{0x5a, 1}, 240), uint16(40))
+	f.Fuzz(func(t *testing.T, b []byte, which uint16) {
+		q := primes[int(which)%len(primes)]
+		width := bits.Len64(q)
+		src := LimbBuffer(8 * width)
+		copy(src, b)
+		one, two, sum := make([]uint64, 64), make([]uint64, 64), make([]uint64, 64)
+		ok := UnpackLimb(one, src, width, q)
+		if ok != unpack(two, src, width, q, false) || !slices.Equal(one, two) {
+			t.Fatalf("%#x: the codecs disagree", q)
+		}
+		for i, x := range one {
+			ok = ok && x < q
+			sum[i] = x
+		}
+		if ok != UnpackLimb(one, src, width, q) {
+			t.Fatalf("%#x: the verdict does not fit the residues", q)
+		}
+		if unpack(sum, src, width, q, true); sum[5] != 2*one[5] {
+			t.Fatalf("%#x: adding", q)
+		}
+		again := make([]byte, len(src))
+		PackLimb(again, one, width)
+		if !bytes.Equal(again, src) {
+			t.Fatalf("%#x: does not re-encode", q)
 		}
 	})
 }

@@ -2,51 +2,158 @@
 // secret-shared round keys. This half holds what needs no secret: the
 // parameter sets, the strict codec, the digest of an encrypted vector and the
 // sum over contributors. It is all that the coordinator may import; package
-// he/party holds everything that touches a key.
+// he/party holds everything that touches a key. This page is for a reader who
+// knows lattices and secret sharing and wants to attack the whole.
 //
-// # The construction
+// The security argument below is a sketch. No cryptographer outside the
+// project has read it.
 //
-// In every attempt of a round each hospital i draws a fresh Gaussian key s_i
-// and encrypts its vector, K lanes to a coefficient, chunk by chunk:
+// # Notation
 //
-//	c_ij = a_j·s_i + e_ij + 2^Delta·m_ij   in Z_q[X]/(X^N+1)
+// N hospitals at positions 1 to N; up to f of them dishonest, together with the
+// whole coordinator; t the threshold. R_q = Z_q[X]/(X^n+1), n = 2^logN, q a
+// product of primes. D is the discrete Gaussian over the integers with standard
+// deviation sigma = 3.2·sqrt(2), the same for keys and errors. F is the field of
+// p = 2^61-1 elements. E is the charter, signed by all N; H(E) its digest. U is the
+// set of contributors of an attempt, m_i hospital i's vector, one for each round.
+// K_r is the group's key of round r, which the coordinator does not have:
+// HKDF(contributions of all N, committed before revealed), ratcheted by HKDF and
+// destroyed when its round closes.
 //
-// a_j is the same for all hospitals and expanded from public values, so
-// ciphertexts add, keys add, and the sum over a set U opens with S = sum of
-// s_i alone. Each s_i is Shamir-shared to all N enrolled hospitals; an opening
-// share is the sum over U of the shares a hospital holds, and t of them give
-// S. No key outlives its round and no key ever decrypts a single contribution.
+// # Messages of an attempt
 //
-// # Threat model
+// Each is signed with Ed25519 and ML-DSA-65 and binds H(E), round, attempt and
+// position. "Journalled" means durable before it is sent, and only these bytes
+// ever.
 //
-// The coordinator, all of its nodes, and up to f of the N hospitals act
-// arbitrarily and together; channels show them everything. At least two honest
-// hospitals are in U, 2t >= N + f + 2 and min_sites >= f + 2 (the charter
-// refuses anything else). Corruption is static. Then the coalition learns the
-// sum over U, and of the honest hospitals' vectors nothing more; the
-// coordinator without a hospital learns nothing at all and cannot shift the
-// sum unnoticed.
+//  1. HEADER. i draws s_i from D^n, fresh in every attempt, and encrypts chunk j,
+//     K lanes to a coefficient:
 //
-// # What it does not protect
+//     c_ij = a_j·s_i + e_ij + 2^Delta·packed(m_ij)   in R_q
+//
+//     a_j is expanded from (H(E), round, attempt, state, profile, j), so it is the
+//     same for all. After the lanes come two linear tags of m_i over F under a key
+//     from K_r. s_i, six coefficients to an element of F, and three random mask
+//     elements are Shamir-shared to all N with degree t-1. The header lists the
+//     digest of every box (HPKE to the holder's key of this round), a salted
+//     commitment to every share, the digest of c_i, salted digests of m_i and of the
+//     rows, and three check polynomials v_k = R_k + sum_e r_ke·P_e, with r from the
+//     header without them (Fiat-Shamir). Journalled with seed and masks, which stay
+//     until the round has closed.
+//
+//  2. COMPLAINT, ANSWER. A holder whose box, commitment or share does not check
+//     complains. The dealer publishes that one share, sealed under K_r, at most f
+//     in an attempt; everybody checks it as if it were its own. A dealer that does
+//     not answer by the deadline leaves U.
+//
+//  3. VOTE, for one U in an attempt, by hospitals that checked every member
+//     themselves; t votes are the certificate. Journalled.
+//
+//  4. OPENING, only against a certificate that the hospital counted itself: the sum
+//     over U of the shares it holds, sealed under K_r and a fresh salt. Before it a
+//     hospital journals its binding to the members of U, in all attempts of the
+//     round (the lock) and, in exact studies, in all rounds (the freeze).
+//
+//  5. STATE. Anyone in the group interpolates S = sum s_i from t shares, computes
+//     sum(c_i) - a·S, checks noise, ranges, padding and tags, and signs the salted
+//     digest of the next state, or "rejected" and no cause. t equal ones close the
+//     round.
+//
+//  6. RENOUNCE. Who joins attempt a+1, or will not open a certified set, promises
+//     never to open up to a, if it never opened in the round. N-t+f+1 of these
+//     release the lock of those who did open.
+//
+//  7. SUSPECT, SHOW, after a rejected sum: t equal lists of at most t-1-f hospitals
+//     whose openings are off the others' polynomial; each shows the group the shares
+//     that it had added, which are checked against the dealers' headers.
+//
+// # What it gives
+//
+// The charter refuses anything but 2t >= N + f + 2 and min_sites >= f + 2 in
+// distinct operators. Corruption is static. Then the coalition of coordinator
+// and f hospitals learns the sum over one U in each round and of the honest
+// hospitals' vectors nothing more; the coordinator without a hospital learns nothing
+// and cannot shift a sum unnoticed; and t hospitals finish a certified round.
+//
+// # Why: a sketch
+//
+// One set. Two certificates in one attempt take f + 2 double votes, so two honest
+// ones. Two opened sets in two attempts of a round share 2t-N >= f+2 openers, two
+// of them honest, locked to the first; each released its lock only on N-t+f+1
+// renouncements, N-t+1 of them honest, after which fewer than t hospitals ever open
+// the first: a contradiction. (worker's binding is that rule; TestEverySchedule
+// plays all schedules against it.) So in each round the coalition holds S_U for one
+// member set; over several attempts these are sums of fresh keys of the same vectors.
+//
+// Shares. Of each honest s_i the coalition sees f shares of its own; at most f
+// answers, which an honest dealer gives only to the dishonest, so the same shares;
+// and what at most t-1-f accused show: t-1 in all, which are consistent with every
+// s_i. Each v_k is masked by R_k, uniform given those. An honest opening share is the
+// value of sum P_i, a polynomial whose other coefficients are uniform; together they
+// say S_U and nothing else.
+//
+// Hints. Given S_U and the summed error, with at least two honest members, each
+// honest key and error is a Gaussian of width at least sigma/sqrt(2) = 3.2 around a
+// known mean (Hint-LWE, Kim et al. 2023; exact enumeration here gives 3.1997 at
+// these widths). So c_i is an RLWE sample at the width that the tables assume, in
+// several chunks under one secret as usual; a hybrid over all honest members but one
+// replaces their ciphertexts by uniform ones subject to the known sum. What is
+// left is the sum of the honest vectors. Keys must be Gaussian: the sum of two
+// ternary keys gives both away wherever it is extreme.
+//
+// Soundness. A dealing off degree t-1 passes three checks with probability 2^-183
+// for each header that the dealer tries. A sum that was changed without K_r passes one
+// tag with probability lanes/2^61, both with its square, and the noise check catches
+// whatever is not a multiple of 2^Delta. A member of the group can shift the
+// sum, as it could by contributing something else.
+//
+// Blame. An honest dealer's answer checks; an honest accused shows shares that
+// add up to its opening; so neither is found guilty, whatever f hospitals do. Not
+// everybody guilty is found: of m openings up to (m-t)/2 false ones are located, and
+// a contributor whose c_i does not match its dealt key is not found without opening
+// data, which is never done: one retry, every contributor audits itself from its
+// seed, then the study ends with U listed.
+//
+// # Assumptions
+//
+//   - Ring-LWE with Gaussian secrets at the parameters below: Bossuat et al., ePrint
+//     2024/463, its table for 128 bits, quantum, Gaussian secrets. Hint-RLWE reduces to
+//     it: Kim, Lee, Seo, Song, CRYPTO 2023 (Hint-MLWE).
+//   - HPKE base mode (RFC 9180 §5.1.1) with X25519 and ML-KEM-768 (FIPS 203): IND-CCA
+//     if either holds. Signatures: Ed25519 (RFC 8032) and ML-DSA-65 (FIPS 204), both
+//     must verify.
+//   - SHA-256 as a random oracle in commitments, Fiat-Shamir and derivations;
+//     HKDF (RFC 5869); AES-256 in CTR (SP 800-38A) as a random generator, in GCM (SP
+//     800-38D) under a key of its own for every message.
+//   - Every honest hospital's journal survives, and is not rolled back.
+//
+// # Parameters, and why
+//
+//   - sigma: two honest members cost a factor sqrt(2), leaving 3.2.
+//   - log2 q per ring: 53, 103, 206, 412 for logN 11 to 14. The rule of the table,
+//     W·K + Delta + 1 <= log2 of the product, and the limits are recomputed by a test.
+//   - Delta: 9·sigma·sqrt(MaxN) < 2^(Delta-1); beyond nine deviations lies 2^-44 for a
+//     sum of 2^14 coefficients.
+//   - p = 2^61-1: six digits of ten bits hold a summed coefficient of 128 keys, at
+//     most 460; reduction is two additions.
+//   - Three check polynomials, since a dealer may try many headers: 2^61 tries pass
+//     one check, 2^183 all three.
+//
+// docs/parameters.md is the operator's page; testdata has vectors.
+//
+// # Not covered
 //
 //   - Hospitals see every sum of their study, small cells included.
-//   - A hospital may contribute any vector that fits its lanes: poisoning
-//     within the clip is not detected.
-//   - Fairness and guaranteed delivery: a colluder may learn a sum and then
-//     stall; one false opening share spoils an attempt and nobody is named for
-//     it by arithmetic alone (two liars could frame a third).
-//   - Adaptive corruption, and hospitals whose journals are rolled back: they
-//     count among the f.
-//   - That only one set is opened in a round is the hospitals' vote and lock,
-//     not this package: two openings with sets that differ by one hospital
-//     give that hospital's vector exactly.
+//   - A hospital may contribute any vector that fits its lanes.
+//   - Fairness and guaranteed delivery: a colluder may learn a sum and stall.
+//   - Adaptive corruption; hospitals whose journals are rolled back count among
+//     the f.
 //   - Timing: samplers and field arithmetic take no secret-dependent branch or
-//     address in the source, but the Go compiler promises nothing about
-//     machine code, and memory is wiped as well as a garbage-collected runtime
-//     allows.
-//
-// The security argument is a sketch. No cryptographer outside the project has
-// read it.
+//     address in the source, but the Go compiler promises nothing about machine
+//     code, and memory is wiped as well as a garbage-collected runtime allows.
+//     Locating false shares branches on sums that its group knows.
+//   - Not reviewed: the composition as a whole, the release of locks, the bound on
+//     what blame shows, the hybrid over chunks with one hint for all of them.
 //
 // # Untrusted bytes
 //
@@ -69,7 +176,6 @@
 //     encryption. ePrint 2024/463. (The limits on log2 q.)
 //   - So, Ali, Guler, Jiao, Avestimehr: Securing secure aggregation:
 //     mitigating multi-round privacy leakage. arXiv 2106.03328.
-//   - Shamir: How to share a secret. CACM 22(11), 1979.
-//   - RFC 5869 (HKDF), RFC 9180 (HPKE), FIPS 203 (ML-KEM), SP 800-38A (CTR),
-//     SP 800-38D (GCM).
+//   - Shamir: How to share a secret. CACM 22(11), 1979. Welch, Berlekamp: Error
+//     correction for algebraic block codes. US 4633470, 1986.
 package he

@@ -1,9 +1,14 @@
 package he
 
 import (
+	"fmt"
+	"go/token"
+	"go/types"
 	"math/big"
 	"math/bits"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/tuneinsight/lattigo/v5/ring"
@@ -97,6 +102,53 @@ func TestTable(t *testing.T) {
 	}
 	if len(seen) != 24 {
 		t.Errorf("%d profiles", len(seen))
+	}
+}
+
+// TestGate: every profile of the table stands in gate.go, where the compiler
+// refuses it if it is one bit over. The lines are compiled here as they stand,
+// and again with one bit more, which must not compile.
+func TestGate(t *testing.T) {
+	source, err := os.ReadFile("gate.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	builds := func(expr string) bool {
+		_, err := types.Eval(token.NewFileSet(), nil, token.NoPos, expr)
+		return err == nil
+	}
+	lines := 0
+	for _, p := range Profiles() {
+		var primes []string
+		for _, q := range p.Primes {
+			primes = append(primes, fmt.Sprintf("%#x", q))
+		}
+		q := strings.Join(primes, "*")
+		product := big.NewInt(1)
+		for _, m := range p.Primes {
+			product.Mul(product, new(big.Int).SetUint64(m))
+		}
+		room := fmt.Sprintf("uint64((%s)>>(%d*%d+%d+1) - 1)", q, p.W, p.K, p.Delta)
+		limit := fmt.Sprintf("uint64(0 - (%s)>>%d)", q, logQLimit[p.LogN])
+		for _, line := range []string{room, limit} {
+			lines++
+			if !strings.Contains(string(source), "\t_ = "+line+"\n") {
+				t.Errorf("gate.go lacks: _ = %s", line)
+			}
+			if !builds(line) {
+				t.Errorf("does not build: %s", line)
+			}
+		}
+		over := product.BitLen() - 1 - (p.W*p.K + p.Delta + 1) + 1 // one bit more than there is room for
+		if builds(fmt.Sprintf("uint64((%s)>>(%d*%d+%d+1) - 1)", q, p.W, p.K, p.Delta+over)) {
+			t.Errorf("%d bits over the noise of logN %d build", over, p.LogN)
+		}
+		if builds(fmt.Sprintf("uint64(0 - (%s)>>%d)", q, product.BitLen()-1)) {
+			t.Errorf("a modulus at the limit of logN %d builds", p.LogN)
+		}
+	}
+	if got := strings.Count(string(source), "\t_ = "); got != lines {
+		t.Errorf("gate.go has %d lines, the table makes %d", got, lines)
 	}
 }
 

@@ -39,16 +39,16 @@ type adder struct {
 	err     error
 }
 
-// tile is how many residues of every reader are added before the next ones:
-// their sums and their bytes stay in the processor's first cache.
-const tile = 1024
-
 func newAdder(p Profile, readers []io.Reader) *adder {
 	a := &adder{p: p, readers: readers, acc: make([][]uint64, len(p.Primes))}
 	for i := range p.Primes {
 		a.acc[i] = make([]uint64, p.N())
 	}
-	a.buf = LimbBuffer(tile / 8 * 64)
+	size := 0
+	for i := range p.Primes {
+		size = max(size, p.LimbSize(i))
+	}
+	a.buf = LimbBuffer(size)
 	return a
 }
 
@@ -57,24 +57,32 @@ func lazy(q uint64) int { return int(min(uint64(1)<<30, ^uint64(0)/(q-1)-1)) }
 
 func (a *adder) chunk(j int) {
 	for i, q := range a.p.Primes {
-		width, room := bits.Len64(q), lazy(q)
-		for acc := a.acc[i]; len(acc) > 0; {
-			v := acc[:min(tile, len(acc))]
-			acc = acc[len(v):]
-			b := a.buf[:len(v)/8*width]
-			for n, r := range a.readers {
-				if a.err = readLimb(r, b, j, i); a.err != nil {
-					return
-				}
-				if !unpack(v, b, width, q, n > 0) {
-					a.err = consilium.ErrInvalid.Withf("encrypted vector, chunk %d, limb %d: %w", j, i, errResidue)
-					return
-				}
-				if n > 0 && n%room == 0 {
-					reduce(v, q)
+		width, room, f, acc := bits.Len64(q), lazy(q), fieldOf(q), a.acc[i]
+		clear(acc)
+		// A whole polynomial of one reader at a time: long runs are what memory
+		// and files give fastest, and it stays in the processor's second cache.
+		b := a.buf[:a.p.LimbSize(i)]
+		for n, r := range a.readers {
+			if a.err = readLimb(r, b, j, i); a.err != nil {
+				return
+			}
+			var ok bool
+			if f != nil {
+				ok = f.UnpackAdd(acc, b)
+			} else {
+				ok = unpack(acc, b, width, q, true)
+			}
+			if !ok {
+				a.err = consilium.ErrInvalid.Withf("encrypted vector, chunk %d, limb %d: %w", j, i, errResidue)
+				return
+			}
+			if n > 0 && n%room == 0 || n+1 == len(a.readers) {
+				if f != nil {
+					f.Reduce(acc)
+				} else {
+					reduce(acc, q)
 				}
 			}
-			reduce(v, q)
 		}
 	}
 }

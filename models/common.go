@@ -299,7 +299,7 @@ func (g *regression) advanceCommon(f *fit, o Opened, round uint32) (*State, erro
 		}
 	}
 	if flag[0] > 0 {
-		if _, code, _ := g.halve(f); code != 0 || int(round) >= g.facts.Spec.Rounds.Max {
+		if _, code, _ := g.halve(f); code != 0 || g.last(round) {
 			return failed(round, failConverge, 0), nil
 		}
 		return g.save(f, phaseFit, round)

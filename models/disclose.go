@@ -64,7 +64,6 @@ func (g *regression) disclose(d *Disclosure) error {
 	phases := []uint32{phaseFit}
 	if g.finalLen() > 0 {
 		phases = append(phases, phaseFinal)
-		d.Rounds++
 	}
 	if g.common() {
 		// How many stretches have an event is known after the first round; at

@@ -499,7 +499,7 @@ func (g *regression) firstGLM(f *fit, start, b []float64, a [][]float64, shift, 
 }
 
 func (g *regression) advanceGLM(f *fit, v, score []float64, info [][]float64, round uint32) (*State, error) {
-	limit := int(round) >= g.facts.Spec.Rounds.Max
+	limit := g.last(round)
 	if v[fitDiverged] > 0 {
 		if _, code, _ := g.halve(f); code != 0 || limit {
 			return failed(round, failConverge, 0), nil

@@ -186,7 +186,7 @@ func (g *regression) advanceNegbin(f *fit, v, score []float64, expected [][]floa
 	if err != nil {
 		return nil, err
 	}
-	limit := int(round) >= g.facts.Spec.Rounds.Max
+	limit := g.last(round)
 	back := func() (*State, error) {
 		f.halvings++
 		if f.halvings > 40 || limit {

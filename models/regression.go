@@ -507,7 +507,7 @@ func (g *regression) Update(s *State, o Opened) (*State, error) {
 				return nil, err
 			}
 			if v[1] > 0 {
-				if _, code, _ := g.halve(f); code != 0 || int(round) >= g.facts.Spec.Rounds.Max {
+				if _, code, _ := g.halve(f); code != 0 || g.last(round) {
 					return failed(round, failConverge, 0), nil
 				}
 				return g.save(f, phaseFit, round)
@@ -661,10 +661,20 @@ func (g *regression) advance(f *fit, ll float64, score []float64, info [][]float
 		return failed(round, code, index), nil
 	case done:
 		return g.finish(f, round)
-	case int(round) >= g.facts.Spec.Rounds.Max:
+	case g.last(round):
 		return failed(round, failConverge, 0), nil
 	}
 	return g.save(f, phaseFit, round)
+}
+
+// last reports whether no other step may follow: what is summed at the estimate, such as
+// robust errors, takes one more round, which rounds.max covers too.
+func (g *regression) last(round uint32) bool {
+	left := g.facts.Spec.Rounds.Max - int(round)
+	if g.finalLen() > 0 {
+		left--
+	}
+	return left <= 0
 }
 
 func (g *regression) finish(f *fit, round uint32) (*State, error) {

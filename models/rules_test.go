@@ -320,6 +320,24 @@ func TestProblems(t *testing.T) {
 	slow := patients(t, with(multi...))
 	slow.facts.Spec.Rounds.Max = 2
 	expect(run(slow), "analysis.convergence", "2 rounds")
+	// rounds.max covers the round of the robust errors too: a study never
+	// opens more sums than it declares.
+	robust := with("treat")
+	robust.Robust = true
+	exact := patients(t, robust)
+	must(t, exact)
+	rounds := len(exact.opened)
+	enough := patients(t, robust)
+	enough.facts.Spec.Rounds.Max = rounds
+	if must(t, enough); len(enough.opened) != rounds {
+		t.Errorf("%d rounds, before %d", len(enough.opened), rounds)
+	}
+	short := patients(t, robust)
+	short.facts.Spec.Rounds.Max = rounds - 1
+	expect(run(short), "analysis.convergence", "rounds")
+	if len(short.opened) >= rounds {
+		t.Errorf("%d rounds of at most %d", len(short.opened), rounds-1)
+	}
 }
 
 // TestRidge: at the ridge estimate the score equals the penalty's slope.

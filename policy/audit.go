@@ -32,7 +32,7 @@ type AuditRecord struct {
 	Study        string           `json:"study"`
 	Round        uint32           `json:"round"` // 0 before the first
 	PolicyDigest consilium.Digest `json:"policy_digest"`
-	Path         string           `json:"path"` // rego, or memoised for rows
+	Path         string           `json:"path"` // rego; for rows vectorised or memoised
 	InputMAC     string           `json:"input_sha256"`
 	InputMasked  json.RawMessage  `json:"input_masked"`
 	Decision     Decision         `json:"decision"`
@@ -181,7 +181,10 @@ func (a *Audit) Head() (consilium.Digest, uint64) {
 func (a *Audit) Append(entry AuditEntry) (AuditRecord, error) {
 	rec := AuditRecord{Time: entry.Time, Node: entry.Node, Study: string(entry.Study), Round: entry.Round, Path: "rego", Decision: entry.Decision}
 	if entry.Rows != nil {
-		rec.Decision, rec.Path = entry.Rows.Decision, "memoised"
+		rec.Decision, rec.Path = entry.Rows.Decision, entry.Rows.Path
+		if rec.Path == "" { // refused before any row was looked at
+			rec.Path = "rego"
+		}
 		rec.Counts = &AuditCounts{In: entry.Rows.In, Out: entry.Rows.Out, ByReason: orEmpty(entry.Rows.Reasons)}
 		rec.Bitmap = a.mac("bitmap", entry.Rows.bitmap())
 	}

@@ -31,7 +31,7 @@ func TestDecideTransfers(t *testing.T) {
 		return d
 	}
 	together := func(list []Artefact) Decision {
-		d, err := e.DecideTransfers(t.Context(), in, list)
+		d, _, err := e.DecideTransfers(t.Context(), in, list)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -62,7 +62,7 @@ func TestDecideTransfers(t *testing.T) {
 			}
 		}
 	}
-	if d, err := e.DecideTransfers(t.Context(), in, nil); err == nil || d.Allow {
+	if d, _, err := e.DecideTransfers(t.Context(), in, nil); err == nil || d.Allow {
 		t.Error("no transfers were allowed")
 	}
 }

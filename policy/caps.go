@@ -107,5 +107,8 @@ func lintOverlay(m *ast.Module, board string) error {
 		bad = fmt.Errorf("line %d: `with` replaces facts: not in a rule", w.Location.Row)
 		return true
 	})
-	return bad
+	if bad != nil {
+		return bad
+	}
+	return lintSize(m)
 }

@@ -174,7 +174,7 @@ func DefaultSubject(patient [16]byte, spec *consilium.Spec, now int64) Subject {
 	s := Subject{
 		Patient: patient, Status: "active", Explicit: true, Evidence: true, Purposes: []string{"DUO:0000042"}, Area: "any",
 		ValidFrom: now - 86400, ValidTo: Never, WithdrawnAt: Never, GivenBy: "self", IsAdultNow: true, CitizenOrLPR: true,
-		HRAGeneral: true, HRAGenetic: true, HRAInformed: true,
+		HRAGeneral: true, HRAGenetic: true, HRAInformed: true, OptedOutAt: Never,
 	}
 	if spec.Purpose.Disease != "" {
 		s.Area, s.Purposes = spec.Purpose.Disease, []string{"DUO:0000007"}

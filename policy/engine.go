@@ -13,6 +13,7 @@ import (
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/rego"
+	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/storage/inmem"
 	"github.com/open-policy-agent/opa/v1/topdown"
 
@@ -57,9 +58,13 @@ type compiled struct {
 	staleAt    int64    // Unix seconds from which the dated law denies
 	asOf       int64
 	query      rego.PreparedEvalQuery
-	rowQueries map[string]rego.PreparedEvalQuery
+	compiler   *ast.Compiler
+	storage    storage.Store  // of store
 	store      map[string]any // what the rules see as data
 	timeout    time.Duration
+	ordered    map[string]bool          // times of which rules see only the order against the moment
+	rowQueries []rego.PreparedEvalQuery // of rowRules
+	programs   programs                 // of the row rules, by study
 }
 
 // Engine answers questions under one policy at a time. It is safe for
@@ -122,7 +127,17 @@ func (e *Engine) Rules() []Rule { return slices.Clone(e.p.Load().rules) }
 // Regimes lists the regime ids that have rules, ascending.
 func (e *Engine) Regimes() []string { return slices.Clone(e.p.Load().regimes) }
 
-func compile(b Bundle, timeout time.Duration) (*compiled, error) {
+// compile makes a policy of a bundle. What makes OPA's compiler panic is no
+// policy.
+func compile(b Bundle, timeout time.Duration) (p *compiled, err error) {
+	err = recovering(func() (err error) {
+		p, err = compileBundle(b, timeout)
+		return err
+	})
+	return p, err
+}
+
+func compileBundle(b Bundle, timeout time.Duration) (*compiled, error) {
 	all, err := allSchemas()
 	if err != nil {
 		return nil, err
@@ -150,6 +165,9 @@ func compile(b Bundle, timeout time.Duration) (*compiled, error) {
 		if m == nil {
 			modules[name] = own[name]
 			continue
+		}
+		if err := lintSource(b.files[name]); err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		mod, err := parse(name, b.files[name], board)
 		if err != nil {
@@ -183,7 +201,7 @@ func compile(b Bundle, timeout time.Duration) (*compiled, error) {
 	if err := p.finish(c, store); err != nil {
 		return nil, err
 	}
-	if err := p.tryRows(); err != nil {
+	if err := p.gateBundle(); err != nil {
 		return nil, err
 	}
 	return p, nil
@@ -216,22 +234,32 @@ var coreModules = sync.OnceValues(func() (map[string]*ast.Module, error) {
 
 // finish prepares the one query that answers every point.
 func (p *compiled) finish(c *ast.Compiler, store map[string]any) error {
-	p.store = store
+	p.store, p.compiler = store, c
+	p.storage = inmem.NewFromObjectWithOpts(store, inmem.OptRoundTripOnWrite(false), inmem.OptReturnASTValuesOnRead(true))
 	var err error
-	if p.query, err = prepare("data.consilium.decision.decision", c, store); err != nil {
+	if p.query, err = prepare("data.consilium.decision.decision", c, p.storage); err != nil {
 		return err
 	}
-	return p.prepareRows(c, store)
+	p.ordered, p.rowQueries = orderedTimes(c.Modules), nil
+	for _, id := range p.rowRules {
+		q, err := prepare(fmt.Sprintf("data.consilium.board[%q].row_include", id), c, p.storage)
+		if err != nil {
+			return err
+		}
+		p.rowQueries = append(p.rowQueries, q)
+	}
+	return nil
 }
 
-func prepare(query string, c *ast.Compiler, store map[string]any) (rego.PreparedEvalQuery, error) {
+func prepare(query string, c *ast.Compiler, store storage.Store) (rego.PreparedEvalQuery, error) {
 	return rego.New(
 		rego.Query(query),
 		rego.Compiler(c),
-		rego.Store(inmem.NewFromObjectWithOpts(store, inmem.OptRoundTripOnWrite(false), inmem.OptReturnASTValuesOnRead(true))),
+		rego.Store(store),
 		rego.Capabilities(capabilities(coreBuiltins)),
 		// Without this, an error inside `not` reads as "it does not hold".
 		rego.StrictBuiltinErrors(true),
+		rego.GenerateJSON(boundedJSON),
 	).PrepareForEval(context.Background())
 }
 
@@ -416,19 +444,35 @@ func (e *Engine) evaluate(ctx context.Context, p *compiled, point Point, doc map
 	case <-ctx.Done():
 		return Decision{}, ctx.Err()
 	}
-	limited, cancel := context.WithTimeout(ctx, p.timeout)
-	defer cancel()
-	rs, err := p.query.Eval(limited, rego.EvalInput(doc))
-	return p.outcome(ctx, limited, point, rs, err)
+	v, err := ast.InterfaceToValue(doc)
+	if err != nil {
+		return deny(point, CodeError, "%s", firstLine(err)), nil
+	}
+	return p.ask(ctx, point, v)
+}
+
+// ask evaluates the rules about one question within the limits.
+func (p *compiled) ask(ctx context.Context, point Point, v ast.Value) (Decision, error) {
+	var rs rego.ResultSet
+	err := metered(ctx, p.timeout, func(ctx context.Context, limits ...rego.EvalOption) error {
+		var err error
+		rs, err = p.query.Eval(ctx, append(limits, rego.EvalParsedInput(v))...)
+		return err
+	})
+	return p.outcome(ctx, point, rs, err)
 }
 
 // outcome turns what OPA returned into a decision.
-func (p *compiled) outcome(ctx, limited context.Context, point Point, rs rego.ResultSet, err error) (Decision, error) {
+func (p *compiled) outcome(ctx context.Context, point Point, rs rego.ResultSet, err error) (Decision, error) {
 	switch {
 	case ctx.Err() != nil:
 		return Decision{}, ctx.Err()
-	case limited.Err() != nil || topdown.IsCancel(err):
+	case errors.Is(err, errSteps) || errors.Is(err, errHeap):
+		return deny(point, CodeTimeout, "%v", err), nil
+	case errors.Is(err, context.DeadlineExceeded) || topdown.IsCancel(err):
 		return deny(point, CodeTimeout, "the rules took longer than %s", p.timeout), nil
+	case errors.Is(err, errAnswer):
+		return deny(point, CodeShape, "%v", errAnswer), nil
 	case err != nil:
 		return deny(point, CodeError, "a rule failed: %s", firstLine(err)), nil
 	}

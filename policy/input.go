@@ -79,8 +79,12 @@ func NewStudy(id consilium.StudyID, payload []byte) (*Study, error) {
 	if err != nil {
 		return nil, consilium.ErrInvalid.With(err)
 	}
+	return studyOf(id, consilium.SpecDigest(payload), spec), nil
+}
+
+func studyOf(id consilium.StudyID, digest consilium.Digest, spec *consilium.Spec) *Study {
 	s := &Study{
-		ID: string(id), Spec: consilium.SpecDigest(payload), Name: spec.Name, Dataset: spec.Data.Dataset,
+		ID: string(id), Spec: digest, Name: spec.Name, Dataset: spec.Data.Dataset,
 		Purpose:  StudyPurpose{DUO: orEmpty(spec.Purpose.DUO), Disease: spec.Purpose.Disease, Class: spec.Purpose.Class},
 		MinSites: spec.Sites.Min, MinCohort: spec.Privacy.MinCohort, Permits: orEmpty(spec.Privacy.Permits),
 		DP: spec.Privacy.DP != nil, Legal: spec.Legal, Columns: []StudyColumn{}, Analyses: []StudyAnalysis{},
@@ -103,7 +107,7 @@ func NewStudy(id consilium.StudyID, payload []byte) (*Study, error) {
 	for _, a := range spec.Analyses {
 		s.Analyses = append(s.Analyses, StudyAnalysis{Name: a.Name, Type: a.Type})
 	}
-	return s, nil
+	return s
 }
 
 // UsedColumns lists the declared columns that an analysis, the cohort or a

@@ -44,6 +44,24 @@ func TestLawTable(t *testing.T) {
 		}
 		t.Errorf("docs/law.md does not hold the table of law/rules.json between its marks; it should be:\n%s", want)
 	}
+	_, list, _ := strings.Cut(string(b), "## What is not verified")
+	list, _, _ = strings.Cut(list, "\n## ")
+	marks := map[string]int{}
+	for _, r := range Default().Rules() {
+		marks[r.Mark]++
+		if named := strings.Contains(list, "`"+r.Code+"`"); named != (r.Mark == "memory") {
+			t.Errorf("docs/law.md: %s is marked %s, and named among the unverified: %v", r.Code, r.Mark, named)
+		}
+	}
+	if counts := fmt.Sprintf("Of %d rules, %d state law whose text was read, %d law that was read about, %d law", len(Default().Rules()), marks["read"], marks["secondary"], marks["memory"]); !strings.Contains(list, counts) {
+		t.Errorf("docs/law.md: want %q", counts)
+	}
+	regimes, _, _ := strings.Cut(string(b), "## How regimes compose")
+	for _, r := range Default().Regimes() {
+		if !strings.Contains(regimes, r) {
+			t.Errorf("docs/law.md: the table of regimes lacks %s", r)
+		}
+	}
 	if !strings.Contains(string(b), "not legal advice") {
 		t.Error("docs/law.md does not say that it is not legal advice")
 	}
@@ -157,5 +175,43 @@ func TestLawData(t *testing.T) {
 	}
 	if !slices.Equal(src.DSP.Countries, law.DS.Countries) || fmt.Sprint(src.DSP.MoreThan) != fmt.Sprint(law.DS.MoreThan) {
 		t.Error("28 CFR 202 differs")
+	}
+}
+
+// TestConsentCodes: a record lets through exactly the ontology's permissions and
+// modifiers, so that a code that no rule looks at cannot stand in one.
+func TestConsentCodes(t *testing.T) {
+	f, _ := DefaultBundle().File("law/law.json")
+	var law struct {
+		DUO struct {
+			Permissions, Modifiers     map[string]string
+			Deprecated, Investigations []string
+		}
+	}
+	if err := json.Unmarshal(f, &law); err != nil {
+		t.Fatal(err)
+	}
+	known := 0
+	for _, m := range []map[string]string{law.DUO.Permissions, law.DUO.Modifiers} {
+		for name, code := range m {
+			known++
+			if !consentCode(code) {
+				t.Errorf("%s %s is refused", name, code)
+			}
+		}
+	}
+	for _, code := range append(law.DUO.Deprecated, law.DUO.Investigations...) {
+		if consentCode(code) {
+			t.Errorf("%s is let through", code)
+		}
+	}
+	n := 0
+	for i := range 200 {
+		if consentCode(fmt.Sprintf("DUO:%07d", i)) {
+			n++
+		}
+	}
+	if n != known || consentCode("DUO:00000440") || consentCode("xDUO:0000044") {
+		t.Errorf("%d codes are let through, the law knows %d", n, known)
 	}
 }

@@ -7,12 +7,12 @@ import (
 	"math/bits"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
 	"github.com/apache/arrow/go/v17/arrow/memory"
 	"github.com/open-policy-agent/opa/v1/ast"
-	"github.com/open-policy-agent/opa/v1/rego"
 
 	"consilium"
 	"consilium/internal/canon"
@@ -45,6 +45,10 @@ type Subject struct {
 	HRAProject    bool // consent for this project, HRA Art. 32(1)
 	HRAInformed   bool // informed, HRA Art. 33(2)
 	HRADissent    bool // a documented refusal
+	Part2Consent  bool // consent that names substance use disorder records, 42 CFR 2.31
+	NHSOptOut     bool // the National Data Opt-Out of England
+
+	OptedOutAt int64 // of the European Health Data Space, Art. 71; Unix seconds, Never = not
 }
 
 // Record is a Subject as the rules see it.
@@ -72,6 +76,9 @@ type Record struct {
 	HRAProject    bool     `json:"hra_project"`
 	HRAInformed   bool     `json:"hra_informed"`
 	HRADissent    bool     `json:"hra_dissent"`
+	Part2Consent  bool     `json:"part2_consent"`
+	NHSOptOut     bool     `json:"nhs_opt_out"`
+	OptedOutAt    int64    `json:"opted_out_at"`
 }
 
 var categories = []string{"general", "genetic", "mental", "substance", "hiv", "sexual", "biometric"}
@@ -87,12 +94,18 @@ type cell struct {
 	flag func(*Subject) *bool
 }
 
-func cells() []cell {
+// wordType is of columns with few different values: kernels look each value
+// up once, not each row.
+var wordType arrow.DataType = &arrow.DictionaryType{IndexType: arrow.PrimitiveTypes.Int32, ValueType: arrow.BinaryTypes.String}
+
+var cells = sync.OnceValue(makeCells)
+
+func makeCells() []cell {
 	text := func(name string, f func(*Subject) *string) cell {
-		return cell{name: name, typ: arrow.BinaryTypes.String, text: f}
+		return cell{name: name, typ: wordType, text: f}
 	}
 	words := func(name string, f func(*Subject) *[]string) cell {
-		return cell{name: name, typ: arrow.BinaryTypes.String, list: f}
+		return cell{name: name, typ: wordType, list: f}
 	}
 	when := func(name string, f func(*Subject) *int64) cell {
 		return cell{name: name, typ: arrow.PrimitiveTypes.Int64, time: f}
@@ -124,6 +137,9 @@ func cells() []cell {
 		flag("hra_project", func(s *Subject) *bool { return &s.HRAProject }),
 		flag("hra_informed", func(s *Subject) *bool { return &s.HRAInformed }),
 		flag("hra_dissent", func(s *Subject) *bool { return &s.HRADissent }),
+		flag("part2_consent", func(s *Subject) *bool { return &s.Part2Consent }),
+		flag("nhs_opt_out", func(s *Subject) *bool { return &s.NHSOptOut }),
+		when("opted_out_at", func(s *Subject) *int64 { return &s.OptedOutAt }),
 	}
 }
 
@@ -147,11 +163,15 @@ func SubjectRecord(subjects []Subject) arrow.Record {
 		b.Field(0).(*array.FixedSizeBinaryBuilder).Append(s.Patient[:])
 		for j, c := range cols {
 			switch f := b.Field(j + 1).(type) {
-			case *array.StringBuilder:
+			case *array.BinaryDictionaryBuilder:
+				word := ""
 				if c.list != nil {
-					f.Append(strings.Join(*c.list(s), " "))
+					word = strings.Join(*c.list(s), " ")
 				} else {
-					f.Append(*c.text(s))
+					word = *c.text(s)
+				}
+				if err := f.AppendString(word); err != nil {
+					f.AppendNull() // a row with a null is out
 				}
 			case *array.Int64Builder:
 				f.Append(*c.time(s))
@@ -176,7 +196,9 @@ type RowDecision struct {
 	In       int      // rows asked
 	Out      int      // rows left out
 	Reasons  []Count  // ascending codes; a row counts under every rule that leaves it out
-	Distinct int      // distinct tuples that the rules were asked
+	Distinct int      // distinct tuples that the rules were asked, on the memoised path
+	Path     string   // PathVectorised or PathMemoised
+	Why      string   // why the rows were not decided by kernels: file, line and reason
 }
 
 // Digest names the decision with its counts and its bitmap.
@@ -215,95 +237,13 @@ func (r RowDecision) Count() int {
 	return n
 }
 
-// MaxDistinct bounds the tuples that one filter asks the rules about; each
-// takes some hundred microseconds.
-const MaxDistinct = 1 << 16
-
-// FilterRows decides row by row which patients' rows may be read at in.Now,
-// the moment of reading. The rules are asked once for each distinct tuple of
-// control facts. Times enter a tuple only as before, at or after in.Now:
-// that is all the core rules look at, and an overlay that looks at more is
-// refused when it is compiled.
-//
-// A null, an unknown value and any failure leave rows out; a failure of the
-// rules themselves leaves all of them out and says so in Decision.
-func (e *Engine) FilterRows(ctx context.Context, in Input, subjects arrow.Record) (RowDecision, error) {
-	p := e.p.Load()
-	n := int(subjects.NumRows())
-	out := RowDecision{Allowed: make([]bool, n), In: n, Out: n}
-	failed := func(d Decision, digest consilium.Digest) RowDecision {
-		return RowDecision{Decision: p.seal(d, digest), Allowed: make([]bool, n), In: n, Out: n}
-	}
-	if !subjects.Schema().Equal(SubjectSchema()) {
-		return failed(deny(PointRows, CodeInput, "the control table has another schema"), consilium.Digest{}), nil
-	}
-	// The base question is checked once, with a record that fits.
-	in.Record = nobody()
-	doc, digest, bad := p.document(PointRows, in)
-	if bad != nil {
-		return failed(*bad, digest), nil
-	}
-	base, err := newBase(doc)
-	if err != nil {
-		return failed(deny(PointRows, CodeInput, "%s", firstLine(err)), digest), nil
-	}
-	counts := map[string]int{}
-	known := map[string]Decision{}
-	var frame *Decision
-	for i := range n {
-		r, code := readRecord(subjects, i)
-		if code == "" {
-			r = r.at(in.Now)
-			key := r.key()
-			d, ok := known[key]
-			if !ok {
-				if len(known) >= MaxDistinct {
-					return failed(deny(PointRows, CodeError, "more than %d different tuples of control facts", MaxDistinct), digest), nil
-				}
-				if d, err = e.row(ctx, p, base, r); err != nil {
-					return RowDecision{}, err
-				}
-				known[key] = d
-			}
-			switch d.Code() {
-			case CodeError, CodeTimeout, CodeShape, CodeUndefined:
-				return failed(d, digest), nil
-			}
-			if frame == nil {
-				frame = &d
-			}
-			if d.Allow {
-				out.Allowed[i] = true
-				out.Out--
-			}
-			for j, reason := range d.Reasons {
-				if !slices.ContainsFunc(d.Reasons[:j], func(q Reason) bool { return q.Code == reason.Code }) {
-					counts[reason.Code]++
-				}
-			}
-			continue
-		}
-		counts[code]++
-	}
-	for _, code := range sortedKeys(counts) {
-		out.Reasons = append(out.Reasons, Count{Code: code, Rows: counts[code]})
-	}
-	out.Distinct = len(known)
-	out.Decision = Decision{Point: PointRows, Allow: true}
-	if frame != nil {
-		out.Decision.MinCohort, out.Decision.Permits = frame.MinCohort, frame.Permits
-	}
-	out.Decision = p.seal(out.Decision, digest)
-	return out, nil
-}
-
 // nobody is a record that fits the schema and stands for no patient.
 func nobody() *Record {
 	return &Record{Status: "none", Categories: []string{}, Purposes: []string{}, GivenBy: "none"}
 }
 
 // row asks the rules about one record, without a memory.
-func (e *Engine) row(ctx context.Context, p *compiled, base base, r Record) (Decision, error) {
+func (e *Engine) row(ctx context.Context, p *compiled, base base, r map[string]any) (Decision, error) {
 	select {
 	case e.slots <- struct{}{}:
 		defer func() { <-e.slots }()
@@ -313,15 +253,12 @@ func (e *Engine) row(ctx context.Context, p *compiled, base base, r Record) (Dec
 	return p.row(ctx, base, r)
 }
 
-func (p *compiled) row(ctx context.Context, base base, r Record) (Decision, error) {
-	limited, cancel := context.WithTimeout(ctx, p.timeout)
-	defer cancel()
+func (p *compiled) row(ctx context.Context, base base, r map[string]any) (Decision, error) {
 	v, err := base.with(r)
 	if err != nil {
 		return deny(PointRows, CodeError, "%s", firstLine(err)), nil
 	}
-	rs, err := p.query.Eval(limited, rego.EvalParsedInput(v))
-	return p.outcome(ctx, limited, PointRows, rs, err)
+	return p.ask(ctx, PointRows, v)
 }
 
 // base is the part of a row question that is equal for all rows, parsed once.
@@ -345,8 +282,8 @@ func newBase(doc map[string]any) (base, error) {
 	return base{o}, nil
 }
 
-func (b base) with(r Record) (ast.Value, error) {
-	record, err := ast.InterfaceToValue(r.value())
+func (b base) with(r map[string]any) (ast.Value, error) {
+	record, err := ast.InterfaceToValue(r)
 	if err != nil {
 		return nil, err
 	}
@@ -364,30 +301,18 @@ func (r Record) value() map[string]any {
 		"given_by": r.GivenBy, "is_adult_now": r.IsAdultNow, "deceased": r.Deceased, "mn_objected": r.MNObjected, "part2": r.Part2,
 		"psychotherapy": r.Psychotherapy, "citizen_or_lpr": r.CitizenOrLPR, "wgbo_objected": r.WGBOObjected, "hra_general": r.HRAGeneral,
 		"hra_genetic": r.HRAGenetic, "hra_project": r.HRAProject, "hra_informed": r.HRAInformed, "hra_dissent": r.HRADissent,
+		"part2_consent": r.Part2Consent, "nhs_opt_out": r.NHSOptOut, "opted_out_at": r.OptedOutAt,
 	}
-}
-
-// at reduces times to their order against the moment of reading.
-func (r Record) at(now int64) Record {
-	for _, t := range []*int64{&r.ValidFrom, &r.ValidTo, &r.WithdrawnAt} {
-		switch {
-		case *t < now:
-			*t = now - 1
-		case *t > now:
-			*t = now + 1
-		}
-	}
-	return r
 }
 
 // key tells different records apart. Fields are separated by a byte that no
 // value holds: readRecord lets only known words and codes through.
 func (r Record) key() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s\x00%s\x00%s\x00%s\x00%s\x00%d %d %d ", r.Status, r.GivenBy, r.Area, strings.Join(r.Categories, " "),
-		strings.Join(r.Purposes, " "), r.ValidFrom, r.ValidTo, r.WithdrawnAt)
+	fmt.Fprintf(&b, "%s\x00%s\x00%s\x00%s\x00%s\x00%d %d %d %d ", r.Status, r.GivenBy, r.Area, strings.Join(r.Categories, " "),
+		strings.Join(r.Purposes, " "), r.ValidFrom, r.ValidTo, r.WithdrawnAt, r.OptedOutAt)
 	for _, f := range []bool{r.Explicit, r.Evidence, r.Objected, r.IsAdultNow, r.Deceased, r.MNObjected, r.Part2, r.Psychotherapy,
-		r.CitizenOrLPR, r.WGBOObjected, r.HRAGeneral, r.HRAGenetic, r.HRAProject, r.HRAInformed, r.HRADissent} {
+		r.CitizenOrLPR, r.WGBOObjected, r.HRAGeneral, r.HRAGenetic, r.HRAProject, r.HRAInformed, r.HRADissent, r.Part2Consent, r.NHSOptOut} {
 		if f {
 			b.WriteByte('1')
 		} else {
@@ -397,48 +322,19 @@ func (r Record) key() string {
 	return b.String()
 }
 
-// readRecord reads one row of the control table, or says why it is out.
-func readRecord(rec arrow.Record, i int) (Record, string) {
-	var s Subject
-	for j, c := range cells() {
-		col := rec.Column(j + 1)
-		if col.IsNull(i) {
-			return Record{}, CodeRowNull
-		}
-		switch a := col.(type) {
-		case *array.String:
-			if c.list != nil {
-				*c.list(&s) = strings.Fields(a.Value(i))
-			} else {
-				*c.text(&s) = strings.Clone(a.Value(i))
-			}
-		case *array.Int64:
-			*c.time(&s) = a.Value(i)
-		case *array.Boolean:
-			*c.flag(&s) = a.Value(i)
-		default:
-			return Record{}, CodeRowValue
-		}
-	}
-	if rec.Column(0).IsNull(i) {
-		return Record{}, CodeRowNull
-	}
-	return s.record()
-}
-
 // record checks the values, which the schema of the points would refuse too.
 func (s *Subject) record() (Record, string) {
 	ok := slices.Contains([]string{"none", "active", "withdrawn"}, s.Status) &&
 		slices.Contains([]string{"none", "self", "parent", "representative"}, s.GivenBy) &&
 		(s.Area == "" || s.Area == "any" || isCode(s.Area, "MONDO:"))
-	for _, t := range []int64{s.ValidFrom, s.ValidTo, s.WithdrawnAt} {
+	for _, t := range []int64{s.ValidFrom, s.ValidTo, s.WithdrawnAt, s.OptedOutAt} {
 		ok = ok && t >= -Never && t <= Never
 	}
 	for _, c := range s.Categories {
 		ok = ok && slices.Contains(categories, c)
 	}
 	for _, d := range s.Purposes {
-		ok = ok && isCode(d, "DUO:")
+		ok = ok && consentCode(d)
 	}
 	if !ok {
 		return Record{}, CodeRowValue
@@ -448,13 +344,24 @@ func (s *Subject) record() (Record, string) {
 		Area: s.Area, ValidFrom: s.ValidFrom, ValidTo: s.ValidTo, WithdrawnAt: s.WithdrawnAt, Objected: s.Objected, GivenBy: s.GivenBy,
 		IsAdultNow: s.IsAdultNow, Deceased: s.Deceased, MNObjected: s.MNObjected, Part2: s.Part2, Psychotherapy: s.Psychotherapy,
 		CitizenOrLPR: s.CitizenOrLPR, WGBOObjected: s.WGBOObjected, HRAGeneral: s.HRAGeneral, HRAGenetic: s.HRAGenetic,
-		HRAProject: s.HRAProject, HRAInformed: s.HRAInformed, HRADissent: s.HRADissent,
+		HRAProject: s.HRAProject, HRAInformed: s.HRAInformed, HRADissent: s.HRADissent, Part2Consent: s.Part2Consent,
+		NHSOptOut: s.NHSOptOut, OptedOutAt: s.OptedOutAt,
 	}
 	slices.Sort(r.Categories)
 	r.Categories = slices.Compact(r.Categories)
 	slices.Sort(r.Purposes)
 	r.Purposes = slices.Compact(r.Purposes)
 	return r, ""
+}
+
+// consentCode reports whether s is a permission or modifier of the Data Use
+// Ontology: the same that the schema of a record lets through.
+func consentCode(s string) bool {
+	all, err := allSchemas()
+	if err != nil {
+		return false
+	}
+	return all["record"].Properties["purposes"].Items.pattern.MatchString(s)
 }
 
 func isCode(s, prefix string) bool {

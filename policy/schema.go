@@ -29,6 +29,10 @@ const Never = int64(1)<<53 - 1
 // must be said (null, false, ""), since rules that meet a missing field would
 // not fire.
 //
+// The exception is a property marked x-absent: null, whose absence reads as
+// null: a part of a document that only some laws ask for. The rules of those
+// laws deny on null.
+//
 // Two formats change the value: "date" turns an ISO 8601 date into Unix
 // seconds at 00:00 UTC, "until" does the same and turns null into Never. So
 // rules only ever compare integers with integers; Rego orders strings above
@@ -49,6 +53,7 @@ type schema struct {
 	MaxItems   int                `json:"maxItems,omitempty"`  // of arrays and maps; 1024 where absent
 	Unique     bool               `json:"uniqueItems,omitempty"`
 	Audit      string             `json:"x-audit,omitempty"` // keep, hash or drop; drop where absent
+	Absent     string             `json:"x-absent,omitempty"`
 	Comment    string             `json:"description,omitempty"`
 
 	pattern *regexp.Regexp
@@ -144,6 +149,9 @@ func (s *schema) prepare(all schemas, at string) error {
 	default:
 		return fmt.Errorf("schema %s: unknown format %q", at, s.Format)
 	}
+	if s.Absent != "" && (s.Absent != "null" || len(s.Type) != 2 && !s.Nullable) {
+		return fmt.Errorf("schema %s: x-absent: want null, of a property that may be null", at)
+	}
 	switch s.Audit {
 	case "", "keep", "hash", "drop":
 	default:
@@ -212,6 +220,10 @@ func (all schemas) walk(s *schema, v any, at string) (any, error) {
 		}
 		for _, k := range sortedKeys(s.Properties) {
 			child, present := m[k]
+			if !present && s.Properties[k].Absent == "null" {
+				out[k] = nil
+				continue
+			}
 			if !present {
 				return nil, fmt.Errorf("%s: field %q is missing", at, k)
 			}

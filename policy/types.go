@@ -48,6 +48,7 @@ const (
 	CodeShape        = "POLICY_SHAPE"     // the answer was not of the decision's form
 	CodeInput        = "INPUT_SHAPE"      // the question was not of the schema's form
 	CodeLawDataStale = "LAW_DATA_STALE"   // the dated law is older than its own limit
+	CodeStopped      = "STOPPED"          // a member of the board has stopped the study, the policy or everything
 	CodeRowNull      = "ROW_NULL"         // a control cell of a row is null
 	CodeRowValue     = "ROW_VALUE"        // a control cell of a row holds a value that no rule knows
 )

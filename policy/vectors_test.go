@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"consilium/internal/canon"
@@ -234,11 +235,19 @@ func (c *vectorCase) bundle(t testing.TB) Bundle {
 	return b
 }
 
-// engines compiles each policy of the tables once.
-type engines map[string]*Engine
+// engines compiles each policy of the tables once for all tests.
+type engines struct{}
 
-func (m engines) of(t testing.TB, c *vectorCase) *Engine {
+var compiledVectors = struct {
+	sync.Mutex
+	by map[string]*Engine
+}{by: map[string]*Engine{}}
+
+func (engines) of(t testing.TB, c *vectorCase) *Engine {
 	t.Helper()
+	compiledVectors.Lock()
+	defer compiledVectors.Unlock()
+	m := compiledVectors.by
 	b := c.bundle(t)
 	key := b.Digest().String()
 	if m[key] == nil {

@@ -112,6 +112,14 @@ func TestStaleCheckpointIsRefused(t *testing.T) {
 		if want := late > DefaultMaxAge; errors.Is(err, ErrStaleCheckpoint) != want {
 			t.Errorf("after %v: %v", late, err)
 		}
+		// The naive twin takes any checkpoint that is signed, however old.
+		naive, err := NewGate(GateConfig{Ledger: h.log.Verifier(), Site: h.key.Public(), Witnesses: h.policy().AnyAge(), Now: func() time.Time { return time.Now().Add(1000 * late) }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v, err := naive.Verify(t.Context(), DirView(h.dir), h.input(record(t, testRows()))); err != nil || v.Counts.Verified != 7 {
+			t.Errorf("the naive twin noticed: %v", err)
+		}
 	}
 }
 

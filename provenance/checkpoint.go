@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -56,9 +58,31 @@ func NewWitnessKey(name string) (*NoteKey, error) {
 	return ParseNoteKey(secret)
 }
 
+// NewClassicalWitnessKey makes an Ed25519 cosigner's key (type 0x04), for
+// readers that know nothing newer. A policy counts it beside ML-DSA-44 keys
+// and never instead of them. Its cosignatures do not name the cosigner: the
+// key serves this one role.
+func NewClassicalWitnessKey(name string) (*NoteKey, error) {
+	if err := checkName("witness name", name); err != nil {
+		return nil, err
+	}
+	pub, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("witness key: %w", err)
+	}
+	raw := append([]byte{algEd25519Cosigner}, private.Seed()...)
+	return ParseNoteKey(fmt.Sprintf("PRIVATE+KEY+%s+%08x+%s", name, classicalHash(name, pub), base64.StdEncoding.EncodeToString(raw)))
+}
+
+// classicalHash is the key's number (c2sp.org/signed-note).
+func classicalHash(name string, pub ed25519.PublicKey) uint32 {
+	h := sha256.Sum256(append([]byte(name+"\n\x04"), pub...))
+	return binary.BigEndian.Uint32(h[:])
+}
+
 // ParseNoteKey restores a key from Secret.
 func ParseNoteKey(secret string) (*NoteKey, error) {
-	bad := errors.New("note key: want PRIVATE+KEY+name+hash+base64 of type 0x01 or 0x06")
+	bad := errors.New("note key: want PRIVATE+KEY+name+hash+base64 of type 0x01, 0x04 or 0x06")
 	parts := strings.SplitN(secret, "+", 5)
 	if len(parts) != 5 || parts[0] != "PRIVATE" || parts[1] != "KEY" {
 		return nil, bad
@@ -80,6 +104,18 @@ func ParseNoteKey(secret string) (*NoteKey, error) {
 		if k.vkey, err = note.NewEd25519VerifierKey(k.name, pub); err != nil {
 			return nil, bad
 		}
+	case algEd25519Cosigner:
+		if len(raw) != 1+ed25519.SeedSize {
+			return nil, bad
+		}
+		pub := ed25519.NewKeyFromSeed(raw[1:]).Public().(ed25519.PublicKey)
+		if fmt.Sprintf("%08x", classicalHash(k.name, pub)) != parts[3] {
+			return nil, bad
+		}
+		if k.signer, err = fnote.NewSignerForCosignatureV1(secret); err != nil {
+			return nil, bad
+		}
+		k.vkey = fmt.Sprintf("%s+%s+%s", k.name, parts[3], base64.StdEncoding.EncodeToString(append([]byte{algEd25519Cosigner}, pub...)))
 	case algMLDSA44:
 		s, err := fnote.NewMLDSASigner(secret)
 		if err != nil || fmt.Sprintf("%08x", s.KeyHash()) != parts[3] {
@@ -246,8 +282,10 @@ func SignCheckpoint(origin string, size uint64, root consilium.Digest, keys ...*
 	return note.Sign(&note.Note{Text: body}, signers...)
 }
 
-func isLogKey(k *NoteKey) bool {
-	_, err := parseVKey(k.vkey, algEd25519)
+func isLogKey(k *NoteKey) bool { return isType(k, algEd25519) }
+
+func isType(k *NoteKey, alg byte) bool {
+	_, err := parseVKey(k.vkey, alg)
 	return err == nil
 }
 
@@ -374,13 +412,15 @@ func ParseWitnessPolicy(text []byte, maxAge time.Duration) (WitnessPolicy, error
 	}
 	defined := map[string]bool{}
 	for i, line := range strings.Split(string(text), "\n") {
-		line, _, _ = strings.Cut(line, "#")
-		f := strings.Fields(line)
+		if bytes.ContainsFunc([]byte(line), func(r rune) bool { return r < 0x20 && r != '\t' || r == 0x7f }) {
+			return WitnessPolicy{}, fmt.Errorf("witness policy: line %d: a control character", i+1)
+		}
+		f := strings.FieldsFunc(line, func(r rune) bool { return r == ' ' || r == '\t' })
 		bad := func() (WitnessPolicy, error) {
 			return WitnessPolicy{}, fmt.Errorf("witness policy: line %d: %q", i+1, clip(line))
 		}
 		switch {
-		case len(f) == 0, f[0] == "log":
+		case len(f) == 0, f[0] == "log", strings.HasPrefix(f[0], "#"):
 		case f[0] == "witness" && (len(f) == 3 || len(f) == 4):
 			w := WitnessKey{Name: f[1], Key: f[2]}
 			if len(f) == 4 {
@@ -408,7 +448,7 @@ func ParseWitnessPolicy(text []byte, maxAge time.Duration) (WitnessPolicy, error
 				g.Threshold = int(n)
 			}
 			p.Groups = append(p.Groups, g)
-		case f[0] == "quorum" && len(f) == 2 && p.Quorum == "":
+		case f[0] == "quorum" && len(f) == 2 && p.Quorum == "" && defined[f[1]]:
 			p.Quorum = f[1]
 		default:
 			return bad()
@@ -451,7 +491,8 @@ func (p WitnessPolicy) compile() (*compiled, error) {
 		index[name] = len(index)
 		return nil
 	}
-	hashes := map[string]bool{}
+	keys := map[string]bool{}
+	var classical []bool // by witness
 	for _, w := range p.Witnesses {
 		v, err := parseVKey(w.Key, algEd25519Cosigner, algMLDSA44)
 		if err != nil {
@@ -460,20 +501,23 @@ func (p WitnessPolicy) compile() (*compiled, error) {
 		if err := define(w.Name); err != nil {
 			return nil, fmt.Errorf("witness policy: %w", err)
 		}
-		id := fmt.Sprintf("%s+%08x", v.Name(), v.KeyHash())
-		if hashes[id] {
+		// The key itself, whatever name it goes by.
+		_, raw, _ := strings.Cut(strings.TrimPrefix(w.Key, v.Name()+"+"), "+")
+		if keys[raw] {
 			return nil, fmt.Errorf("witness policy: %s: the key stands twice, one witness would count as two", w.Name)
 		}
-		hashes[id] = true
+		keys[raw] = true
 		c.verifiers = append(c.verifiers, v)
+		key, _ := base64.StdEncoding.DecodeString(raw) // parseVKey has read it
+		classical = append(classical, key[0] != algMLDSA44)
 	}
+	seen := map[string]bool{} // a member of two groups would count in both
 	for _, g := range p.Groups {
 		cg := compiledGroup{threshold: g.Threshold}
-		seen := map[string]bool{}
 		for _, m := range g.Members {
 			i, ok := index[m]
 			if !ok || seen[m] {
-				return nil, fmt.Errorf("witness policy: group %s: member %q is unknown or stands twice", clip(g.Name), clip(m))
+				return nil, fmt.Errorf("witness policy: group %s: member %q is unknown or stands twice in the groups", clip(g.Name), clip(m))
 			}
 			seen[m] = true
 			cg.members = append(cg.members, i)
@@ -491,6 +535,9 @@ func (p WitnessPolicy) compile() (*compiled, error) {
 		return nil, fmt.Errorf("witness policy: quorum %q is not defined", clip(p.Quorum))
 	}
 	c.quorum = q
+	if c.met(classical) {
+		return nil, errors.New("witness policy: the quorum can be met by Ed25519 cosignatures alone, which a quantum computer forges: let it need a witness of type 0x06")
+	}
 	return c, nil
 }
 

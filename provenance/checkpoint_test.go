@@ -2,6 +2,8 @@ package provenance
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
@@ -28,7 +30,11 @@ func TestNoteKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, k := range append(witnessKeys(t, 1), log) {
+	old, err := NewClassicalWitnessKey("old.test/w")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range append(witnessKeys(t, 1), log, old) {
 		again, err := ParseNoteKey(k.Secret())
 		if err != nil || again.Verifier() != k.Verifier() || again.Name() != k.Name() {
 			t.Fatalf("%s does not survive its encoding: %v", k.Name(), err)
@@ -167,6 +173,19 @@ func TestCheckpointNeedsLogAndQuorum(t *testing.T) {
 
 func TestWitnessPolicies(t *testing.T) {
 	w := witnessKeys(t, 2)
+	c, err := NewClassicalWitnessKey("classical.test/w")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The same key under another name, with the number that fits it.
+	renamed := w[0].Verifier()
+	key, err := base64.StdEncoding.DecodeString(strings.SplitN(renamed, "+", 3)[2])
+	if err != nil {
+		t.Fatal(err)
+	}
+	hash := sha256.Sum256(append([]byte("other.test/w\n"), key...))
+	renamed = fmt.Sprintf("other.test/w+%x+%s", hash[:4], base64.StdEncoding.EncodeToString(key))
+	old := "witness old " + c.Verifier() + "\n"
 	a, b := "witness a "+w[0].Verifier()+"\n", "witness b "+w[1].Verifier()+" http://localhost/\n"
 	for name, text := range map[string]string{
 		"no quorum":           a,
@@ -178,6 +197,12 @@ func TestWitnessPolicies(t *testing.T) {
 		"member twice":        a + "group g 2 a a\nquorum g\n",
 		"name twice":          a + a + "quorum a\n",
 		"key twice":           a + "witness c " + w[0].Verifier() + "\ngroup g 2 a c\nquorum g\n",
+		"key renamed":         a + "witness c " + renamed + "\ngroup g 2 a c\nquorum g\n",
+		"in two groups":       a + b + "group g 1 a\ngroup h 2 a g b\nquorum h\n",
+		"classical alone":     a + old + "group g any a old\nquorum g\n",
+		"only classical":      old + "quorum old\n",
+		"quorum before":       a + "quorum g\ngroup g any a\n",
+		"control character":   a + "quorum a\v\n",
 		"group before member": "group g any a\n" + a + "quorum g\n",
 		"keyword":             "witness any " + w[0].Verifier() + "\nquorum any\n",
 		"two quorums":         a + b + "quorum a\nquorum b\n",
@@ -187,8 +212,11 @@ func TestWitnessPolicies(t *testing.T) {
 			t.Errorf("%s: accepted", name)
 		}
 	}
-	if _, err := ParseWitnessPolicy([]byte(a+b+"log x\ngroup g any a b\nquorum g # done\n"), 0); err != nil {
+	if _, err := ParseWitnessPolicy([]byte(a+b+"log x\ngroup g any a b\n\n # done\nquorum g\n"), 0); err != nil {
 		t.Error(err)
+	}
+	if _, err := ParseWitnessPolicy([]byte(a+old+"group g all a old\nquorum g\n"), 0); err != nil {
+		t.Errorf("a classical witness beside another: %v", err)
 	}
 	if _, err := (WitnessPolicy{}).compile(); err == nil {
 		t.Error("the empty policy trusts nobody's word, so it must be refused")

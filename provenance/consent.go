@@ -20,6 +20,8 @@ import (
 	"consilium"
 	"consilium/internal/canon"
 	"consilium/internal/hybrid"
+	"consilium/provenance/sdjwt"
+	"consilium/provenance/status"
 )
 
 // Who gave a consent.
@@ -27,6 +29,7 @@ const (
 	GivenBySelf     = "self"
 	GivenByParent   = "parent"
 	GivenByGuardian = "guardian"
+	GivenByProxy    = "proxy" // whom an adult patient asked to
 )
 
 // How wide a consent is.
@@ -117,8 +120,8 @@ func (c *Consent) validate() error {
 		return errors.New("studies: name them exactly where the level is project")
 	case len(c.Scopes) == 0 || len(c.Purposes) == 0:
 		return errors.New("scopes and purposes: at least one each")
-	case c.GivenBy != GivenBySelf && c.GivenBy != GivenByParent && c.GivenBy != GivenByGuardian:
-		return fmt.Errorf("givenBy %q: want self, parent or guardian", clip(c.GivenBy))
+	case c.GivenBy != GivenBySelf && c.GivenBy != GivenByParent && c.GivenBy != GivenByGuardian && c.GivenBy != GivenByProxy:
+		return fmt.Errorf("givenBy %q: want self, parent, guardian or proxy", clip(c.GivenBy))
 	case c.Given <= 0 || c.From <= 0 || c.From > maxTime || c.Given > maxTime || c.Until < 0 || c.Until > maxTime:
 		return errors.New("given, from and until are Unix seconds")
 	case c.Until != 0 && c.Until <= c.From:
@@ -153,15 +156,20 @@ func (w *Withdrawal) validate() error {
 	return checkList("scopes", w.Scopes)
 }
 
-// SignedDoc is a consent or a withdrawal with its signature. Exactly one of
-// Consent and Withdrawal is set.
+// SignedDoc is a consent, a withdrawal, a key event or a mandate with its
+// signature: exactly one of the four is set. A consent is a credential
+// (consentvc.go), or a document of our own form as all the others are.
 type SignedDoc struct {
 	Consent    *Consent
 	Withdrawal *Withdrawal
+	KeyEvent   *KeyEvent
+	Mandate    *Mandate
 
 	domain    consilium.Domain
-	payload   []byte
+	payload   []byte // of a credential: the whole presentation
 	signature consilium.Signature
+	token     *sdjwt.Token // of a credential
+	status    *status.Entry
 }
 
 func sorted(list []string) []string {
@@ -215,26 +223,45 @@ func signDoc(s consilium.Signer, domain consilium.Domain, v any) (*SignedDoc, er
 }
 
 // Encode is the document's one encoding: domain, payload and signature in
-// three lines.
-func (d *SignedDoc) Encode() []byte { return encodeLines(d.domain, d.payload, &d.signature) }
+// three lines, or a credential's presentation.
+func (d *SignedDoc) Encode() []byte {
+	if d.token != nil {
+		return bytes.Clone(d.payload)
+	}
+	return encodeLines(d.domain, d.payload, &d.signature)
+}
 
 // ParseSignedDoc is the inverse of Encode. It checks the form, not the
 // signature.
 func ParseSignedDoc(b []byte) (*SignedDoc, error) {
+	if bytes.HasPrefix(b, []byte("ey")) { // base64url of {"
+		return parseConsentCredential(string(b))
+	}
 	d := &SignedDoc{}
 	var err error
-	if d.domain, d.payload, d.signature, err = parseLines(b, consilium.DomainConsent, consilium.DomainWithdrawal); err != nil {
+	if d.domain, d.payload, d.signature, err = parseLines(b, consilium.DomainConsent, consilium.DomainWithdrawal, consilium.DomainKeyEvent, consilium.DomainMandate); err != nil {
 		return nil, fmt.Errorf("consent: %w", err)
 	}
-	if d.domain == consilium.DomainConsent {
+	switch d.domain {
+	case consilium.DomainConsent:
 		d.Consent = &Consent{}
 		if err = strictJSON(d.payload, d.Consent); err == nil {
 			err = d.Consent.validate()
 		}
-	} else {
+	case consilium.DomainWithdrawal:
 		d.Withdrawal = &Withdrawal{}
 		if err = strictJSON(d.payload, d.Withdrawal); err == nil {
 			err = d.Withdrawal.validate()
+		}
+	case consilium.DomainKeyEvent:
+		d.KeyEvent = &KeyEvent{}
+		if err = strictJSON(d.payload, d.KeyEvent); err == nil {
+			err = d.KeyEvent.validate()
+		}
+	default:
+		d.Mandate = &Mandate{}
+		if err = strictJSON(d.payload, d.Mandate); err == nil {
+			err = d.Mandate.validate()
 		}
 	}
 	if err != nil {
@@ -246,22 +273,38 @@ func ParseSignedDoc(b []byte) (*SignedDoc, error) {
 // Digest names the document.
 func (d *SignedDoc) Digest() consilium.Digest { return d.domain.Digest(d.payload) }
 
-// Verify checks the signature against the key in the document.
-func (d *SignedDoc) Verify() error {
-	key := &consilium.PublicKey{}
-	if d.Consent != nil {
-		key = &d.Consent.Key
-	} else {
-		key = &d.Withdrawal.Key
+// Signer is the key that the document names: who speaks.
+func (d *SignedDoc) Signer() consilium.PublicKey {
+	switch {
+	case d.Consent != nil:
+		return d.Consent.Key
+	case d.Withdrawal != nil:
+		return d.Withdrawal.Key
+	case d.KeyEvent != nil:
+		return d.KeyEvent.Key
 	}
-	return hybrid.Verify(*key, d.domain, d.payload, &d.signature)
+	return d.Mandate.Key
+}
+
+// Verify checks the signature of a document of our own form against the key
+// in it. A credential needs its issuer's key too: VerifyCredential.
+func (d *SignedDoc) Verify() error {
+	if d.token != nil {
+		return consilium.ErrSignature.Withf("a credential is verified with its issuer's key")
+	}
+	return hybrid.Verify(d.Signer(), d.domain, d.payload, &d.signature)
 }
 
 func (d *SignedDoc) subject() (ID, consilium.SiteID, consilium.Digest) {
-	if d.Consent != nil {
+	switch {
+	case d.Consent != nil:
 		return d.Consent.ID, d.Consent.Site, d.Consent.Subject
+	case d.Withdrawal != nil:
+		return d.Withdrawal.ID, d.Withdrawal.Site, d.Withdrawal.Subject
+	case d.KeyEvent != nil:
+		return d.KeyEvent.ID, d.KeyEvent.Site, d.KeyEvent.Subject
 	}
-	return d.Withdrawal.ID, d.Withdrawal.Site, d.Withdrawal.Subject
+	return d.Mandate.ID, d.Mandate.Site, d.Mandate.Subject
 }
 
 // ConsentEntry is a document with the patient it is about.
@@ -278,6 +321,10 @@ type ConsentConfig struct {
 	Signer consilium.Signer    // the hospital: signs what goes into the ledger; a vault may leave it nil and only read
 	Key    consilium.PublicKey // the hospital's; zero takes the Signer's
 	Now    func() time.Time
+
+	// EarlierKeys are the hospital's keys of earlier rosters: what they issued
+	// stays readable, and they issue nothing more.
+	EarlierKeys []consilium.PublicKey
 }
 
 // Appender is the part of a Ledger that consents need.
@@ -298,7 +345,8 @@ type Consents struct {
 	docs     []*storedDoc
 	byOwner  map[Pseudonym][]*storedDoc
 	verified bool
-	size     int64 // bytes of the file that are whole
+	size     int64        // bytes of the file that are whole
+	bits     *status.List // of a store in memory
 }
 
 type storedDoc struct {
@@ -440,6 +488,9 @@ func (c *Consents) check(d *storedDoc) error {
 	if d.patient.IsZero() || subject != ConsentSubject(id, site, d.patient) {
 		return errors.New("about another patient")
 	}
+	if d.doc.token != nil {
+		return d.doc.VerifyCredential(append([]consilium.PublicKey{c.key}, c.cfg.EarlierKeys...), time.Unix(d.received, 0))
+	}
 	return d.doc.Verify()
 }
 
@@ -502,29 +553,6 @@ func (c *Consents) Add(ctx context.Context, ledger Appender, entries ...ConsentE
 	return refs, c.log(ctx, ledger, docs)
 }
 
-// fitsLocked checks a document against those that are there: no document
-// twice, and a withdrawal by who gave a consent or by the hospital.
-func (c *Consents) fitsLocked(d *storedDoc, batch []*storedDoc) error {
-	digest := d.doc.Digest()
-	allowed := d.doc.Withdrawal == nil || d.doc.Withdrawal.Key == c.key
-	for _, o := range append(slices.Clone(c.byOwner[d.patient]), batch...) {
-		if o == d || o.patient != d.patient {
-			continue
-		}
-		if o.doc.Digest() == digest {
-			return consilium.ErrInvalid.Withf("consent: the document is already there")
-		}
-		if w := d.doc.Withdrawal; w != nil && o.doc.Consent != nil && o.doc.Consent.Key == w.Key &&
-			(w.Consent.IsZero() || w.Consent == o.doc.Digest()) {
-			allowed = true
-		}
-	}
-	if !allowed {
-		return consilium.ErrForbidden.Withf("withdrawal: signed by neither who gave the consent nor the hospital")
-	}
-	return nil
-}
-
 func (c *Consents) appendFile(docs []*storedDoc) error {
 	if c.cfg.Dir == "" {
 		return nil
@@ -564,7 +592,7 @@ func (c *Consents) appendFile(docs []*storedDoc) error {
 // MaxRefs of a kind.
 func (c *Consents) log(ctx context.Context, ledger Appender, docs []*storedDoc) error {
 	var entries [][]byte
-	for _, t := range []RecordType{RecordConsent, RecordWithdrawal} {
+	for _, t := range []RecordType{RecordKey, RecordMandate, RecordConsent, RecordWithdrawal} {
 		var refs []consilium.Digest
 		for _, d := range docs {
 			if d.kind() == t {
@@ -589,10 +617,15 @@ func (c *Consents) log(ctx context.Context, ledger Appender, docs []*storedDoc) 
 }
 
 func (d *storedDoc) kind() RecordType {
-	if d.doc.Consent != nil {
+	switch {
+	case d.doc.Consent != nil:
 		return RecordConsent
+	case d.doc.Withdrawal != nil:
+		return RecordWithdrawal
+	case d.doc.KeyEvent != nil:
+		return RecordKey
 	}
-	return RecordWithdrawal
+	return RecordMandate
 }
 
 // Relog logs what the last Verify did not find in the ledger, as after a crash
@@ -668,6 +701,16 @@ func (c *Consents) Erase(ctx context.Context, ledger Appender, p Pseudonym) (int
 		}
 		entries = append(entries, e)
 	}
+	// An erased credential must not come back to life in the status list.
+	bits, err := c.statusLocked()
+	if err == nil {
+		if err = c.setLocked(bits, gone); err == nil {
+			err = c.keepStatusLocked(bits)
+		}
+	}
+	if err != nil {
+		return 0, err
+	}
 	// Logged first: if we crash before the file is rewritten, the documents are
 	// known as erased and count for nothing; Erase again removes them.
 	if _, err := ledger.AppendAll(ctx, entries); err != nil {
@@ -732,6 +775,7 @@ type Claims struct {
 	From       int64            `json:"from"`
 	Until      int64            `json:"until"`     // 0 means until withdrawn
 	Withdrawn  int64            `json:"withdrawn"` // 0 means not
+	Mandate    consilium.Digest `json:"mandate"`   // under which a representative gave it; zero where the patient did
 }
 
 // Claims answers for one patient at a moment: the active consent given last,
@@ -758,6 +802,31 @@ func (c *Consents) Claims(p Pseudonym, at time.Time) (Claims, error) {
 	return Claims{Status: ConsentNone, Studies: []string{}, Scopes: []string{}, Purposes: []string{}, Diseases: []string{}, Countries: []string{}, Objections: []string{}}, nil
 }
 
+// claims states a consent as it was given: active, nothing withdrawn.
+func (d *SignedDoc) claims() Claims {
+	con := d.Consent
+	return Claims{Status: ConsentActive, Consent: d.Digest(), Signer: DIDKey(con.Key), Form: con.Form, Evidence: con.Evidence,
+		Level: con.Level, Studies: con.Studies, Purposes: con.Purposes, Diseases: con.Diseases, Countries: con.Countries,
+		Explicit: con.Explicit, Informed: con.Informed, GivenBy: con.GivenBy, Assent: con.Assent, Objections: con.Objections,
+		Given: con.Given, From: con.From, Until: con.Until, Scopes: slices.Clone(con.Scopes)}
+}
+
+// Claims states a consent's own words at a moment, for its owner: a copy knows
+// no withdrawal. A document of another kind has status none.
+func (d *SignedDoc) Claims(at time.Time) Claims {
+	if d.Consent == nil {
+		return Claims{Status: ConsentNone}
+	}
+	cl := d.claims()
+	switch t := at.Unix(); {
+	case t < cl.From || t < cl.Given:
+		cl.Status = ConsentNotYet
+	case cl.Until != 0 && t >= cl.Until:
+		cl.Status = ConsentExpired
+	}
+	return cl
+}
+
 // History lists the claims of every consent of a patient as they stand at a
 // moment, the one given last first.
 func (c *Consents) History(p Pseudonym, at time.Time) ([]Claims, error) {
@@ -768,18 +837,34 @@ func (c *Consents) History(p Pseudonym, at time.Time) ([]Claims, error) {
 	}
 	t := at.Unix()
 	docs := c.byOwner[p]
+	line := keyLine(docs)
 	var out []Claims
-	for _, d := range docs {
+	for place, d := range docs {
 		con := d.doc.Consent
 		// A consent counts once the ledger has it: what was slipped into the store
 		// has no entry that the hospital signed.
 		if con == nil || !d.logged || d.erased {
 			continue
 		}
-		cl := Claims{Status: ConsentActive, Consent: d.doc.Digest(), Signer: DIDKey(con.Key), Form: con.Form, Evidence: con.Evidence,
-			Level: con.Level, Studies: con.Studies, Purposes: con.Purposes, Diseases: con.Diseases, Countries: con.Countries,
-			Explicit: con.Explicit, Informed: con.Informed, GivenBy: con.GivenBy, Assent: con.Assent, Objections: con.Objections,
-			Given: con.Given, From: con.From, Until: con.Until, Scopes: slices.Clone(con.Scopes)}
+		cl := d.doc.claims()
+		// A key that was lost or stolen gives no consent any more, and who is not
+		// the patient needs a mandate that held.
+		if con.GivenBy == GivenBySelf {
+			if !line.speaks(con.Key, place, d.received) {
+				continue
+			}
+		} else {
+			m := mandateFor(docs, d)
+			if m == nil {
+				continue
+			}
+			cl.Mandate = m.doc.Digest()
+			// What a parent gave holds for a child (GDPR recital 65): when the
+			// mandate ends, the patient decides.
+			if until := m.doc.Mandate.Until; m.doc.Mandate.Role != RoleProxy && until != 0 && (cl.Until == 0 || until < cl.Until) {
+				cl.Until = until
+			}
+		}
 		withdrawn := int64(math.MaxInt64)
 		for _, o := range docs {
 			w := o.doc.Withdrawal
@@ -809,7 +894,7 @@ func (c *Consents) History(p Pseudonym, at time.Time) ([]Claims, error) {
 			cl.Status, cl.Withdrawn = ConsentWithdrawn, withdrawn
 		case t < con.From || t < con.Given:
 			cl.Status = ConsentNotYet
-		case con.Until != 0 && t >= con.Until:
+		case cl.Until != 0 && t >= cl.Until:
 			cl.Status = ConsentExpired
 		}
 		out = append(out, cl)

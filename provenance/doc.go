@@ -16,6 +16,8 @@
 //	           the ethics board's (checkpoint.go, witness.go)
 //	gate       follows the ledger, remembers what it saw, and lets through only
 //	           rows that re-derive (gate.go, verify.go)
+//	streams    wearables' signed, chained batches and supply-chain events, as rows
+//	           of the same ledger (device.go, streamtable.go, epcis)
 //	receipt    one row's whole chain, for its patient or an auditor (receipt.go)
 //	consent    signed documents whose salted digests are in the ledger (consent.go)
 //
@@ -44,7 +46,8 @@
 // Signatures of the hospital and of patients are hybrid (Ed25519 and
 // ML-DSA-65). The log's own signature is Ed25519 alone, as C2SP assigns
 // nothing else to logs; against a quantum computer a checkpoint rests on the
-// witnesses' ML-DSA-44 cosignatures, which the policy demands.
+// witnesses' ML-DSA-44 cosignatures: a policy whose quorum Ed25519 cosignatures
+// alone could meet is refused.
 //
 // # What it does not protect
 //
@@ -64,6 +67,8 @@
 //     the hospital. Finding.Name may leave it.
 //   - Whoever holds both the key-encryption key and the hospital's disk reads
 //     consents and pseudonyms.
+//   - The last batches of a wearable can be lost unnoticed until the next one
+//     arrives; who holds a device's key can sign for it.
 //   - A witness whose state directory is rolled back vouches again for what it
 //     forgot: keep it on its own disk, off the hospitals' backups.
 //

@@ -96,6 +96,8 @@ const (
 	RecordEnrolment    RecordType = "enrolment"    // the hospital signed a charter
 	RecordErasure      RecordType = "erasure"      // Refs: of what was erased
 	RecordIntegrity    RecordType = "integrity"    // Refs: salted names of rows that failed
+	RecordKey          RecordType = "keyrotation"  // Refs: salted digests of key events
+	RecordMandate      RecordType = "mandate"      // Refs: salted digests of mandates
 	RecordRelease      RecordType = "release"      // a result was released or denied
 	RecordTransfer     RecordType = "transfer"     // something left the jurisdiction
 	RecordUse          RecordType = "use"          // verified rows were read
@@ -104,7 +106,7 @@ const (
 
 var recordTypes = map[RecordType]bool{RecordAccess: true, RecordConsent: true, RecordContribution: true, RecordDecision: true,
 	RecordEnrolment: true, RecordErasure: true, RecordIntegrity: true, RecordRelease: true, RecordTransfer: true, RecordUse: true,
-	RecordWithdrawal: true}
+	RecordWithdrawal: true, RecordKey: true, RecordMandate: true}
 
 // MaxRefs is the most references of one audit record: what fits an entry.
 const MaxRefs = 500

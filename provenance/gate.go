@@ -242,7 +242,7 @@ func (k *knowledge) apply(origin string, e *Entry, at uint64, key consilium.Publ
 		return err
 	}
 	switch r.Type {
-	case RecordConsent, RecordWithdrawal:
+	case RecordConsent, RecordWithdrawal, RecordKey, RecordMandate:
 		for _, ref := range r.Refs {
 			if _, ok := k.refs[ref]; !ok {
 				k.refs[ref] = r.Type

@@ -1,7 +1,9 @@
 package provenance
 
 import (
+	"bytes"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"time"
@@ -149,4 +151,24 @@ func (r *Receipt) Verify(p ReceiptPolicy) (*ReceiptFacts, error) {
 		return nil, consilium.ErrLedger.With(err)
 	}
 	return &ReceiptFacts{Origin: c.Origin, Header: *h, Values: values, Checkpoint: c}, nil
+}
+
+// TLogProof is the part of the receipt that says that the batch header stands
+// in the ledger, in the form that other verifiers read (c2sp.org/tlog-proof).
+// The entry that it is about is Entry's.
+func (r *Receipt) TLogProof() []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "c2sp.org/tlog-proof@v1\nindex %d\n", r.Entry)
+	for _, h := range r.Proof {
+		b.WriteString(base64.StdEncoding.EncodeToString(h[:]) + "\n")
+	}
+	b.WriteString("\n" + r.Checkpoint)
+	return b.Bytes()
+}
+
+// LedgerEntry is the entry of the ledger that TLogProof is about: the signed
+// batch header.
+func (r *Receipt) LedgerEntry() []byte {
+	e := Entry{Domain: consilium.DomainBatch, Payload: r.Header, Signature: r.Signature}
+	return e.Encode()
 }

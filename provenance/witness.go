@@ -22,9 +22,10 @@ import (
 
 // WitnessConfig describes a witness, for example the ethics board's.
 type WitnessConfig struct {
-	Key  *NoteKey // ML-DSA-44
-	Dir  string   // remembers the last checkpoint of each log; must survive restarts
-	Logs []string // verifier keys of the ledgers it watches
+	Key  *NoteKey   // ML-DSA-44
+	Also []*NoteKey // Ed25519 cosigner keys, for readers that know nothing newer
+	Dir  string     // remembers the last checkpoint of each log; must survive restarts
+	Logs []string   // verifier keys of the ledgers it watches
 }
 
 // Witness cosigns a log's checkpoint only if the tree extends the one that it
@@ -32,8 +33,9 @@ type WitnessConfig struct {
 // say; it makes sure that everybody is shown the same ones. It is an
 // http.Handler and safe for concurrent use.
 type Witness struct {
-	key *NoteKey
-	dir string
+	key     *NoteKey
+	signers []note.Signer // key's first
+	dir     string
 
 	mu   sync.Mutex // guards logs
 	logs map[string]*watched
@@ -56,13 +58,20 @@ const (
 // OpenWitness loads what the witness saw last. A damaged state is an error: a
 // witness that forgot would vouch for any history.
 func OpenWitness(cfg WitnessConfig) (*Witness, error) {
-	if cfg.Key == nil || isLogKey(cfg.Key) {
+	if cfg.Key == nil || !isType(cfg.Key, algMLDSA44) {
 		return nil, errors.New("witness: its key is an ML-DSA-44 note key (type 0x06)")
+	}
+	signers := []note.Signer{cfg.Key.signer}
+	for _, k := range cfg.Also {
+		if k == nil || !isType(k, algEd25519Cosigner) {
+			return nil, errors.New("witness: its further keys are Ed25519 cosigner keys (type 0x04)")
+		}
+		signers = append(signers, k.signer)
 	}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("witness: %w", err)
 	}
-	w := &Witness{key: cfg.Key, dir: cfg.Dir, logs: map[string]*watched{}}
+	w := &Witness{key: cfg.Key, signers: signers, dir: cfg.Dir, logs: map[string]*watched{}}
 	for _, vkey := range cfg.Logs {
 		if err := w.AddLog(vkey); err != nil {
 			return nil, err
@@ -232,7 +241,7 @@ func (w *Witness) addCheckpoint(body []byte) ([]byte, error) {
 		}
 		l.size, l.root = c.Size, c.Root
 	}
-	signed, err := note.Sign(&note.Note{Text: n.Text}, w.key.signer)
+	signed, err := note.Sign(&note.Note{Text: n.Text}, w.signers...)
 	if err != nil {
 		return nil, fmt.Errorf("witness: %w", err)
 	}

@@ -30,8 +30,10 @@ type actor struct {
 	shape  *hatch.Shape // of sec.Round, once the vault has started
 	now    *attempt     // what this process knows of the open attempt
 
-	told       uint32 // the last round that the vault was told about
-	offer      *offer // the last closed round's state, for members that missed it
+	told       uint32                    // the last round that the vault was told about
+	offer      *offer                    // the last closed round's state, for members that missed it
+	badOffer   map[consilium.Digest]bool // blobs of sealed states that are not what t members certified
+	verdict    *verdict                  // on the rejected attempt before the open one
 	releasedAt time.Time
 	result     *hatch.ReleaseReply
 	failed     error // why this hospital takes no further part, if so
@@ -139,7 +141,7 @@ func (a *actor) leave(ctx context.Context, why error) error {
 	}
 	w := &consilium.Withdraw{Study: a.study, Reason: publicReason(why)}
 	return a.promise(ctx, "withdraw", consilium.KindWithdraw, func() ([]byte, error) {
-		return w.Encode(), a.gate.trail.Write(a.study, 0, "withdraw", map[string]any{"reason": w.Reason})
+		return w.Encode(), a.note(0, "withdraw", map[string]any{"reason": w.Reason})
 	})
 }
 
@@ -151,6 +153,16 @@ func publicReason(err error) string {
 		return string(e.Code) + ": " + e.Msg
 	}
 	return "an error at the hospital; its log says more"
+}
+
+// note writes one entry of the trail, durable on return. A hospital that
+// cannot write down what it does stops doing it: the gate ends as it does
+// without its journal, and leaves no study for it.
+func (a *actor) note(round uint32, kind string, body any) error {
+	if err := a.gate.trail.Write(a.study, round, kind, body); err != nil {
+		return fmt.Errorf("%w: the trail: %w", errDisk, err)
+	}
+	return nil
 }
 
 // promise makes a statement once: the first time it builds, signs and
@@ -204,6 +216,11 @@ var promiseMade = map[consilium.MessageKind]string{
 	consilium.KindVote:      "vote/after-promise",
 	consilium.KindOpening:   "open/after-promise",
 	consilium.KindStateVote: "update/after-promise",
+	consilium.KindRenounce:  "renounce/after-promise",
+	consilium.KindComplaint: "complaint/after-promise",
+	consilium.KindAnswer:    "answer/after-promise",
+	consilium.KindSuspect:   "suspect/after-promise",
+	consilium.KindShow:      "show/after-promise",
 	consilium.KindRelease:   "release/after-promise",
 }
 
@@ -228,8 +245,8 @@ func late(err error) bool {
 // finish forgets a study that is over. What was promised stays promised: an
 // ended study takes no more statements.
 func (a *actor) finish(ctx context.Context) error {
-	if err := a.gate.trail.Write(a.study, 0, "ended", map[string]any{"phase": a.rep.ended.String(), "reason": a.rep.reason}); err != nil {
-		return fmt.Errorf("%w: %w", errDisk, err)
+	if err := a.note(0, "ended", map[string]any{"phase": a.rep.ended.String(), "reason": a.rep.reason}); err != nil {
+		return err
 	}
 	if err := a.anchorTrail(ctx); err != nil {
 		a.log.Warn("trail not anchored", "err", err)

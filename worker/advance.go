@@ -41,6 +41,18 @@ func (a *actor) advance(ctx context.Context) (time.Duration, error) {
 	if err := a.prepare(); err != nil {
 		return 0, err
 	}
+	if err := a.join(ctx); err != nil {
+		return 0, err
+	}
+	// Looking into a rejected sum holds nothing up: what somebody withholds from
+	// it must not stop this hospital's part in the attempt that is open.
+	var look time.Duration
+	if err := a.blame(ctx); retryable(err) {
+		a.log.Warn("looking into the rejected sum: will try again", "err", err)
+		look = 2 * time.Second
+	} else if err != nil {
+		return 0, err
+	}
 	if err := a.contribute(ctx); err != nil {
 		return 0, err
 	}
@@ -48,17 +60,19 @@ func (a *actor) advance(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
+	wait = soonest(wait, look)
 	if err := a.vote(ctx); err != nil {
 		return 0, err
 	}
 	if err := a.openSum(ctx); err != nil {
 		return 0, err
 	}
-	if err := a.update(ctx); err != nil {
+	u, err := a.update(ctx)
+	if err != nil {
 		return 0, err
 	}
 	w, err := a.leaveState(ctx)
-	return soonest(wait, w), err
+	return soonest(soonest(wait, u), w), err
 }
 
 // afterClose does what a closed round asks for until the next one opens, and
@@ -134,7 +148,7 @@ func (a *actor) turn(ctx context.Context, group *party.GroupKey, state []byte) e
 	if err := a.ratchet(group, state); err != nil {
 		return err
 	}
-	a.shape, a.now = &shape, nil
+	a.shape, a.now, a.verdict = &shape, nil, nil
 	a.dropSpool()
 	return nil
 }
@@ -145,7 +159,7 @@ func (a *actor) turn(ctx context.Context, group *party.GroupKey, state []byte) e
 func (a *actor) ratchet(group *party.GroupKey, state []byte) error {
 	a.gate.cfg.Crash("close/before-secret")
 	next := group.Ratchet()
-	a.sec.Group, a.sec.Round, a.sec.State, a.sec.Next = next.Secret(), next.Round(), state, nil
+	a.sec.Group, a.sec.Round, a.sec.State, a.sec.Next, a.sec.Dealt = next.Secret(), next.Round(), state, nil, nil
 	a.forgetSealing()
 	if err := a.gate.secrets.save(a.study, a.sec); err != nil {
 		return fmt.Errorf("%w: %w", errDisk, err)

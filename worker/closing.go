@@ -10,6 +10,7 @@ import (
 
 	"consilium"
 	"consilium/he/party"
+	"consilium/internal/blob"
 	"consilium/internal/hatch"
 	"consilium/internal/seal"
 	"consilium/provenance"
@@ -33,13 +34,12 @@ func (a *actor) settle(ctx context.Context, rd *round) (time.Duration, error) {
 		a.sec.Next = nil
 	}
 	if a.sec.Next == nil {
-		offer := a.rep.offered[rd.opened.Round]
-		if offer == nil || offer.Next != rd.next {
-			return 2 * time.Second, nil
-		}
-		state, err := a.fetchState(ctx, group, offer)
+		state, err := a.anyState(ctx, group, rd)
 		if err != nil {
 			return 0, err
+		}
+		if state == nil {
+			return 2 * time.Second, nil
 		}
 		a.log.Info("caught up from the sealed state", "round", rd.opened.Round)
 		a.sec.Next = state
@@ -71,7 +71,7 @@ type offer struct {
 
 // prepareOffer seals the state while the round's key still exists.
 func (a *actor) prepareOffer(rd *round, group *party.GroupKey) error {
-	if a.offer != nil && a.offer.at.Round == rd.opened.Round || a.rep.offered[rd.opened.Round] != nil {
+	if a.offer != nil && a.offer.at.Round == rd.opened.Round || a.enoughOffers(rd.opened.Round) {
 		return nil
 	}
 	o := &offer{
@@ -84,14 +84,50 @@ func (a *actor) prepareOffer(rd *round, group *party.GroupKey) error {
 	return err
 }
 
+// enoughOffers reports whether f + 1 members have left their sealed state: one
+// of them is honest, whatever the others left.
+func (a *actor) enoughOffers(round uint32) bool {
+	return len(a.rep.offered[round]) > a.rep.charter.Faults
+}
+
+// anyState is the certified state out of the first sealed one that opens to it.
+// A damaged one is passed over: who left it is named, and the digest that t
+// members signed decides. nil means that none is there yet.
+func (a *actor) anyState(ctx context.Context, group *party.GroupKey, rd *round) ([]byte, error) {
+	var last error
+	for _, o := range a.rep.offered[rd.opened.Round] {
+		if o.Next != rd.next || a.badOffer[o.Blob] {
+			continue
+		}
+		state, err := a.fetchState(ctx, group, o)
+		switch {
+		case err == nil:
+			return state, nil
+		case retryable(err) || ctx.Err() != nil:
+			last = err // the coordinator may find it yet; meanwhile the next one
+		default:
+			by := a.rep.charter.Members[o.Position-1].Site
+			a.log.Warn("bad sealed state", "round", o.Round, "by", string(by), "err", err)
+			if a.badOffer == nil {
+				a.badOffer = map[consilium.Digest]bool{}
+			}
+			a.badOffer[o.Blob] = true
+			if err := a.gate.trail.Write(a.study, o.Round, "bad-state", map[string]any{"by": by}); err != nil {
+				return nil, fmt.Errorf("%w: %w", errDisk, err)
+			}
+		}
+	}
+	return nil, last
+}
+
 // leaveState hands over the sealed state when it is this hospital's turn: the
-// members that signed the state go one after the other until one has done it.
+// members that signed the state go one after the other until f + 1 have done it.
 func (a *actor) leaveState(ctx context.Context) (time.Duration, error) {
 	o := a.offer
-	if o == nil || a.rep.offered[o.at.Round] != nil {
+	if o == nil || a.enoughOffers(o.at.Round) {
 		return 0, nil
 	}
-	wait, ok := a.turnOf(o.signers, o.since)
+	wait, ok := a.turnOf(o.signers, o.since, a.rep.charter.Faults+1)
 	if !ok || wait > 0 {
 		return max(wait, 0), nil
 	}
@@ -108,13 +144,14 @@ func (a *actor) leaveState(ctx context.Context) (time.Duration, error) {
 	})
 }
 
-// turnOf is how long this hospital lets members of lower rank go first.
-func (a *actor) turnOf(members []consilium.Position, since time.Time) (time.Duration, bool) {
+// turnOf is how long this hospital lets members of lower rank go before it; the
+// first few go at once.
+func (a *actor) turnOf(members []consilium.Position, since time.Time, first int) (time.Duration, bool) {
 	i := slices.Index(members, a.rep.position)
 	if i < 0 {
 		return 0, false
 	}
-	return since.Add(time.Duration(i) * rankDelay).Sub(a.gate.cfg.Now()), true
+	return since.Add(time.Duration(max(i-first+1, 0)) * rankDelay).Sub(a.gate.cfg.Now()), true
 }
 
 // maxState bounds a sealed state that this hospital will read.
@@ -130,6 +167,9 @@ func (a *actor) fetchState(ctx context.Context, group *party.GroupKey, offer *co
 	sealed, err := io.ReadAll(io.LimitReader(src, maxState))
 	if err != nil {
 		return nil, consilium.ErrUnavailable.With(err)
+	}
+	if blob.Sum(sealed) != offer.Blob {
+		return nil, consilium.ErrBlobMissing.Withf("the coordinator gave other bytes than %s", offer.Blob.Short())
 	}
 	at := offer.At
 	at.Position = a.rep.position
@@ -177,7 +217,7 @@ func (a *actor) release(ctx context.Context, group *party.GroupKey) (time.Durati
 				m.Code = string(consilium.ErrPolicy.Code)
 			}
 		}
-		return m.Encode(), a.gate.trail.Write(a.study, rd.opened.Round, "release", map[string]any{
+		return m.Encode(), a.note(rd.opened.Round, "release", map[string]any{
 			"result": digest, "decision": m.Decision, "allow": m.Allow, "code": m.Code,
 		})
 	})
@@ -195,7 +235,7 @@ func (a *actor) release(ctx context.Context, group *party.GroupKey) (time.Durati
 	if a.releasedAt.IsZero() {
 		a.releasedAt = a.gate.cfg.Now()
 	}
-	wait, ok := a.turnOf(signers, a.releasedAt)
+	wait, ok := a.turnOf(signers, a.releasedAt, 1)
 	if !ok || wait > 0 {
 		return max(wait, 0), nil
 	}

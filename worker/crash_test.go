@@ -99,7 +99,10 @@ func slot(p federation.Post) string {
 	switch m.Kind {
 	case consilium.KindAck, consilium.KindComplaint:
 		return ""
-	case consilium.KindHeader, consilium.KindVote, consilium.KindOpening, consilium.KindStateVote, consilium.KindSealedState:
+	case consilium.KindAnswer:
+		return fmt.Sprintf("%s %s %s %x", p.Site, m.Study, m.Kind, m.Body[:42+32+2]) // one for each dealing and holder
+	case consilium.KindHeader, consilium.KindVote, consilium.KindOpening, consilium.KindStateVote, consilium.KindSealedState,
+		consilium.KindRenounce, consilium.KindSuspect, consilium.KindShow:
 		round, attempt := binary.BigEndian.Uint32(m.Body[32:]), binary.BigEndian.Uint32(m.Body[36:])
 		return fmt.Sprintf("%s %s %s %d/%d", p.Site, m.Study, m.Kind, round, attempt)
 	}

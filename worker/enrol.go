@@ -86,7 +86,7 @@ func (a *actor) decline(ctx context.Context, decision consilium.Digest, code, re
 	return a.promise(ctx, "decline", consilium.KindDecline, func() ([]byte, error) {
 		d := &consilium.Decline{Study: a.study, Submission: consilium.DomainSubmission.Digest(a.rep.submitted), Decision: decision,
 			Code: cut(code, 128), Reason: cut(reason, consilium.MaxReasonSize)}
-		return d.Encode(), a.gate.trail.Write(a.study, 0, "decline", map[string]any{"code": d.Code, "reason": d.Reason, "decision": decision})
+		return d.Encode(), a.note(0, "decline", map[string]any{"code": d.Code, "reason": d.Reason, "decision": decision})
 	})
 }
 
@@ -144,8 +144,8 @@ func (a *actor) enrolment(decision consilium.Digest) ([]byte, error) {
 		Sealing: key.Public(), Nonce: a.sec.Enrol.Nonce,
 		Commitment: c.Commitment(a.study, a.gate.cfg.Site, a.sec.Enrol.Nonce), Decision: decision,
 	}
-	return e.Encode(), a.gate.trail.Write(a.study, 0, "enrol", map[string]any{
-		"submission": e.Submission, "decision": decision, "spec": consilium.SpecDigest(a.rep.submission.SpecBytes), "policy": a.rep.submission.Policy,
+	return e.Encode(), a.note(0, "enrol", map[string]any{
+		"team": a.rep.submission.Team, "submission": e.Submission, "decision": decision, "spec": consilium.SpecDigest(a.rep.submission.SpecBytes), "policy": a.rep.submission.Policy,
 	})
 }
 
@@ -215,7 +215,7 @@ func (a *actor) signCharter(ctx context.Context, p consilium.Position) error {
 		if err := a.gate.secrets.save(a.study, a.sec); err != nil {
 			return nil, fmt.Errorf("%w: %w", errDisk, err)
 		}
-		return payload, a.gate.trail.Write(a.study, 0, "charter", map[string]any{"charter": consilium.CharterDigest(payload)})
+		return payload, a.note(0, "charter", map[string]any{"charter": consilium.CharterDigest(payload)})
 	})
 }
 
@@ -256,8 +256,8 @@ func (a *actor) start(ctx context.Context) error {
 // record writes the vault's records to the trail, before what they announce.
 func (a *actor) record(round uint32, records []hatch.Record) error {
 	for _, rec := range records {
-		if err := a.gate.trail.Write(a.study, round, rec.Type, json.RawMessage(rec.JSON)); err != nil {
-			return fmt.Errorf("%w: %w", errDisk, err)
+		if err := a.note(round, rec.Type, json.RawMessage(rec.JSON)); err != nil {
+			return err
 		}
 	}
 	return nil

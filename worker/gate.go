@@ -76,6 +76,13 @@ var CrashPoints = []string{
 	"release/after-promise",
 }
 
+// TroubleCrashPoints lists those that only a round in trouble comes to: another
+// attempt, a complaint, a rejected sum.
+var TroubleCrashPoints = []string{
+	"complaint/after-promise", "answer/after-promise", "suspect/after-promise", "show/after-promise",
+	"join/before-binding", "renounce/after-promise", "release-lock/after-thaw",
+}
+
 // Gate runs one hospital's side of every study.
 type Gate struct {
 	cfg     Config

@@ -19,11 +19,12 @@ import (
 // file per study that is replaced, never appended to.
 const (
 	recordPromise uint8 = 1 // a message, by its slot
-	recordLock    uint8 = 2 // members that may be opened in a round
+	recordBinding uint8 = 2 // what a round is bound to: the whole binding, the last one holds
 	recordFrozen  uint8 = 3 // members and row sets of a study
 	recordOpened  uint8 = 4 // an opened sum, for the differencing rule across studies
 	recordEnded   uint8 = 5 // a study is over
 	recordVector  uint8 = 6 // digest of the one vector of a round
+	recordThaw    uint8 = 7 // the frozen set of a study is void: nothing was opened under it
 )
 
 // journal is what a gate remembers across crashes. Every method that records
@@ -32,15 +33,16 @@ type journal struct {
 	mu     sync.Mutex
 	log    *durable.Journal
 	slots  map[consilium.StudyID]map[string][]byte // slot -> encoded message
-	locks  map[consilium.StudyID]map[uint32][]consilium.Position
+	bound  map[consilium.StudyID]map[uint32]binding
 	frozen map[consilium.StudyID]*frozen
-	vector map[consilium.StudyID]map[uint32]consilium.Digest
+	vector map[consilium.StudyID]map[uint32]vector
 	ended  map[consilium.StudyID]bool
 	opened []openedSum
 }
 
 // frozen is what the first opening of an exact study fixes.
 type frozen struct {
+	Round   uint32               `json:"round"` // whose opening fixed it
 	Members []consilium.Position `json:"members"`
 	RowSets []consilium.Digest   `json:"rowSets"` // salted, parallel to Members
 }
@@ -48,7 +50,7 @@ type frozen struct {
 // openedSum is one entry of the hospital's ledger of opened sums.
 type openedSum struct {
 	Study   consilium.StudyID  `json:"study"`
-	Lineage consilium.Digest   `json:"lineage"`
+	Lineage lineage            `json:"lineage"`
 	Faults  int                `json:"faults"`
 	Sites   []consilium.SiteID `json:"sites"` // ascending
 }
@@ -59,10 +61,10 @@ type promiseRecord struct {
 	Message []byte            `json:"message"`
 }
 
-type lockRecord struct {
-	Study   consilium.StudyID    `json:"study"`
-	Round   uint32               `json:"round"`
-	Members []consilium.Position `json:"members"`
+type bindingRecord struct {
+	Study consilium.StudyID `json:"study"`
+	Round uint32            `json:"round"`
+	binding
 }
 
 type frozenRecord struct {
@@ -70,10 +72,16 @@ type frozenRecord struct {
 	frozen
 }
 
+// vector is the one vector of a round and the rows that it was computed from.
+type vector struct {
+	Vector consilium.Digest `json:"vector"`
+	Rows   consilium.Digest `json:"rows"` // salted with the hospital's own secret, the same in all studies
+}
+
 type vectorRecord struct {
-	Study  consilium.StudyID `json:"study"`
-	Round  uint32            `json:"round"`
-	Vector consilium.Digest  `json:"vector"`
+	Study consilium.StudyID `json:"study"`
+	Round uint32            `json:"round"`
+	vector
 }
 
 type endedRecord struct {
@@ -83,9 +91,9 @@ type endedRecord struct {
 func openJournal(path string) (*journal, error) {
 	j := &journal{
 		slots:  map[consilium.StudyID]map[string][]byte{},
-		locks:  map[consilium.StudyID]map[uint32][]consilium.Position{},
+		bound:  map[consilium.StudyID]map[uint32]binding{},
 		frozen: map[consilium.StudyID]*frozen{},
-		vector: map[consilium.StudyID]map[uint32]consilium.Digest{},
+		vector: map[consilium.StudyID]map[uint32]vector{},
 		ended:  map[consilium.StudyID]bool{},
 	}
 	log, err := durable.Open(path)
@@ -110,12 +118,18 @@ func (j *journal) replay(kind uint8, data []byte) error {
 			return err
 		}
 		j.keepPromise(r)
-	case recordLock:
-		var r lockRecord
+	case recordBinding:
+		var r bindingRecord
 		if err := json.Unmarshal(data, &r); err != nil {
 			return err
 		}
-		j.keepLock(r)
+		j.keepBinding(r)
+	case recordThaw:
+		var r endedRecord
+		if err := json.Unmarshal(data, &r); err != nil {
+			return err
+		}
+		delete(j.frozen, r.Study)
 	case recordFrozen:
 		var r frozenRecord
 		if err := json.Unmarshal(data, &r); err != nil {
@@ -153,24 +167,24 @@ func (j *journal) keepPromise(r promiseRecord) {
 	j.slots[r.Study][r.Slot] = r.Message
 }
 
-func (j *journal) keepLock(r lockRecord) {
-	if j.locks[r.Study] == nil {
-		j.locks[r.Study] = map[uint32][]consilium.Position{}
+func (j *journal) keepBinding(r bindingRecord) {
+	if j.bound[r.Study] == nil {
+		j.bound[r.Study] = map[uint32]binding{}
 	}
-	j.locks[r.Study][r.Round] = r.Members
+	j.bound[r.Study][r.Round] = r.binding
 }
 
 func (j *journal) keepVector(r vectorRecord) {
 	if j.vector[r.Study] == nil {
-		j.vector[r.Study] = map[uint32]consilium.Digest{}
+		j.vector[r.Study] = map[uint32]vector{}
 	}
-	j.vector[r.Study][r.Round] = r.Vector
+	j.vector[r.Study][r.Round] = r.vector
 }
 
 func (j *journal) keepEnded(study consilium.StudyID) {
 	j.ended[study] = true
 	delete(j.slots, study)
-	delete(j.locks, study)
+	delete(j.bound, study)
 	delete(j.frozen, study)
 	delete(j.vector, study)
 }
@@ -207,21 +221,32 @@ func (j *journal) setPromise(study consilium.StudyID, slot string, message []byt
 	return nil
 }
 
-// lock returns the members that a round is locked to, or nil.
-func (j *journal) lock(study consilium.StudyID, round uint32) []consilium.Position {
+// binding returns what this hospital has bound itself to in a round.
+func (j *journal) binding(study consilium.StudyID, round uint32) binding {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.locks[study][round]
+	return j.bound[study][round]
 }
 
-func (j *journal) setLock(study consilium.StudyID, round uint32, members []consilium.Position) error {
+func (j *journal) setBinding(study consilium.StudyID, round uint32, b binding) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	r := lockRecord{study, round, members}
-	if err := j.append(recordLock, r); err != nil {
+	r := bindingRecord{study, round, b}
+	if err := j.append(recordBinding, r); err != nil {
 		return err
 	}
-	j.keepLock(r)
+	j.keepBinding(r)
+	return nil
+}
+
+// thaw takes the frozen set of a study back.
+func (j *journal) thaw(study consilium.StudyID) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err := j.append(recordThaw, endedRecord{study}); err != nil {
+		return err
+	}
+	delete(j.frozen, study)
 	return nil
 }
 
@@ -241,17 +266,17 @@ func (j *journal) setFrozen(study consilium.StudyID, f *frozen) error {
 	return nil
 }
 
-func (j *journal) vectorOf(study consilium.StudyID, round uint32) (consilium.Digest, bool) {
+func (j *journal) vectorOf(study consilium.StudyID, round uint32) (vector, bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	d, ok := j.vector[study][round]
 	return d, ok
 }
 
-func (j *journal) setVector(study consilium.StudyID, round uint32, vector consilium.Digest) error {
+func (j *journal) setVector(study consilium.StudyID, round uint32, v vector) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	r := vectorRecord{study, round, vector}
+	r := vectorRecord{study, round, v}
 	if err := j.append(recordVector, r); err != nil {
 		return err
 	}
@@ -259,13 +284,13 @@ func (j *journal) setVector(study consilium.StudyID, round uint32, vector consil
 	return nil
 }
 
-// sums lists the opened sums of a lineage by other studies.
-func (j *journal) sums(lineage consilium.Digest, except consilium.StudyID) []openedSum {
+// sums lists the opened sums of related lineages by other studies.
+func (j *journal) sums(l lineage, except consilium.StudyID) []openedSum {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	var out []openedSum
 	for _, o := range j.opened {
-		if o.Lineage == lineage && o.Study != except {
+		if o.Study != except && l.meets(o.Lineage) {
 			out = append(out, o)
 		}
 	}
@@ -277,7 +302,7 @@ func (j *journal) setOpened(o openedSum) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for _, have := range j.opened {
-		if have.Study == o.Study && have.Lineage == o.Lineage && equalSites(have.Sites, o.Sites) {
+		if have.Study == o.Study && have.Lineage.equal(o.Lineage) && equalSites(have.Sites, o.Sites) {
 			return nil
 		}
 	}
@@ -329,6 +354,7 @@ type secrets struct {
 	State   []byte            `json:"state,omitempty"` // analysis state that Round starts from
 	Next    []byte            `json:"next,omitempty"`  // the state after Round, once this hospital has opened its sum
 	Sealing map[string][]byte `json:"sealing"`         // secret by the header digest that published it; "charter" for the first
+	Dealt   map[string][]byte `json:"dealt,omitempty"` // seed and masks of each dealing of Round, by slot; gone when it closes
 }
 
 type enrolSecret struct {

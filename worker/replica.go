@@ -47,9 +47,10 @@ type replica struct {
 
 	sealing  map[consilium.Digest]sealingKey // every header's next sealing key, by header digest
 	round    *round
-	prev     *round                            // the round that closed before it
-	offered  map[uint32]*consilium.SealedState // by round
+	prev     *round                              // the round that closed before it
+	offered  map[uint32][]*consilium.SealedState // by round, in the order of the log, one of each member
 	lastDone bool
+	gone     map[consilium.SiteID]bool // that have withdrawn
 
 	releases  map[consilium.Position]*consilium.Release
 	published *consilium.Publish
@@ -74,6 +75,15 @@ type round struct {
 	openings map[consilium.Position]*consilium.Opening
 	summed   *consilium.Summed
 	states   map[consilium.Position]*consilium.StateVote
+
+	complaints map[consilium.Position][]consilium.Position // by dealer: who complained
+	answers    []*consilium.Answer                         // of dealers, in the order of the log
+	renounced  map[consilium.Position]uint32               // in all attempts of the round: up to which
+	present    []consilium.Position                        // whose openings had come when t rejected the sum, ascending
+	suspects   map[consilium.Position]*consilium.Suspect   // of this attempt, which was rejected
+	shows      map[consilium.Position]*consilium.Show      // likewise
+	spoilt     *round                                      // the attempt before, if its sum was rejected
+
 	closed   bool
 	signers  []consilium.Position // of the certified next state: the first t in the log, ascending
 	rejected bool
@@ -95,7 +105,8 @@ func newReplica(id consilium.StudyID, self consilium.SiteID, roster *consilium.R
 		reveals:   map[consilium.Position]*consilium.Reveal{},
 		signed:    map[consilium.Position]*consilium.Message{},
 		sealing:   map[consilium.Digest]sealingKey{},
-		offered:   map[uint32]*consilium.SealedState{},
+		offered:   map[uint32][]*consilium.SealedState{},
+		gone:      map[consilium.SiteID]bool{},
 		releases:  map[consilium.Position]*consilium.Release{},
 	}
 }
@@ -190,7 +201,17 @@ func (r *replica) message(m *consilium.Message) error {
 			r.enrols[site.ID] = e
 		}
 		return nil
-	case consilium.KindDecline, consilium.KindWithdraw:
+	case consilium.KindDecline:
+		return nil
+	case consilium.KindWithdraw:
+		w, err := consilium.ParseWithdraw(m.Body)
+		if err != nil {
+			return err
+		}
+		if w.Study != r.id {
+			return fmt.Errorf("%w: a withdrawal from study %s", errForged, w.Study)
+		}
+		r.gone[site.ID] = true
 		return nil
 	case consilium.KindReveal:
 		v, err := consilium.ParseReveal(m.Body)
@@ -411,7 +432,18 @@ func (r *replica) open(body []byte, now time.Time, eventTime int64) error {
 	if last != nil && last.closed {
 		r.prev = last
 	}
+	renounced := map[consilium.Position]uint32{}
+	var spoilt *round
+	if last != nil && !last.closed {
+		renounced = last.renounced
+		if last.rejected {
+			spoilt = last
+			spoilt.spoilt = nil
+		}
+	}
 	r.round = &round{
+		complaints: map[consilium.Position][]consilium.Position{}, renounced: renounced, spoilt: spoilt,
+		suspects: map[consilium.Position]*consilium.Suspect{}, shows: map[consilium.Position]*consilium.Show{},
 		opened: o, since: now, wait: max(time.Duration(o.Deadline-eventTime)*time.Millisecond, 0),
 		headers:  map[consilium.Position]*signedHeader{},
 		votes:    map[consilium.Position]consilium.Digest{},
@@ -421,8 +453,26 @@ func (r *replica) open(body []byte, now time.Time, eventTime int64) error {
 	return nil
 }
 
-func (r *replica) at(p consilium.Position) consilium.At {
-	return consilium.At{Charter: r.digest, Round: r.round.opened.Round, Attempt: r.round.opened.Attempt, Position: p}
+func (r *replica) at(p consilium.Position) consilium.At { return r.atRound(r.round, p) }
+
+func (r *replica) atRound(rd *round, p consilium.Position) consilium.At {
+	return consilium.At{Charter: r.digest, Round: rd.opened.Round, Attempt: rd.opened.Attempt, Position: p}
+}
+
+// accused is the list of suspects that t members signed, if there is one.
+func (rd *round) accused(threshold int) []consilium.Position {
+	for _, s := range rd.suspects {
+		n := 0
+		for _, o := range rd.suspects {
+			if slices.Equal(s.Accused, o.Accused) {
+				n++
+			}
+		}
+		if n >= threshold {
+			return s.Accused
+		}
+	}
+	return nil
 }
 
 func (r *replica) roundMessage(m *consilium.Message, p consilium.Position) error {
@@ -495,8 +545,69 @@ func (r *replica) roundMessage(m *consilium.Message, p consilium.Position) error
 		if s.Charter != r.digest || s.Position != p {
 			return fmt.Errorf("%w: a sealed state of another charter", errForged)
 		}
-		if r.offered[s.Round] == nil {
-			r.offered[s.Round] = s
+		if !slices.ContainsFunc(r.offered[s.Round], func(o *consilium.SealedState) bool { return o.Position == p }) {
+			r.offered[s.Round] = append(r.offered[s.Round], s)
+		}
+	case consilium.KindComplaint:
+		c, err := consilium.ParseComplaint(m.Body)
+		if err != nil {
+			return err
+		}
+		if err := here(c.At); err != nil {
+			return err
+		}
+		for dealer, sh := range rd.headers {
+			if sh.digest == c.Header && dealer != p && !slices.Contains(rd.complaints[dealer], p) {
+				rd.complaints[dealer] = append(rd.complaints[dealer], p)
+			}
+		}
+	case consilium.KindAnswer:
+		v, err := consilium.ParseAnswer(m.Body)
+		if err != nil {
+			return err
+		}
+		if err := here(v.At); err != nil {
+			return err
+		}
+		sh := rd.headers[p]
+		if sh == nil || sh.digest != v.Header || int(v.To) > len(r.charter.Members) {
+			return fmt.Errorf("%w: an answer of %s about another dealing", errForged, m.By)
+		}
+		if !slices.ContainsFunc(rd.answers, func(a *consilium.Answer) bool { return a.Position == p && a.To == v.To }) {
+			rd.answers = append(rd.answers, v)
+		}
+	case consilium.KindRenounce:
+		v, err := consilium.ParseRenounce(m.Body)
+		if err != nil {
+			return err
+		}
+		if v.Charter != r.digest || v.Position != p || v.Round != rd.opened.Round {
+			return fmt.Errorf("%w: a renouncement of another charter or round", errForged)
+		}
+		rd.renounced[p] = max(rd.renounced[p], v.Attempt)
+	case consilium.KindSuspect:
+		v, err := consilium.ParseSuspect(m.Body)
+		if err != nil {
+			return err
+		}
+		sp := rd.spoilt
+		if sp == nil || v.At != r.atRound(sp, p) || v.Set != sp.set || len(v.Accused) > r.charter.MaxAccused() {
+			return fmt.Errorf("%w: suspects of %s for round %d attempt %d", errForged, m.By, v.Round, v.Attempt)
+		}
+		if sp.suspects[p] == nil {
+			sp.suspects[p] = v
+		}
+	case consilium.KindShow:
+		v, err := consilium.ParseShow(m.Body)
+		if err != nil {
+			return err
+		}
+		sp := rd.spoilt
+		if sp == nil || v.At != r.atRound(sp, p) || v.Set != sp.set {
+			return fmt.Errorf("%w: shares shown by %s for round %d attempt %d", errForged, m.By, v.Round, v.Attempt)
+		}
+		if sp.shows[p] == nil {
+			sp.shows[p] = v
 		}
 	case consilium.KindRelease:
 		v, err := consilium.ParseRelease(m.Body)
@@ -521,8 +632,7 @@ func (r *replica) roundMessage(m *consilium.Message, p consilium.Position) error
 			r.published = v
 		}
 	}
-	// Acks, complaints and renouncements advise the leader; a hospital acts on
-	// its own checks.
+	// Acknowledgements advise the leader.
 	return nil
 }
 
@@ -577,6 +687,10 @@ func (r *replica) count() {
 		}
 		if o.reject {
 			rd.rejected = true
+			for p := range rd.openings {
+				rd.present = append(rd.present, p)
+			}
+			slices.Sort(rd.present)
 			return
 		}
 		rd.closed, rd.next, rd.done = true, o.next, o.done

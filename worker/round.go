@@ -31,12 +31,16 @@ type attempt struct {
 	group          *party.GroupKey
 	shares         map[consilium.Position]*party.KeyShare
 	bad            map[consilium.Position]string
-	acked          int  // dealings in the last acknowledgement
-	quiet          bool // this hospital contributes nothing to this round
+	told           map[consilium.Position]bool // bad dealings that were complained about
+	answers        int                         // of the round's answers, checked
+	acked          int                         // dealings in the last acknowledgement
+	quiet          bool                        // this hospital contributes nothing to this round
 	next           *hatch.Shape
 	rejected       bool
 	lastRefused    consilium.Digest
 	openings       map[consilium.Position]*party.OpeningShare
+	tried          int       // openings when the sum last did not open
+	failed         time.Time // when it first did not
 }
 
 func newAttempt(r *replica, shape *hatch.Shape, group *party.GroupKey) (*attempt, error) {
@@ -53,6 +57,7 @@ func newAttempt(r *replica, shape *hatch.Shape, group *party.GroupKey) (*attempt
 		profile: profile, lanes: lanes, layout: layoutDigest(shape.Layout), group: group,
 		shares:   map[consilium.Position]*party.KeyShare{},
 		bad:      map[consilium.Position]string{},
+		told:     map[consilium.Position]bool{},
 		openings: map[consilium.Position]*party.OpeningShare{},
 	}, nil
 }
@@ -76,7 +81,7 @@ func (a *actor) contribute(ctx context.Context) error {
 	if f := a.gate.journal.freeze(a.study); f != nil && !slices.Contains(f.Members, r.position) {
 		return nil
 	}
-	if lock := a.gate.journal.lock(a.study, rd.opened.Round); lock != nil && !slices.Contains(lock, r.position) {
+	if b := a.gate.journal.binding(a.study, rd.opened.Round); b.locked() && !slices.Contains(b.Members, r.position) {
 		return nil
 	}
 	if _, ok := a.gate.journal.promise(a.study, name); !ok {
@@ -116,17 +121,18 @@ func (a *actor) makeContribution(ctx context.Context, name string) (bool, error)
 		}
 	}
 	source := &laneSource{ctx: ctx, vault: a.gate.cfg.Vault, study: a.study, round: round, lanes: now.lanes}
-	vector, err := digestLanes(now.group, source)
+	digest, err := digestLanes(now.group, source)
 	if err != nil {
 		return false, err
 	}
 	// One vector per round: attempts encrypt the same numbers under fresh
 	// keys. Two different vectors would give away their difference.
 	if have, ok := a.gate.journal.vectorOf(a.study, round); !ok {
-		if err := a.gate.journal.setVector(a.study, round, vector); err != nil {
+		rows := consilium.DomainRowSet.Digest([]byte("ledger"), a.gate.cfg.Secret, reply.RowSet[:])
+		if err := a.gate.journal.setVector(a.study, round, vector{Vector: digest, Rows: rows}); err != nil {
 			return false, fmt.Errorf("%w: %w", errDisk, err)
 		}
-	} else if have != vector {
+	} else if have.Vector != digest {
 		return false, consilium.ErrFrozen.Withf("the vector of round %d is not the one that this hospital committed to", round)
 	}
 	holders, err := r.sealingKeys()
@@ -134,7 +140,7 @@ func (a *actor) makeContribution(ctx context.Context, name string) (bool, error)
 		return false, err
 	}
 	at := r.at(r.position)
-	seed, err := party.NewSeed(a.gate.cfg.Secret, at, vector)
+	seed, err := party.NewSeed(a.gate.cfg.Secret, at, digest)
 	if err != nil {
 		return false, err
 	}
@@ -155,7 +161,7 @@ func (a *actor) makeContribution(ctx context.Context, name string) (bool, error)
 	defer file.Close()
 	dealing, err := party.Contribute(ctx, &party.Encryption{
 		Profile: now.profile, Lanes: now.lanes, At: at, Threshold: r.charter.Threshold, State: rd.opened.State,
-		Vector: vector, Holders: holders, Group: now.group, Seed: seed, Source: source,
+		Vector: digest, Holders: holders, Group: now.group, Seed: seed, Source: source,
 	}, file)
 	if err != nil {
 		return false, err
@@ -175,6 +181,10 @@ func (a *actor) makeContribution(ctx context.Context, name string) (bool, error)
 	}
 	body := h.Encode()
 	a.sec.Sealing[consilium.HeaderDigest(body).String()] = nextBytes
+	if a.sec.Dealt == nil {
+		a.sec.Dealt = map[string][]byte{}
+	}
+	a.sec.Dealt[name] = dealing.Record()
 	if err := a.gate.secrets.save(a.study, a.sec); err != nil {
 		return false, fmt.Errorf("%w: %w", errDisk, err)
 	}
@@ -182,7 +192,7 @@ func (a *actor) makeContribution(ctx context.Context, name string) (bool, error)
 	// If we crash before this promise, Open finds no header and a new attempt
 	// at this contribution starts with a new seed; nothing was sent.
 	_, err = a.promised(name, consilium.KindHeader, func() ([]byte, error) {
-		return body, a.gate.trail.Write(a.study, round, "contribution", map[string]any{
+		return body, a.note(round, "contribution", map[string]any{
 			"header": consilium.HeaderDigest(body), "attempt": rd.opened.Attempt, "ciphertext": h.Ciphertext, "decision": h.Decision, "rowSet": h.RowSet, "ledger": h.Ledger,
 		})
 	})
@@ -289,12 +299,15 @@ func (a *actor) verifyDealings(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	a.takeAnswers()
 	for p := consilium.Position(1); int(p) <= len(r.charter.Members); p++ {
 		sh := rd.headers[p]
-		if sh == nil || now.shares[p] != nil || now.bad[p] != "" {
+		if sh == nil || now.shares[p] != nil || now.told[p] {
 			continue
 		}
-		if sh.header.State != rd.opened.State || sh.header.Layout != now.layout {
+		if now.bad[p] != "" {
+			// found by its answer to somebody
+		} else if sh.header.State != rd.opened.State || sh.header.Layout != now.layout {
 			now.bad[p] = "it builds on another state or layout"
 		} else {
 			box, err := a.fetchBox(ctx, sh.header.Boxes)
@@ -312,19 +325,26 @@ func (a *actor) verifyDealings(ctx context.Context) error {
 		a.log.Warn("bad dealing", "round", rd.opened.Round, "dealer", string(r.charter.Members[p-1].Site), "reason", reason)
 		err := a.promise(ctx, slot(fmt.Sprintf("complaint-%d", p), rd.opened), consilium.KindComplaint, func() ([]byte, error) {
 			c := &consilium.Complaint{At: r.at(r.position), Header: sh.digest, Reason: reason}
-			return c.Encode(), a.gate.trail.Write(a.study, rd.opened.Round, "complaint", map[string]any{"dealer": r.charter.Members[p-1].Site, "reason": reason})
+			return c.Encode(), a.note(rd.opened.Round, "complaint", map[string]any{"dealer": r.charter.Members[p-1].Site, "reason": reason})
 		})
 		if err != nil {
 			return err
 		}
+		now.told[p] = true
 	}
-	return nil
+	return a.answerComplaints(ctx)
 }
 
 // fetchBox reads the box that a header lists for this hospital.
 func (a *actor) fetchBox(ctx context.Context, boxes []consilium.Digest) ([]byte, error) {
 	if len(boxes) != len(a.rep.charter.Members) {
 		return nil, nil // OpenBox says what is wrong
+	}
+	// The spool keeps what this hospital received until the round has closed: it
+	// may have to show it when the coordinators hold it no more.
+	kept := a.spoolPath("box-" + boxes[a.rep.position-1].String())
+	if b, err := os.ReadFile(kept); err == nil && consilium.DomainBox.Digest(b) == boxes[a.rep.position-1] {
+		return b, nil
 	}
 	src, err := a.gate.cfg.Coordinator.Fetch(ctx, boxes[a.rep.position-1], 0, 0)
 	if err != nil {
@@ -339,14 +359,22 @@ func (a *actor) fetchBox(ctx context.Context, boxes []consilium.Digest) ([]byte,
 	if consilium.DomainBox.Digest(box) != boxes[a.rep.position-1] {
 		return nil, consilium.ErrBlobMissing.Withf("the coordinator gave another box than the header lists")
 	}
+	if err := os.MkdirAll(filepath.Dir(kept), 0o700); err != nil {
+		return nil, fmt.Errorf("%w: %w", errDisk, err)
+	}
+	if err := os.WriteFile(kept, box, 0o600); err != nil {
+		return nil, fmt.Errorf("%w: %w", errDisk, err)
+	}
 	return box, nil
 }
 
 // sealingSecret is the key to which this round's boxes for this hospital were
 // sealed.
-func (a *actor) sealingSecret() (*seal.Key, error) {
+func (a *actor) sealingSecret() (*seal.Key, error) { return a.sealingSecretOf(a.rep.round) }
+
+func (a *actor) sealingSecretOf(rd *round) (*seal.Key, error) {
 	name := charterKey
-	if d := a.rep.round.opened.Sealing[a.rep.position-1]; !d.IsZero() {
+	if d := rd.opened.Sealing[a.rep.position-1]; !d.IsZero() {
 		name = d.String()
 	}
 	b, ok := a.sec.Sealing[name]
@@ -366,9 +394,16 @@ func (a *actor) acknowledge(ctx context.Context) (time.Duration, error) {
 	if err := a.verifyDealings(ctx); err != nil {
 		return 0, err
 	}
-	expected := len(r.charter.Members)
-	if f := a.gate.journal.freeze(a.study); f != nil {
-		expected = len(f.Members)
+	// Nobody waits for a hospital that left before its contribution: a forged
+	// withdrawal does not verify, and an early acknowledgement permits nothing.
+	expected := 0
+	f := a.gate.journal.freeze(a.study)
+	for i := range r.charter.Members {
+		p := consilium.Position(i + 1)
+		if f != nil && !slices.Contains(f.Members, p) || rd.headers[p] == nil && r.gone[r.charter.Members[i].Site] {
+			continue
+		}
+		expected++
 	}
 	have := len(now.shares)
 	if have == now.acked {
@@ -428,8 +463,8 @@ func (a *actor) admissible(u *consilium.Contributors) error {
 			return consilium.ErrConflictingContribution.Withf("the set holds another contribution of this hospital")
 		}
 	}
-	if lock := a.gate.journal.lock(a.study, u.Round); lock != nil && !slices.Equal(lock, positions) {
-		return consilium.ErrLocked.Withf("round %d was opened for positions %v, not %v", u.Round, lock, positions)
+	if err := a.gate.journal.binding(a.study, u.Round).allows(u.Attempt, positions); err != nil {
+		return err
 	}
 	if f := a.gate.journal.freeze(a.study); f != nil {
 		if !slices.Equal(f.Members, positions) {
@@ -458,8 +493,8 @@ func (a *actor) vote(ctx context.Context) error {
 		if err := a.admissible(rd.proposed); err != nil {
 			if a.now.refused(rd.set) {
 				a.log.Warn("no vote", "round", rd.opened.Round, "err", err)
-				if err := a.gate.trail.Write(a.study, rd.opened.Round, "refused-set", map[string]any{"set": rd.set, "reason": publicReason(err), "members": memberSites(r.charter, rd.proposed.Positions())}); err != nil {
-					return fmt.Errorf("%w: %w", errDisk, err)
+				if err := a.note(rd.opened.Round, "refused-set", map[string]any{"set": rd.set, "reason": publicReason(err), "members": memberSites(r.charter, rd.proposed.Positions())}); err != nil {
+					return err
 				}
 			}
 			return nil
@@ -468,7 +503,7 @@ func (a *actor) vote(ctx context.Context) error {
 	}
 	err := a.promise(ctx, name, consilium.KindVote, func() ([]byte, error) {
 		v := &consilium.Vote{At: r.at(r.position), Set: rd.set}
-		return v.Encode(), a.gate.trail.Write(a.study, rd.opened.Round, "vote", map[string]any{"set": rd.set, "members": memberSites(r.charter, rd.proposed.Positions())})
+		return v.Encode(), a.note(rd.opened.Round, "vote", map[string]any{"set": rd.set, "members": memberSites(r.charter, rd.proposed.Positions())})
 	})
 	return err
 }
@@ -487,17 +522,18 @@ func (a *actor) openSum(ctx context.Context) error {
 			if now.refused(rd.set) {
 				a.log.Warn("not opened", "round", rd.opened.Round, "err", err)
 			}
-			return nil
+			// What this hospital will never open it says, so that others that
+			// did open are not locked to it for ever.
+			return a.renounce(ctx, r.at(r.position), publicReason(err))
 		}
 		a.gate.cfg.Crash("open/before-lock")
 		positions := rd.proposed.Positions()
-		if a.gate.journal.lock(a.study, rd.opened.Round) == nil {
-			if err := a.gate.journal.setLock(a.study, rd.opened.Round, positions); err != nil {
-				return fmt.Errorf("%w: %w", errDisk, err)
-			}
+		b := a.gate.journal.binding(a.study, rd.opened.Round).lock(rd.opened.Attempt, positions)
+		if err := a.gate.journal.setBinding(a.study, rd.opened.Round, b); err != nil {
+			return fmt.Errorf("%w: %w", errDisk, err)
 		}
 		if a.shape.Frozen && a.gate.journal.freeze(a.study) == nil {
-			f := &frozen{Members: positions}
+			f := &frozen{Round: rd.opened.Round, Members: positions}
 			for _, p := range positions {
 				f.RowSets = append(f.RowSets, rd.headers[p].header.RowSet)
 			}
@@ -530,39 +566,48 @@ func (a *actor) openSum(ctx context.Context) error {
 			return nil, err
 		}
 		o := &consilium.Opening{At: r.at(r.position), Set: rd.set, Sealed: sealed}
-		return o.Encode(), a.gate.trail.Write(a.study, rd.opened.Round, "opening", map[string]any{"set": rd.set, "members": memberSites(r.charter, rd.proposed.Positions())})
+		return o.Encode(), a.note(rd.opened.Round, "opening", map[string]any{"set": rd.set, "members": memberSites(r.charter, rd.proposed.Positions())})
 	})
 }
 
 // update opens the sum once t openings and the aggregate are there, hands it
 // to the vault and signs what the next state is.
-func (a *actor) update(ctx context.Context) error {
+func (a *actor) update(ctx context.Context) (time.Duration, error) {
 	r, rd, now := a.rep, a.rep.round, a.now
 	name := slot("state", rd.opened)
 	if a.posted[name] || rd.summed == nil || !r.certified() || len(rd.openings) < r.charter.Threshold {
-		return nil
+		return 0, nil
 	}
 	if _, ok := a.gate.journal.promise(a.study, name); !ok && now.next == nil && !now.rejected {
-		if err := a.openRound(ctx); err != nil {
-			return err
+		if wait, err := a.openRound(ctx); err != nil || wait > 0 {
+			return wait, err
 		}
 		if now.next == nil && !now.rejected {
-			return nil // too few sound openings yet
+			return 0, nil // too few sound openings yet
 		}
 		a.gate.cfg.Crash("update/before-promise")
 	}
-	return a.promise(ctx, name, consilium.KindStateVote, func() ([]byte, error) {
+	return 0, a.promise(ctx, name, consilium.KindStateVote, func() ([]byte, error) {
 		v := &consilium.StateVote{At: r.at(r.position), Set: rd.set, Reject: now.rejected}
 		if !now.rejected {
 			v.Next, v.Done = now.group.Salted(consilium.DomainState, a.sec.Next), now.next.Done
 		}
-		return v.Encode(), a.gate.trail.Write(a.study, rd.opened.Round, "state", map[string]any{"set": rd.set, "next": v.Next, "done": v.Done, "reject": v.Reject})
+		return v.Encode(), a.note(rd.opened.Round, "state", map[string]any{"set": rd.set, "next": v.Next, "done": v.Done, "reject": v.Reject})
 	})
 }
 
+// patience is how long a sum that does not open waits for the opening shares
+// that have not come: with more of them than t, false ones can be told apart.
+func patience(rd *round) time.Duration { return min(rd.wait/4, 10*time.Second) }
+
 // openRound reconstructs the summed key, opens the aggregate and lets the
 // vault update. The next state is durable before anything about it is signed.
-func (a *actor) openRound(ctx context.Context) error {
+//
+// A sum that does not open with the shares that have come waits for the others;
+// then the contributions are added again, since the coordinator's sum is only
+// its word; then it is rejected. Outward there is one verdict whatever failed.
+// A positive duration means that more shares may come.
+func (a *actor) openRound(ctx context.Context) (time.Duration, error) {
 	r, rd, now := a.rep, a.rep.round, a.now
 	for p, o := range rd.openings {
 		if now.openings[p] != nil || o.Set != rd.set {
@@ -575,52 +620,118 @@ func (a *actor) openRound(ctx context.Context) error {
 		}
 		now.openings[p] = share
 	}
-	if len(now.openings) < r.charter.Threshold {
-		return nil
-	}
-	if want := now.profile.Size(now.lanes); rd.summed.Size != want {
-		a.log.Warn("aggregate of the wrong size", "round", rd.opened.Round, "size", rd.summed.Size, "want", want)
-		now.rejected = true
-		return nil
-	}
-	aggregate, done, err := a.fetchBlob(ctx, rd.summed.Blob, rd.summed.Size)
-	if err != nil {
-		return err
-	}
-	defer done()
-	openings := make([]*party.OpeningShare, 0, len(now.openings))
-	for p := consilium.Position(1); int(p) <= len(r.charter.Members); p++ {
-		if o := now.openings[p]; o != nil {
-			openings = append(openings, o)
+	usable, aside := map[consilium.Position]*party.OpeningShare{}, a.aside()
+	for p, o := range now.openings {
+		if !aside[p] {
+			usable[p] = o
 		}
 	}
+	all := len(rd.openings) == len(r.charter.Members)
+	if len(usable) < r.charter.Threshold {
+		if len(aside) == 0 {
+			return 0, nil
+		}
+		// Too few others: who was accused may be innocent after all, and a false
+		// share only makes the sum fail.
+		usable = now.openings
+		if len(usable) < r.charter.Threshold {
+			return 0, nil
+		}
+	}
+	openings := inOrder(usable)
+	if now.tried < len(openings) {
+		now.tried = len(openings)
+		if want := now.profile.Size(now.lanes); rd.summed.Size == want {
+			aggregate, done, err := a.fetchBlob(ctx, rd.summed.Blob, rd.summed.Size)
+			if err != nil {
+				now.tried = 0
+				return 0, err
+			}
+			opened, err := a.tryOpen(ctx, aggregate, openings)
+			done()
+			if err != nil {
+				now.tried = 0
+				return 0, err
+			}
+			if opened {
+				return 0, a.takeNext(ctx)
+			}
+		} else {
+			a.log.Warn("aggregate of the wrong size", "round", rd.opened.Round, "size", rd.summed.Size, "want", want)
+		}
+	}
+	if now.failed.IsZero() {
+		now.failed = a.gate.cfg.Now()
+	}
+	if wait := now.failed.Add(patience(rd)).Sub(a.gate.cfg.Now()); !all && wait > 0 {
+		return wait, nil
+	}
+	again, done, err := a.addAgain(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if again != nil {
+		opened, err := a.tryOpen(ctx, again, openings)
+		done()
+		if err != nil {
+			return 0, err
+		}
+		if opened {
+			return 0, a.takeNext(ctx)
+		}
+	}
+	a.log.Warn("aggregate rejected", "round", rd.opened.Round)
+	now.rejected = true
+	return 0, nil
+}
+
+// tryOpen opens an aggregate with some opening shares and hands the sums to
+// the vault. Shares that are off the polynomial of the others are left out where
+// that is beyond doubt; if the sum then opens, they are proved false, since noise,
+// ranges and tags hold for one key only.
+func (a *actor) tryOpen(ctx context.Context, aggregate io.ReadSeeker, openings []*party.OpeningShare) (bool, error) {
+	r, rd, now := a.rep, a.rep.round, a.now
+	odd, _ := party.Suspects(openings, r.charter.Threshold)
+	openings = slices.DeleteFunc(openings, func(o *party.OpeningShare) bool { return slices.Contains(odd, o.Position()) })
 	offset := 0
 	sink := party.SinkFunc(func(sums []int64) error {
 		err := a.gate.cfg.Vault.Sums(ctx, a.study, rd.opened.Round, offset, sums)
 		offset += len(sums)
 		return err
 	})
-	err = party.Open(ctx, &party.Decryption{
+	err := party.Open(ctx, &party.Decryption{
 		Profile: now.profile, Lanes: now.lanes, Threshold: r.charter.Threshold, Members: len(r.charter.Members),
 		State: rd.opened.State, Set: rd.proposed, Group: now.group, Openings: openings,
 	}, aggregate, sink)
 	if errors.Is(err, consilium.ErrAggregateRejected) {
-		a.log.Warn("aggregate rejected", "round", rd.opened.Round)
-		now.rejected = true
-		return nil
+		return false, nil
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
+	for _, p := range odd {
+		site := r.charter.Members[p-1].Site
+		a.log.Error("a false opening share was left out", "round", rd.opened.Round, "by", string(site))
+		if err := a.gate.trail.Write(a.study, rd.opened.Round, "false-opening", map[string]any{"attempt": rd.opened.Attempt, "site": site}); err != nil {
+			return false, fmt.Errorf("%w: %w", errDisk, err)
+		}
+	}
+	return true, nil
+}
+
+// takeNext lets the vault update and makes the next state durable.
+func (a *actor) takeNext(ctx context.Context) error {
+	rd := a.rep.round
 	shape, err := a.gate.cfg.Vault.Update(ctx, hatch.UpdateRequest{Study: a.study, Round: rd.opened.Round, Contributors: rd.proposed.Positions()})
 	if err != nil {
+		a.now.tried = 0
 		return err
 	}
 	a.sec.Next = shape.State
 	if err := a.gate.secrets.save(a.study, a.sec); err != nil {
 		return fmt.Errorf("%w: %w", errDisk, err)
 	}
-	now.next = &shape
+	a.now.next = &shape
 	return nil
 }
 

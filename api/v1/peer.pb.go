@@ -70,6 +70,7 @@ type HelloResponse struct {
 	Incarnation   string                 `protobuf:"bytes,1,opt,name=incarnation,proto3" json:"incarnation,omitempty"` // of this node's data directory
 	Started       bool                   `protobuf:"varint,2,opt,name=started,proto3" json:"started,omitempty"`        // this node already belongs to a cluster
 	Members       []string               `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"`         // its cluster's members, as node id, dot, incarnation; at most 64
+	Applied       uint64                 `protobuf:"varint,4,opt,name=applied,proto3" json:"applied,omitempty"`        // the last log index that its state machine handled
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -123,6 +124,13 @@ func (x *HelloResponse) GetMembers() []string {
 		return x.Members
 	}
 	return nil
+}
+
+func (x *HelloResponse) GetApplied() uint64 {
+	if x != nil {
+		return x.Applied
+	}
+	return 0
 }
 
 // StoreResponse says that the blob is on this node's disk.
@@ -266,11 +274,12 @@ const file_peer_proto_rawDesc = "" +
 	"peer.proto\x12\fconsilium.v1\x1a\n" +
 	"blob.proto\"0\n" +
 	"\fHelloRequest\x12 \n" +
-	"\vincarnation\x18\x01 \x01(\tR\vincarnation\"e\n" +
+	"\vincarnation\x18\x01 \x01(\tR\vincarnation\"\x7f\n" +
 	"\rHelloResponse\x12 \n" +
 	"\vincarnation\x18\x01 \x01(\tR\vincarnation\x12\x18\n" +
 	"\astarted\x18\x02 \x01(\bR\astarted\x12\x18\n" +
-	"\amembers\x18\x03 \x03(\tR\amembers\"\x0f\n" +
+	"\amembers\x18\x03 \x03(\tR\amembers\x12\x18\n" +
+	"\aapplied\x18\x04 \x01(\x04R\aapplied\"\x0f\n" +
 	"\rStoreResponse\":\n" +
 	"\fHoldsRequest\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\fR\x06digest\x12\x12\n" +

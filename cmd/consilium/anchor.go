@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"consilium"
@@ -35,6 +36,7 @@ type step struct {
 	Rows    int            `json:"rows"`    // of the dataset, or of the batch
 	New     int            `json:"new"`     // rows that were not anchored before
 	Gone    int            `json:"gone"`    // anchored rows that the table no longer holds as they were
+	Wrong   []string       `json:"wrong"`   // what a stream's own chain shows: gaps, forks, forged batches
 	Error   string         `json:"error"`
 	Code    consilium.Code `json:"code"`
 }
@@ -67,19 +69,25 @@ func (s *vaultSettings) anchor(ctx context.Context, e *env) error {
 	return nil
 }
 
-func (s *vaultSettings) anchorAll(ctx context.Context, e *env) error {
+// clerk opens what the tasks on rows need.
+func (s *vaultSettings) clerk(e *env) (*anchorer, error) {
 	kek, err := provenance.ParseKEK(s.KEK)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	a := &anchorer{vaultSettings: s, e: e}
 	if a.salts, err = provenance.OpenSalts(filepath.Join(s.Dir, "salts"), kek); err != nil {
-		return err
+		return nil, err
 	}
 	if a.batches, err = provenance.OpenBatchDir(filepath.Join(s.Dir, "batches"), kek); err != nil {
-		return err
+		return nil, err
 	}
 	a.gate, err = provenance.NewGate(provenance.GateConfig{Ledger: s.Ledger, Site: s.SiteKey, Witnesses: provenance.SingleWitness(s.Witness, "").AnyAge()})
+	return a, err
+}
+
+func (s *vaultSettings) anchorAll(ctx context.Context, e *env) error {
+	a, err := s.clerk(e)
 	if err != nil {
 		return err
 	}
@@ -100,6 +108,15 @@ func (s *vaultSettings) anchorAll(ctx context.Context, e *env) error {
 			return err
 		}
 	}
+	for i := range s.Streams {
+		rec, wrong, err := s.Streams[i].read(s.Pseudonym)
+		if err != nil {
+			return err
+		}
+		if err := a.put(ctx, s.Streams[i].Name, s.Streams[i].Stream, rec, wrong, true); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -110,14 +127,22 @@ func (a *anchorer) dataset(ctx context.Context, d vault.Dataset) error {
 	if err != nil {
 		return err
 	}
-	n := int(t.Record.NumRows())
+	return a.put(ctx, d.Name, d.Stream, t.Record, nil, false)
+}
+
+// put anchors the rows of rec that no batch of the stream holds. A table's
+// owner corrects it, and the new rows replace those that are gone. Nobody
+// corrects what a device or a trading partner reported: what is gone from a
+// stream stays missing, and every audit says so.
+func (a *anchorer) put(ctx context.Context, name string, stream provenance.ID, rec provenance.Record, wrong []string, reported bool) error {
+	n := int(rec.NumRows())
 	list, err := a.batches.List()
 	if err != nil {
 		return err
 	}
 	var last *provenance.SignedHeader
 	for _, b := range list {
-		if b.Header.Header.Stream == d.Stream && (last == nil || b.Header.Header.Seq > last.Header.Seq) {
+		if b.Header.Header.Stream == stream && (last == nil || b.Header.Header.Seq > last.Header.Seq) {
 			last = b.Header
 		}
 	}
@@ -128,8 +153,7 @@ func (a *anchorer) dataset(ctx context.Context, d vault.Dataset) error {
 			fresh[i] = true
 		}
 	} else {
-		in := provenance.Input{Stream: d.Stream, Batches: list, Salts: a.salts}
-		in.Records = append(in.Records, t.Record)
+		in := provenance.Input{Stream: stream, Batches: ofStream(list, stream), Records: []provenance.Record{rec}, Salts: a.salts}
 		v, err := a.gate.Verify(ctx, provenance.DirView(a.LedgerDir), in)
 		if err != nil {
 			return err
@@ -143,7 +167,15 @@ func (a *anchorer) dataset(ctx context.Context, d vault.Dataset) error {
 			}
 		}
 	}
-	done := step{Dataset: d.Name, Done: true, Rows: n, Gone: len(gone)}
+	done := step{Dataset: name, Done: true, Rows: n, Gone: len(gone), Wrong: wrong}
+	if reported {
+		// What came in between earlier batches makes one batch all the same.
+		if rec, err = provenance.SelectRows(rec, fresh); err != nil {
+			return err
+		}
+		n, gone = int(rec.NumRows()), nil
+		fresh = slices.Repeat([]bool{true}, n)
+	}
 	for from := 0; from < n; {
 		if !fresh[from] {
 			from++
@@ -154,15 +186,15 @@ func (a *anchorer) dataset(ctx context.Context, d vault.Dataset) error {
 			to++
 		}
 		now := time.Now()
-		draft, err := provenance.NewBatch(t.Record.NewSlice(int64(from), int64(to)), a.salts, provenance.BatchOptions{
-			Origin: a.Origin, Stream: d.Stream, After: last, From: now.Add(-time.Second).Unix(), To: now.Unix(), Supersedes: gone,
+		draft, err := provenance.NewBatch(rec.NewSlice(int64(from), int64(to)), a.salts, provenance.BatchOptions{
+			Origin: a.Origin, Stream: stream, After: last, From: now.Add(-time.Second).Unix(), To: now.Unix(), Supersedes: gone,
 		})
 		if err != nil {
 			return err
 		}
 		gone = nil // the first batch replaces them
 		var reply signedEntry
-		if err := errors.Join(writeFrame(a.e.stdout, step{Dataset: d.Name, Payload: draft.Payload, Rows: to - from}), readFrame(a.e.stdin, &reply)); err != nil {
+		if err := errors.Join(writeFrame(a.e.stdout, step{Dataset: name, Payload: draft.Payload, Rows: to - from}), readFrame(a.e.stdin, &reply)); err != nil {
 			return err
 		}
 		if last, err = provenance.ParseSignedHeader(reply.Entry); err != nil {
@@ -174,13 +206,19 @@ func (a *anchorer) dataset(ctx context.Context, d vault.Dataset) error {
 		if err := a.batches.Put(provenance.Batch{Header: last, Manifest: draft.Manifest}); err != nil {
 			return err
 		}
-		if err := errors.Join(writeFrame(a.e.stdout, step{Dataset: d.Name, Kept: true}), readFrame(a.e.stdin, &reply)); err != nil {
+		if err := errors.Join(writeFrame(a.e.stdout, step{Dataset: name, Kept: true}), readFrame(a.e.stdin, &reply)); err != nil {
 			return err
 		}
 		done.New += to - from
 		from = to
 	}
 	return writeFrame(a.e.stdout, done)
+}
+
+// ofStream leaves the batches of one table: a hospital's tables are streams of
+// their own in one ledger.
+func ofStream(list []provenance.Batch, stream provenance.ID) []provenance.Batch {
+	return slices.DeleteFunc(slices.Clone(list), func(b provenance.Batch) bool { return b.Header.Header.Stream != stream })
 }
 
 func (a *anchorer) read(d vault.Dataset) (*table.Table, error) {
@@ -202,6 +240,7 @@ const publishWithin = 30 * time.Second
 func runLedgerAnchor(ctx context.Context, e *env, args []string) error {
 	flags := e.flags()
 	path := flags.String("config", "", "the worker's config `file`")
+	every := flags.Duration("every", 0, "go on until the process is stopped, anchoring what has come at this `interval`")
 	rest, err := e.parse(flags, args)
 	if err != nil {
 		return err
@@ -209,14 +248,36 @@ func runLedgerAnchor(ctx context.Context, e *env, args []string) error {
 	if len(rest) > 0 {
 		return usagef("unexpected %q", rest[0])
 	}
+	if *every < 0 || *every > 0 && *every < time.Second {
+		return usagef("--every %v: at least 1s", *every)
+	}
 	quietLedger()
 	h, err := openHospital(*path, e.stderr)
 	if err != nil {
 		return err
 	}
-	if len(h.datasets) == 0 {
-		return configError(*path, nil, "bind at least one table", "datasets: is empty")
+	if len(h.datasets)+len(h.streamed) == 0 {
+		return configError(*path, nil, "bind at least one table under datasets: or streams:", "there is nothing to anchor")
 	}
+	for {
+		err := h.anchorOnce(ctx, e, *every > 0)
+		if *every == 0 {
+			return err
+		}
+		if err != nil {
+			fmt.Fprintln(e.stderr, "consilium:", err) // the next round tries again
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(*every):
+		}
+	}
+}
+
+// anchorOnce anchors what is new and says so. A stream whose own chain is
+// broken is an error, after all that is whole has been anchored.
+func (h *hospital) anchorOnce(ctx context.Context, e *env, quiet bool) error {
 	ctx, cancel := whileRoom(ctx, h.config.Data)
 	defer cancel()
 	done, note, err := h.anchor(ctx)
@@ -224,18 +285,30 @@ func runLedgerAnchor(ctx context.Context, e *env, args []string) error {
 		return noRoom(ctx, h.config.Data, err)
 	}
 	if e.json {
-		return json.NewEncoder(e.stdout).Encode(map[string]any{"datasets": done, "checkpoint": string(note)})
+		if err := json.NewEncoder(e.stdout).Encode(map[string]any{"datasets": done, "checkpoint": string(note)}); err != nil {
+			return err
+		}
 	}
+	var wrong []string
 	for _, x := range done {
+		wrong = append(wrong, x.Wrong...)
+		if e.json || quiet && x.New == 0 && x.Gone == 0 {
+			continue
+		}
 		fmt.Fprintf(e.stdout, "%s: %d rows, %d of them newly anchored", x.Dataset, x.Rows, x.New)
-		if x.Gone > 0 && x.New > 0 {
+		if x.Gone > 0 && x.New > 0 && !h.isStream(x.Dataset) {
 			fmt.Fprintf(e.stdout, "; they replace %d earlier ones", x.Gone)
 		} else if x.Gone > 0 {
 			fmt.Fprintf(e.stdout, "; %d anchored rows are gone from the table, and every audit names them", x.Gone)
 		}
 		fmt.Fprintln(e.stdout)
 	}
-	fmt.Fprintln(e.stdout, "the witness has cosigned the ledger")
+	if !e.json && !quiet {
+		fmt.Fprintln(e.stdout, "the witness has cosigned the ledger")
+	}
+	if len(wrong) > 0 {
+		return &consilium.Error{Code: consilium.ErrLedger.Code, Msg: strings.Join(wrong, "; "), Next: "what is whole is anchored; a gap closes when its batches arrive"}
+	}
 	return nil
 }
 
@@ -253,9 +326,9 @@ func (h *hospital) anchor(ctx context.Context) (done []step, checkpoint []byte, 
 		return nil, nil, err
 	}
 	drawn := false
-	for _, ds := range h.datasets {
-		if _, ok := streams[ds.Name]; !ok {
-			streams[ds.Name], drawn = provenance.NewID(), true
+	for _, name := range h.tables() {
+		if _, ok := streams[name]; !ok {
+			streams[name], drawn = provenance.NewID(), true
 		}
 	}
 	if drawn {
@@ -299,7 +372,7 @@ func (h *hospital) anchor(ctx context.Context) (done []step, checkpoint []byte, 
 	if err := writeFrame(c.in, signedEntry{}); err != nil {
 		return nil, nil, err
 	}
-	for len(done) < len(h.datasets) {
+	for len(done) < len(h.tables()) {
 		s, err := next()
 		if err != nil {
 			return nil, nil, err

@@ -212,10 +212,10 @@ func TestBadInput(t *testing.T) {
 		}, exitFailed, []string{"manifest.json"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			args := c.args(t)
+			args := append(c.args(t), "--json")
 			cmd := exec.Command(program(t), args...)
-			var stderr strings.Builder
-			cmd.Stderr = &stderr
+			var stdout, stderr strings.Builder
+			cmd.Stdout, cmd.Stderr = &stdout, &stderr
 			err := cmd.Run()
 			code := 0
 			var exit *exec.ExitError
@@ -224,6 +224,7 @@ func TestBadInput(t *testing.T) {
 			} else if err != nil {
 				t.Fatal(err)
 			}
+			wantFailure(t, code, stdout.String())
 			text := strings.TrimSpace(stderr.String())
 			if code != c.code || strings.Count(text, "\n") != 0 || !strings.HasPrefix(text, "consilium ") {
 				t.Errorf("%s: exit code %d, want %d, and one line:\n%s", strings.Join(args, " "), code, c.code, text)

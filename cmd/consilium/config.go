@@ -48,6 +48,7 @@ type workerConfig struct {
 	Witness      string          `yaml:"witness"`
 	Isolation    string          `yaml:"isolation"`
 	Datasets     []datasetConfig `yaml:"datasets"`
+	Streams      []streamConfig  `yaml:"streams"`
 }
 
 type datasetConfig struct {

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -15,6 +16,8 @@ import (
 	"time"
 
 	"consilium"
+	"consilium/internal/archive"
+	"consilium/internal/canon"
 	"consilium/internal/durable"
 	"consilium/internal/hybrid"
 	"consilium/internal/table"
@@ -91,35 +94,51 @@ func day(name, s string, otherwise int64) (int64, error) {
 }
 
 func runConsentIssue(ctx context.Context, e *env, args []string) error {
-	var patient, patients, keys, form, level, studies, scopes, purposes, diseases, countries, givenBy, from, until, objections, answers *string
+	var q consentAnswers
+	var patient, patients, keys, cardDir *string
 	h, err := consentHospital(e, args, func(def func(name, usage string) *string) func() error {
 		patient = def("patient", "the hospital's own patient `number`")
 		patients = def("patients", "instead, a `file` with one number on each line")
-		keys = def("keys", "`directory` for the patients' key files; a patient takes the file along")
-		form = def("form", "name and version of the `form` that was explained")
-		level = def("level", "general, area or project")
-		studies = def("studies", "names of studies, for level project")
-		scopes = def("scopes", "categories of data: general, genetic, …")
-		purposes = def("purposes", "DUO codes")
-		diseases = def("diseases", "MONDO codes; none means not limited")
-		countries = def("countries", "to which results may go beside the hospital's own")
-		givenBy = def("given-by", "self, parent or guardian")
-		from = def("from", "first `day`; default now")
-		until = def("until", "last `day`; default until withdrawn")
-		objections = def("objections", "what the patient objects to, for example anonymisation")
-		answers = def("answers", "what holds of the conversation: explicit,informed,assent")
+		cardDir = def("card", "`folder` of the card of who decides; an empty one becomes a new card to take along")
+		keys = def("keys", "with --patients, a `directory` for the cards' keys")
+		flags := map[string]*string{
+			"form": &q.form, "level": &q.level, "studies": &q.studies, "scopes": &q.scopes, "purposes": &q.purposes, "diseases": &q.diseases,
+			"countries": &q.countries, "given-by": &q.givenBy, "from": &q.from, "until": &q.until, "objections": &q.objections, "answers": &q.answers,
+		}
+		values := map[string]*string{}
+		for _, f := range [][2]string{
+			{"form", "name and version of the `form` that was explained"}, {"level", "general, area or project"}, {"studies", "names of studies, for level project"},
+			{"scopes", "categories of data: general, genetic, …"}, {"purposes", "DUO codes"}, {"diseases", "MONDO codes; none means not limited"},
+			{"countries", "to which results may go beside the hospital's own"}, {"given-by", "self, parent, guardian or proxy"}, {"from", "first `day`; default now"},
+			{"until", "last `day`: a consent for a time; default until withdrawn"}, {"objections", "what the patient objects to, for example anonymisation"},
+			{"answers", "what holds of the conversation: explicit,informed,assent"}} {
+			values[f[0]] = def(f[0], f[1])
+		}
 		return func() error {
-			if (*patient == "") == (*patients == "") {
-				return usagef("name --patient NUMBER or --patients FILE")
+			for name, v := range values {
+				*flags[name] = *v
 			}
-			if *keys == "" || *form == "" || *level == "" || *scopes == "" || *purposes == "" || *givenBy == "" {
-				return usagef("--keys, --form, --level, --scopes, --purposes and --given-by are needed")
+			switch {
+			case (*patient == "") == (*patients == ""):
+				return usagef("name --patient NUMBER or --patients FILE")
+			case *patients != "" && *keys == "", *cardDir != "" && (*keys != "" || *patients != ""):
+				return usagef("--card is for one patient, --keys for a list")
+			case *patient != "" && *keys == "" && *cardDir == "":
+				return usagef("--card FOLDER is needed: the patient's card, or an empty folder for a new one")
 			}
 			return nil
 		}
 	})
 	if err != nil {
 		return err
+	}
+	if q.form == "" || q.level == "" || q.scopes == "" || q.purposes == "" || q.givenBy == "" {
+		if *patients != "" {
+			return usagef("for a list, --form, --level, --scopes, --purposes and --given-by are needed")
+		}
+		if err := q.complete(&asker{in: bufio.NewScanner(e.stdin), out: e.stderr}); err != nil {
+			return err
+		}
 	}
 	numbers := []string{*patient}
 	if *patients != "" {
@@ -128,15 +147,18 @@ func runConsentIssue(ctx context.Context, e *env, args []string) error {
 		}
 	}
 	now := time.Now().Unix()
-	c := provenance.Consent{Site: h.site, Form: *form, Level: *level, Studies: split(*studies), Scopes: split(*scopes), Purposes: split(*purposes),
-		Diseases: split(*diseases), Countries: split(*countries), GivenBy: *givenBy, Objections: split(*objections), Given: now}
-	if c.From, err = day("from", *from, now); err != nil {
+	c := provenance.Consent{Site: h.site, Form: q.form, Level: q.level, Studies: split(q.studies), Scopes: split(q.scopes), Purposes: split(q.purposes),
+		Diseases: split(q.diseases), Countries: split(q.countries), GivenBy: q.givenBy, Objections: split(q.objections), Given: now}
+	if c.From, err = day("from", q.from, now); err != nil {
 		return err
 	}
-	if c.Until, err = day("until", *until, 0); err != nil {
+	if c.Until, err = day("until", q.until, 0); err != nil {
 		return err
 	}
-	for _, a := range split(*answers) {
+	if q.until != "" {
+		c.Until += 24 * 3600 // the last day counts
+	}
+	for _, a := range split(q.answers) {
 		switch a {
 		case "explicit":
 			c.Explicit = true
@@ -152,14 +174,26 @@ func runConsentIssue(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	places, err := store.NewStatus(len(numbers))
+	if err != nil {
+		return err
+	}
 	var entries []provenance.ConsentEntry
-	for _, id := range numbers {
+	var card *patientCard
+	for i, id := range numbers {
 		name := provenance.Pseudonym(table.Pseudonym(alias, id))
-		key, err := patientKey(*keys, name, true)
+		var key *hybrid.Key
+		if *cardDir != "" {
+			if card, err = openCard(*cardDir, h.site, name); err == nil {
+				key = card.key
+			}
+		} else {
+			key, err = patientKey(*keys, name, true)
+		}
 		if err != nil {
 			return err
 		}
-		doc, err := provenance.SignConsent(key, c, name)
+		doc, err := provenance.IssueConsent(h.kit.signer, key, c, name, &places[i])
 		if err != nil {
 			return fmt.Errorf("consent: %w", err)
 		}
@@ -168,10 +202,18 @@ func runConsentIssue(ctx context.Context, e *env, args []string) error {
 	if err := h.enter(ctx, store, entries); err != nil {
 		return err
 	}
+	if card != nil {
+		if err := card.keep(entries[0].Doc); err != nil {
+			return err
+		}
+	}
 	if e.json {
 		return json.NewEncoder(e.stdout).Encode(map[string]any{"consents": len(entries)})
 	}
 	fmt.Fprintf(e.stdout, "%d consents entered; the hospital's ledger holds their salted digests\n", len(entries))
+	if card != nil {
+		fmt.Fprintf(e.stdout, "The patient takes the folder %s along: it is the consent card.\n", card.dir)
+	}
 	return nil
 }
 
@@ -244,18 +286,31 @@ func patientKey(dir string, name provenance.Pseudonym, make bool) (*hybrid.Key, 
 }
 
 func runConsentWithdraw(ctx context.Context, e *env, args []string) error {
-	var patient, keys, scopes *string
-	h, err := consentHospital(e, args, func(def func(name, usage string) *string) func() error {
-		patient = def("patient", "the hospital's own patient `number`")
-		keys = def("keys", "`directory` with the patient's key file; without it the hospital signs for a patient who says so at the desk")
-		scopes = def("scopes", "categories of data to withdraw; default all")
-		return func() error {
-			if *patient == "" {
-				return usagef("--patient NUMBER is needed")
-			}
-			return nil
+	flags := e.flags()
+	config := flags.String("config", "", "the worker's config `file`; without it the card writes a letter to the hospital")
+	patient := flags.String("patient", "", "the hospital's own patient `number`")
+	cardDir := flags.String("card", "", "`folder` of the consent card of who takes it back")
+	keys := flags.String("keys", "", "`directory` with the patient's key file, from a list of patients")
+	scopes := flags.String("scopes", "", "categories of data to withdraw; default all")
+	letter := flags.String("letter", "", "`file` that a patient wrote at home with the card")
+	out := flags.String("out", "", "at home, the letter's `file`; default in the card's folder")
+	rest, err := e.parse(flags, args)
+	if err != nil {
+		return err
+	}
+	if len(rest) > 0 {
+		return usagef("unexpected %q", rest[0])
+	}
+	if *config == "" {
+		if *cardDir == "" {
+			return usagef("name your consent card: --card FOLDER")
 		}
-	})
+		return e.withdrawAtHome(*cardDir, split(*scopes), *out)
+	}
+	if *patient == "" {
+		return usagef("--patient NUMBER is needed")
+	}
+	h, err := openHospital(*config, e.stderr)
 	if err != nil {
 		return err
 	}
@@ -264,14 +319,31 @@ func runConsentWithdraw(ctx context.Context, e *env, args []string) error {
 		return err
 	}
 	name := provenance.Pseudonym(table.Pseudonym(alias, *patient))
+	// Without card or letter the hospital signs for a patient who says so at the
+	// desk: nobody needs anything to take a consent back.
 	var signer consilium.Signer = h.kit.signer
-	if *keys != "" {
+	switch {
+	case *cardDir != "":
+		card, err := openCard(*cardDir, "", name)
+		if err != nil {
+			return err
+		}
+		signer = card.key
+	case *keys != "":
 		if signer, err = patientKey(*keys, name, false); err != nil {
 			return err
 		}
 	}
-	doc, err := provenance.SignWithdrawal(signer, provenance.Withdrawal{Site: h.site, Scopes: split(*scopes), At: time.Now().Unix()}, name)
-	if err != nil {
+	var doc *provenance.SignedDoc
+	if *letter != "" {
+		b, err := os.ReadFile(*letter)
+		if err != nil {
+			return err
+		}
+		if doc, err = provenance.ParseSignedDoc(b); err != nil || doc.Withdrawal == nil {
+			return &consilium.Error{Code: consilium.ErrInvalid.Code, Msg: *letter + " is no withdrawal", Next: "ask for it again, or withdraw here for the patient", Err: err}
+		}
+	} else if doc, err = provenance.SignWithdrawal(signer, provenance.Withdrawal{Site: h.site, Scopes: split(*scopes), At: time.Now().Unix()}, name); err != nil {
 		return err
 	}
 	if err := h.enter(ctx, store, []provenance.ConsentEntry{{Patient: name, Doc: doc}}); err != nil {
@@ -281,6 +353,30 @@ func runConsentWithdraw(ctx context.Context, e *env, args []string) error {
 		return json.NewEncoder(e.stdout).Encode(map[string]any{"withdrawal": doc.Digest()})
 	}
 	fmt.Fprintln(e.stdout, "withdrawn: the patient's rows are left out from the next use on; what was already summed cannot be taken out of the sum")
+	return nil
+}
+
+// withdrawAtHome writes what the patient sends to the hospital, by any way: it
+// is signed, and nobody else can use it for anything.
+func (e *env) withdrawAtHome(dir string, scopes []string, out string) error {
+	card, err := openCard(dir, "", provenance.Pseudonym{})
+	if err != nil {
+		return err
+	}
+	doc, err := provenance.SignWithdrawal(card.key, provenance.Withdrawal{Site: card.Site, Scopes: scopes, At: time.Now().Unix()}, card.Patient)
+	if err != nil {
+		return err
+	}
+	if out == "" {
+		out = filepath.Join(dir, "withdrawal "+time.Now().Format(time.DateOnly)+".txt")
+	}
+	if err := durable.WriteFile(out, doc.Encode(), 0o600); err != nil {
+		return err
+	}
+	if e.json {
+		return json.NewEncoder(e.stdout).Encode(map[string]any{"withdrawal": doc.Digest(), "file": out})
+	}
+	fmt.Fprintf(e.stdout, "Your withdrawal is in the file\n  %s\nSend it to %s, or bring it. It holds from the moment the hospital has it.\nYou can also just say so there: you need neither this file nor your card.\n", out, card.Site)
 	return nil
 }
 
@@ -302,77 +398,115 @@ func (h *hospital) verifiedConsents(ctx context.Context) (*provenance.Consents, 
 }
 
 func runConsentShow(ctx context.Context, e *env, args []string) error {
-	var patient *string
-	h, err := consentHospital(e, args, func(def func(name, usage string) *string) func() error {
-		patient = def("patient", "the hospital's own patient `number`")
-		return func() error {
-			if *patient == "" {
-				return usagef("--patient NUMBER is needed")
-			}
-			return nil
+	flags := e.flags()
+	config := flags.String("config", "", "the worker's config `file`")
+	patient := flags.String("patient", "", "the hospital's own patient `number`")
+	cardDir := flags.String("card", "", "instead, the `folder` of a consent card: shows the copies on it")
+	rest, err := e.parse(flags, args)
+	if err != nil {
+		return err
+	}
+	if len(rest) > 0 || (*cardDir == "") == (*patient == "" || *config == "") {
+		return usagef("name your consent card: --card FOLDER; at the hospital, --config FILE and --patient NUMBER")
+	}
+	var list []provenance.Claims
+	if *cardDir != "" {
+		card, err := openCard(*cardDir, "", provenance.Pseudonym{})
+		if err != nil {
+			return err
 		}
-	})
-	if err != nil {
-		return err
-	}
-	store, alias, err := h.verifiedConsents(ctx)
-	if err != nil {
-		return err
-	}
-	list, err := store.History(provenance.Pseudonym(table.Pseudonym(alias, *patient)), time.Now())
-	if err != nil {
-		return err
+		docs, err := card.consents()
+		if err != nil {
+			return err
+		}
+		for _, d := range docs {
+			list = append(list, d.Claims(time.Now()))
+		}
+	} else {
+		h, err := openHospital(*config, e.stderr)
+		if err != nil {
+			return err
+		}
+		store, alias, err := h.verifiedConsents(ctx)
+		if err != nil {
+			return err
+		}
+		if list, err = store.History(provenance.Pseudonym(table.Pseudonym(alias, *patient)), time.Now()); err != nil {
+			return err
+		}
 	}
 	if e.json {
+		if list == nil {
+			list = []provenance.Claims{}
+		}
 		return json.NewEncoder(e.stdout).Encode(list)
 	}
 	if len(list) == 0 {
-		fmt.Fprintln(e.stdout, "no consent")
+		fmt.Fprintln(e.stdout, "There is no consent: the records are used for no study that needs one.")
 	}
-	for _, c := range list {
-		fmt.Fprintf(e.stdout, "%s since %s, form %s, given by %s\n", c.Status, when(c.From), c.Form, c.GivenBy)
-		fmt.Fprintf(e.stdout, "  data: %s; purposes: %s; diseases: %s\n", strings.Join(c.Scopes, ", "), strings.Join(c.Purposes, ", "), orAny(c.Diseases))
-		if c.Until != 0 {
-			fmt.Fprintf(e.stdout, "  until %s\n", when(c.Until))
-		}
-		if c.Withdrawn != 0 {
-			fmt.Fprintf(e.stdout, "  withdrawn %s\n", when(c.Withdrawn))
-		}
+	for i := range list {
+		fmt.Fprintln(e.stdout, claimsText(&list[i]))
+	}
+	if *cardDir != "" && len(list) > 0 {
+		fmt.Fprintln(e.stdout, "These are the copies on your card. What was taken back since, the hospital knows.")
 	}
 	return nil
 }
 
-func orAny(s []string) string {
-	if len(s) == 0 {
-		return "any"
-	}
-	return strings.Join(s, ", ")
-}
-
 func when(unix int64) string { return time.Unix(unix, 0).UTC().Format("2006-01-02 15:04") }
 
-// access is one use of a patient's rows.
+// access is one use of a patient's rows, as the hospital states it.
 type access struct {
 	Study    consilium.StudyID `json:"study"`
 	Columns  []string          `json:"columns"`
+	About    vault.About       `json:"about"`
 	Released string            `json:"released"` // when this hospital allowed the result out, or ""
 	Rounds   uint32            `json:"rounds"`
 	First    string            `json:"first"` // when the rows were first read for it
 }
 
+// accessStatement is what the hospital signs for a patient: these studies, and
+// no others, used the patient's rows. Subject is ConsentSubject, so that the
+// statement names nobody to whom it is not given.
+type accessStatement struct {
+	APIVersion string           `json:"apiVersion"`
+	Kind       string           `json:"kind"` // "AccessStatement"
+	ID         provenance.ID    `json:"id"`
+	Subject    consilium.Digest `json:"subject"`
+	Site       consilium.SiteID `json:"site"`
+	At         int64            `json:"at"` // Unix seconds
+	Accesses   []access         `json:"accesses"`
+}
+
+// accessProof is the statement with what it rests on: for every study the
+// hospital's signed trail and the proof that its head is in the witnessed ledger.
+type accessProof struct {
+	Statement json.RawMessage       `json:"statement"` // the bytes that are signed
+	Signature consilium.Signature   `json:"signature"`
+	Records   []*archive.SiteRecord `json:"records"`
+}
+
 // runConsentAccesses tells a patient which studies used the patient's rows:
 // from the book of opened cohorts, with the times of the signed trail.
-func runConsentAccesses(_ context.Context, e *env, args []string) error {
-	var patient *string
-	h, err := consentHospital(e, args, func(def func(name, usage string) *string) func() error {
-		patient = def("patient", "the hospital's own patient `number`")
-		return func() error {
-			if *patient == "" {
-				return usagef("--patient NUMBER is needed")
-			}
-			return nil
-		}
-	})
+func runConsentAccesses(ctx context.Context, e *env, args []string) error {
+	flags := e.flags()
+	config := flags.String("config", "", "the worker's config `file`")
+	patient := flags.String("patient", "", "the hospital's own patient `number`")
+	proof := flags.String("proof", "", "`file` for the signed list with its proofs, for the patient to keep")
+	check := flags.String("check", "", "instead, check such a `file` that a hospital gave you")
+	board := flags.String("roster", "", "with --check, the federation's roster `file`")
+	cardDir := flags.String("card", "", "with --check, the `folder` of your consent card: is the list about you?")
+	rest, err := e.parse(flags, args)
+	if err != nil {
+		return err
+	}
+	if *check != "" && *board != "" && len(rest) == 0 {
+		return e.checkAccesses(*check, *board, *cardDir)
+	}
+	if len(rest) > 0 || *patient == "" || *check != "" {
+		return usagef("--config FILE and --patient NUMBER are needed; to check a list at home, --check FILE --roster FILE --card FOLDER")
+	}
+	h, err := openHospital(*config, e.stderr)
 	if err != nil {
 		return err
 	}
@@ -380,7 +514,7 @@ func runConsentAccesses(_ context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	name := table.Pseudonym(alias, *patient)
+	name := provenance.Pseudonym(table.Pseudonym(alias, *patient))
 	who := consilium.DomainCohort.Digest(name[:])
 	me := policy.Member(who[:])
 	list := []access{}
@@ -391,12 +525,15 @@ func runConsentAccesses(_ context.Context, e *env, args []string) error {
 		}
 		defer log.Close()
 		return log.Replay(func(_ uint8, data []byte) error {
-			var c policy.OpenedCohort
+			var c struct {
+				policy.OpenedCohort
+				About vault.About `json:"about"`
+			}
 			if err := json.Unmarshal(data, &c); err != nil {
 				return err
 			}
 			if slices.Contains(c.Patients, me) {
-				list = append(list, access{Study: c.Study, Columns: c.Columns})
+				list = append(list, access{Study: c.Study, Columns: c.Columns, About: c.About})
 			}
 			return nil
 		})
@@ -404,6 +541,7 @@ func runConsentAccesses(_ context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	out := accessProof{Records: []*archive.SiteRecord{}}
 	for i := range list {
 		signed, err := h.trailOf(list[i].Study)
 		if err != nil {
@@ -413,30 +551,141 @@ func runConsentAccesses(_ context.Context, e *env, args []string) error {
 		if err != nil {
 			return err
 		}
-		for _, t := range entries {
-			switch t.Type {
-			case "use":
-				if list[i].First == "" {
-					list[i].First = when(t.Time / 1000)
-				}
-				list[i].Rounds = max(list[i].Rounds, t.Round)
-			case "release":
-				list[i].Released = when(t.Time / 1000)
-			}
+		list[i].read(entries)
+		if *proof == "" {
+			continue
+		}
+		rec, err := h.anchored(ctx, list[i].Study)
+		if err != nil {
+			return fmt.Errorf("%w; without --proof the list can be shown before", err)
+		}
+		rec.Trail = signed
+		out.Records = append(out.Records, rec)
+	}
+	if *proof != "" {
+		s := accessStatement{APIVersion: consilium.APIVersion, Kind: "AccessStatement", ID: provenance.NewID(), Site: h.site, At: time.Now().Unix(), Accesses: list}
+		s.Subject = provenance.ConsentSubject(s.ID, h.site, name)
+		if out.Statement, err = canon.Marshal(&s); err != nil {
+			return err
+		}
+		if out.Signature, err = h.kit.signer.Sign(consilium.DomainAccess, out.Statement); err != nil {
+			return err
+		}
+		b, err := json.Marshal(&out)
+		if err != nil {
+			return err
+		}
+		if err := durable.WriteFile(*proof, b, 0o600); err != nil {
+			return err
 		}
 	}
 	if e.json {
 		return json.NewEncoder(e.stdout).Encode(list)
 	}
-	if len(list) == 0 {
-		fmt.Fprintln(e.stdout, "no study has used this patient's rows")
+	showAccesses(e.stdout, list)
+	if *proof != "" {
+		fmt.Fprintf(e.stdout, "The hospital's signed list with its proofs is in %s.\n", *proof)
 	}
-	for _, a := range list {
-		fmt.Fprintf(e.stdout, "%s  first read %s, %d rounds, columns %s\n", a.Study, a.First, a.Rounds, strings.Join(a.Columns, ", "))
-		if a.Released != "" {
-			fmt.Fprintf(e.stdout, "  result released %s\n", a.Released)
+	return nil
+}
+
+// read takes the times from a hospital's verified trail.
+func (a *access) read(entries []trail.Entry) {
+	a.First, a.Released, a.Rounds = "", "", 0
+	for _, t := range entries {
+		switch t.Type {
+		case "use":
+			if a.First == "" {
+				a.First = when(t.Time / 1000)
+			}
+			a.Rounds = max(a.Rounds, t.Round)
+		case "release":
+			a.Released = when(t.Time / 1000)
 		}
 	}
+}
+
+func showAccesses(w io.Writer, list []access) {
+	if len(list) == 0 {
+		fmt.Fprintln(w, "no study has used this patient's rows")
+	}
+	for _, a := range list {
+		if a.About.Name != "" {
+			fmt.Fprintf(w, "%s\n", a.About.Question)
+			fmt.Fprintf(w, "  asked by %s, study %s, for %s\n", a.About.Team, a.About.Name, inWords(purposeWords, a.About.Purposes))
+			fmt.Fprintf(w, "  used: %s\n", inWords(categoryWords, a.About.Categories))
+		}
+		fmt.Fprintf(w, "  %s  first read %s, %d rounds, columns %s\n", a.Study, a.First, a.Rounds, strings.Join(a.Columns, ", "))
+		if a.Released != "" {
+			fmt.Fprintf(w, "  result released %s: numbers about groups, nothing about one person\n", a.Released)
+		}
+	}
+}
+
+// checkAccesses verifies a list offline: the hospital's signature under the
+// roster, every study's trail, and that the trail's head stands in the
+// hospital's witnessed ledger.
+func (e *env) checkAccesses(file, rosterFile, cardDir string) error {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	_, roster, err := readSigned(rosterFile)
+	if err != nil {
+		return err
+	}
+	var p accessProof
+	if err := strictJSON(b, &p); err != nil {
+		return consilium.ErrInvalid.Withf("%s: %w", file, err)
+	}
+	var s accessStatement
+	if err := errors.Join(canon.Check(p.Statement), strictJSON(p.Statement, &s)); err != nil || s.Kind != "AccessStatement" || s.APIVersion != consilium.APIVersion {
+		return consilium.ErrInvalid.Withf("%s: no list of accesses: %w", file, err)
+	}
+	site, ok := roster.Site(s.Site)
+	if !ok {
+		return consilium.ErrUnauthenticated.Withf("%s is not in the roster", s.Site)
+	}
+	if err := hybrid.Verify(site.Key, consilium.DomainAccess, p.Statement, &p.Signature); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	if cardDir != "" {
+		card, err := openCard(cardDir, "", provenance.Pseudonym{})
+		if err != nil {
+			return err
+		}
+		if s.Subject != provenance.ConsentSubject(s.ID, s.Site, card.Patient) {
+			return consilium.ErrForbidden.Withf("this list is about another patient than the card's")
+		}
+	}
+	if len(p.Records) != len(s.Accesses) {
+		return consilium.ErrInvalid.Withf("%s: %d studies and %d proofs", file, len(s.Accesses), len(p.Records))
+	}
+	for i := range s.Accesses {
+		a, rec := s.Accesses[i], p.Records[i]
+		if rec.Trail == nil || rec.Trail.Site != s.Site {
+			return consilium.ErrSignature.Withf("study %s: the trail is of another hospital", a.Study)
+		}
+		entries, err := rec.Trail.Verify(site.Key, a.Study)
+		if err != nil {
+			return err
+		}
+		if err := archive.VerifyRecord(rec, site, roster); err != nil {
+			return fmt.Errorf("study %s: %w", a.Study, err)
+		}
+		said := a
+		if a.read(entries); a.First != said.First || a.Released != said.Released || a.Rounds != said.Rounds {
+			return consilium.ErrSignature.Withf("study %s: the list says other times than the signed trail", a.Study)
+		}
+	}
+	if e.json {
+		return json.NewEncoder(e.stdout).Encode(map[string]any{"site": s.Site, "at": s.At, "accesses": s.Accesses})
+	}
+	fmt.Fprintf(e.stdout, "Genuine: %s signed this list on %s, and its witnessed ledger holds the record of every study.\n", s.Site, when(s.At))
+	if cardDir != "" {
+		fmt.Fprintln(e.stdout, "It is about you.")
+	}
+	showAccesses(e.stdout, s.Accesses)
 	return nil
 }
 

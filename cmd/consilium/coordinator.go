@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"consilium"
 	"consilium/coordinator"
 	"consilium/policy"
@@ -137,5 +139,20 @@ func runCoordinator(ctx context.Context, e *env, args []string) error {
 		return err
 	}
 	log.Info("coordinator runs", "node", c.ID, "members", me.Address, "nodes", me.Raft, "roster", k.roster.Version)
-	return n.Run(ctx)
+	watching, stop := context.WithCancel(ctx)
+	defer stop()
+	group, gctx := errgroup.WithContext(watching)
+	group.Go(func() error {
+		return watchRoster(gctx, c.Roster, rosterEvery, log, func(next *consilium.Signed, r *consilium.Roster) error {
+			if r.Version == k.book.Roster().Version {
+				return errSameRoster
+			}
+			return n.UpdateRoster(next)
+		})
+	})
+	group.Go(func() error {
+		defer stop()
+		return n.Run(ctx)
+	})
+	return group.Wait()
 }

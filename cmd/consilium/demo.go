@@ -37,6 +37,7 @@ type demo struct {
 	p        *progress
 	dir      string // scratch
 	out      string
+	doc      []byte // result.json, once it is written
 	engine   *policy.Engine
 	now      func() time.Time
 	truth    tree
@@ -465,8 +466,9 @@ func (d *demo) curves(got tree) error {
 		return err
 	}
 	step := got.at("grid", "step").num()
+	end := got.at("grid", "max").num()
 	col := func(name string) int { return slices.Index(rows[0], name) }
-	d.p.table("Free of infection (Kaplan-Meier on a public grid of months; R's daily curve at day 365)", func(w io.Writer) {
+	d.p.table(fmt.Sprintf("Free of infection (Kaplan-Meier on a public grid of months of 30 days; R's daily curve at day %.0f)", end), func(w io.Writer) {
 		fmt.Fprintln(w, "arm\tmonth 3\tmonth 6\tmonth 9\tmonth 12\tR, daily, month 12\t")
 		for _, g := range got.at("groups").list() {
 			arm := g.at("levels", "treat").text()
@@ -506,7 +508,7 @@ func (d *demo) curves(got tree) error {
 			daily := d.truth.at("km_first_infection_by_treat", "curves", "treat="+arm)
 			last := math.NaN()
 			for i, t := range daily.at("time").list() {
-				if t.num() <= 365 {
+				if t.num() <= end {
 					last = daily.at("surv", i).num()
 				}
 			}
@@ -655,6 +657,10 @@ func (d *demo) verdict() error {
 	bad = append(append(bad, d.missed...), d.bad...)
 	if len(bad) > 0 {
 		return fmt.Errorf("%d things did not come out:\n  %s", len(bad), strings.Join(bad, "\n  "))
+	}
+	if d.e.json {
+		_, err := d.e.stdout.Write(append(d.doc, '\n'))
+		return err
 	}
 	return nil
 }

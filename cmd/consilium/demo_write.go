@@ -106,11 +106,7 @@ func (d *demo) write(ctx context.Context) error {
 	if err := os.WriteFile(filepath.Join(d.out, "report.html"), page.Bytes(), 0o644); err != nil {
 		return err
 	}
-	if d.e.json {
-		if _, err := d.e.stdout.Write(append(doc, '\n')); err != nil {
-			return err
-		}
-	}
+	d.doc = doc
 	return d.tamper(audit)
 }
 

@@ -627,6 +627,8 @@ func TestProcesses(t *testing.T) {
 	t.Run("new rows", func(t *testing.T) { newRows(t, k, workers, again) })
 	t.Run("vault restarts", func(t *testing.T) { vaultRestarts(t, workers[site(0)]) })
 	t.Run("bad peer", func(t *testing.T) { badPeer(t, k) })
+	node := func(id string) *process { return k.startNode(t, id) } // outlives a subtest
+	t.Run("next roster", func(t *testing.T) { nextRoster(t, k, study, nodes, workers, node) })
 	for _, p := range workers {
 		p.stop()
 	}
@@ -759,6 +761,25 @@ func atTheDesk(t *testing.T, k *kits, study string) {
 	if s := must(t, "consent", "accesses", "--config", config, "--patient", "100"); !strings.Contains(s, study) || !strings.Contains(s, "released") {
 		t.Errorf("the patient is not told of %s:\n%s", study, s)
 	}
+	// With proofs that the patient checks at home, and that bind the hospital.
+	proof := filepath.Join(k.dir, "accesses.json")
+	must(t, "consent", "accesses", "--config", config, "--patient", "100", "--proof", proof)
+	roster := filepath.Join(k.kit(site(0)), kitRoster)
+	if s := must(t, "consent", "accesses", "--check", proof, "--roster", roster); !strings.Contains(s, "Genuine") || !strings.Contains(s, study) || !strings.Contains(s, "ordinary health records") {
+		t.Error(s)
+	}
+	b, err := os.ReadFile(proof)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(b); i += len(b)/40 + 1 {
+		bad := bytes.Clone(b)
+		bad[i] ^= 1
+		write(t, proof+".bad", string(bad))
+		if s, _, code := try(t.Context(), "consent", "accesses", "--check", proof+".bad", "--roster", roster); code == exitDone {
+			t.Errorf("byte %d of %d may change: %s", i, len(b), s)
+		}
+	}
 	if s := must(t, "consent", "accesses", "--config", config, "--patient", "999"); strings.Contains(s, study) {
 		t.Errorf("a stranger is told of %s:\n%s", study, s)
 	}
@@ -774,6 +795,36 @@ func atTheDesk(t *testing.T, k *kits, study string) {
 	}
 	if s := must(t, "ledger", "verify", "--config", config); !strings.Contains(s, "entries verify") {
 		t.Error(s)
+	}
+	if s := must(t, "worker", "disclosed", "--config", config); !strings.Contains(s, study+", asked by "+policy.DefaultTeam) || !strings.Contains(s, "over 5 hospitals") || !strings.Contains(s, "result released") {
+		t.Errorf("what was disclosed:\n%s", s)
+	}
+	if s := must(t, "worker", "check", "--config", config); strings.Contains(s, "FAILS") || strings.Count(s, "coordinator c") != testNodes || !strings.Contains(s, "agrees with the witness") {
+		t.Errorf("preflight of a hospital in order:\n%s", s)
+	}
+	broken := filepath.Join(k.kit(site(0)), "broken.yaml")
+	b, err = os.ReadFile(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, broken, strings.Replace(strings.Replace(string(b), "path: cohort.csv", "path: gone.csv", 1), "http://"+k.witness, "http://127.0.0.1:1", 1))
+	var doc struct {
+		OK     bool
+		Checks []finding
+	}
+	out, _, code := try(t.Context(), "worker", "check", "--config", broken, "--json")
+	first, _, _ := strings.Cut(out, "\n") // a failed command says so in a second document
+	if err := json.Unmarshal([]byte(first), &doc); err != nil || code != exitFailed || doc.OK {
+		t.Fatalf("preflight of a broken hospital: %d %v %s", code, err, out)
+	}
+	failed := map[string]string{}
+	for _, f := range doc.Checks {
+		if !f.OK {
+			failed[f.Check] = f.Next
+		}
+	}
+	if len(failed) != 2 || failed["table cohort"] == "" || failed["witness"] == "" {
+		t.Errorf("the preflight found %v", failed)
 	}
 }
 
@@ -807,6 +858,73 @@ func newRows(t *testing.T, k *kits, workers map[string]*process, again func(id s
 		t.Errorf("the same again: %+v", s)
 	}
 	workers[id] = again(id)
+}
+
+// nextRoster replaces a coordinator node while everything runs: the board signs a
+// roster with a new one and without an old one, everybody installs it, and no
+// process is restarted.
+func nextRoster(t *testing.T, k *kits, study string, nodes, workers map[string]*process, again func(id string) *process) {
+	const leaves, comes = "c1", "c4"
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	k.health[comes] = freePort(t)
+	must(t, "provision", "coordinator", "--dir", k.kit(comes), "--federation", testName, "--id", comes, "--country", "US", "--address", freePort(t), "--raft", freePort(t))
+	cards := filepath.Join(k.dir, "cards")
+	b, err := os.ReadFile(filepath.Join(k.kit(comes), kitCard))
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(cards, comes+".json"), string(b))
+	if err := os.Remove(filepath.Join(cards, leaves+".json")); err != nil {
+		t.Fatal(err)
+	}
+	first, next := filepath.Join(k.dir, "roster.json"), filepath.Join(k.dir, "roster-2.json")
+	must(t, "provision", "roster", "--cards", cards, "--name", testName, "--threshold", "2", "--previous", first, "--out", next)
+	must(t, "provision", "sign", "--roster", next, "--board", k.kit("board-1"))
+	must(t, "provision", "sign", "--roster", next, "--board", k.kit("board-3"))
+	members := []string{"c2", "c3", comes, "board-1", "board-2", "board-3", policy.DefaultTeam}
+	for i := range testSites {
+		members = append(members, site(i))
+	}
+	for _, id := range members {
+		must(t, "provision", "install", "--roster", next, "--dir", k.kit(id))
+	}
+	edit(t, k.config(comes), "127.0.0.1:9490", k.health[comes])
+	edit(t, k.config(comes), "timing: {heartbeat: 1s, commit: 50ms, drain: 10s}", "timing: {heartbeat: 500ms, commit: 5ms, drain: 2s}")
+	copyTree(t, k.bundle, filepath.Join(k.kit(comes), "policies", "board"))
+	nodes[comes] = again(comes)
+	if _, err := nodes[comes].log.await(ctx, "added to the cluster", nodes[comes].done); err != nil {
+		t.Fatal(err)
+	}
+	for id, p := range workers {
+		if _, err := p.log.await(ctx, "roster in force", p.done); err != nil {
+			t.Errorf("%s: %v", id, err)
+		}
+	}
+	// The node that left can stop; so can one more, since the new one votes.
+	nodes[leaves].stop()
+	delete(nodes, leaves)
+	delete(k.health, leaves)
+	removed := make(chan string, 3)
+	for id, p := range nodes {
+		go func() {
+			if _, err := p.log.await(ctx, `msg="node removed"`, p.done); err == nil {
+				removed <- id
+			}
+		}()
+	}
+	select {
+	case <-removed:
+	case <-ctx.Done():
+		t.Fatal("no leader took the old node out")
+	}
+	nodes["c2"].stop()
+	delete(nodes, "c2")
+	delete(k.health, "c2")
+	id := k.submit(t, study) // two of three nodes acknowledge it, the new one among them
+	if s := must(t, "study", "status", id, "--kit", k.kit(policy.DefaultTeam)); !strings.Contains(s, id) {
+		t.Error(s)
+	}
 }
 
 // badPeer sends garbage and a forged certificate to every port of a node and

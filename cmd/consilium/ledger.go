@@ -83,16 +83,25 @@ func runLedgerWitness(ctx context.Context, e *env, args []string) error {
 	return nil
 }
 
-// runLedgerVerify reads a hospital's whole ledger as a stranger would.
+// runLedgerVerify reads a hospital's whole ledger as a stranger would; with
+// --rows it also holds every table against it, and with --receipt it checks
+// one receipt, offline.
 func runLedgerVerify(ctx context.Context, e *env, args []string) error {
 	flags := e.flags()
 	path := flags.String("config", "", "the worker's config `file`")
+	rows := flags.Bool("rows", false, "also re-derive every row of the hospital's tables and streams; the worker must be stopped")
+	receipt := flags.String("receipt", "", "instead, check this receipt `file`; needs --roster and no network")
+	roster := flags.String("roster", "", "the federation's signed roster `file`, for --receipt")
+	board := flags.String("board", "", "a kit's board.json `file`: check the roster against the board that you trust")
 	rest, err := e.parse(flags, args)
 	if err != nil {
 		return err
 	}
 	if len(rest) > 0 {
 		return usagef("unexpected %q", rest[0])
+	}
+	if *receipt != "" {
+		return verifyReceipt(e, *receipt, *roster, *board)
 	}
 	h, err := openHospital(*path, e.stderr)
 	if err != nil {
@@ -107,11 +116,24 @@ func runLedgerVerify(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	if e.json {
-		return json.NewEncoder(e.stdout).Encode(map[string]any{"origin": cp.Origin, "size": cp.Size, "root": cp.Root, "time": cp.Time.UTC().Format(time.RFC3339)})
+	var tables []tableReport
+	if *rows {
+		if tables, err = h.verifyRows(ctx); err != nil {
+			return err
+		}
 	}
-	fmt.Fprintf(e.stdout, "%s: %d entries verify under root %s, cosigned %s\n", cp.Origin, cp.Size, cp.Root.Short(), cp.Time.UTC().Format(time.RFC3339))
-	return nil
+	if e.json {
+		doc := map[string]any{"origin": cp.Origin, "size": cp.Size, "root": cp.Root, "time": cp.Time.UTC().Format(time.RFC3339)}
+		if *rows {
+			doc["tables"] = tables
+		}
+		if err := json.NewEncoder(e.stdout).Encode(doc); err != nil {
+			return err
+		}
+	} else {
+		fmt.Fprintf(e.stdout, "%s: %d entries verify under root %s, cosigned %s\n", cp.Origin, cp.Size, cp.Root.Short(), cp.Time.UTC().Format(time.RFC3339))
+	}
+	return showTables(e, tables)
 }
 
 // runLedgerAudit writes what this hospital adds to a study's archive: its

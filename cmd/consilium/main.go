@@ -9,14 +9,16 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log"
 	"os"
 	"os/signal"
 	"runtime/debug"
+	"slices"
 	"sort"
 	"strings"
 	"syscall"
 
-	"consilium"
+	"consilium/internal/wire"
 )
 
 // Exit codes.
@@ -90,41 +92,50 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	// The first signal ends the work in order and without a word from the
+	// libraries whose connections break off; the second one ends the process.
+	context.AfterFunc(ctx, func() {
+		stop()
+		log.SetOutput(io.Discard)
+	})
+	if os.Getenv("CONSILIUM_LOG") == "" && os.Getenv("GRPC_GO_LOG_SEVERITY_LEVEL") == "" {
+		wire.Quiet()
+	}
 	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
 }
 
 // run is main without the process: tests call it.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	e := &env{stdin: stdin, stdout: stdout, stderr: stderr}
+	out := &counted{Writer: stdout}
+	e := &env{stdin: stdin, stdout: out, stderr: stderr}
 	c, rest, err := find(args)
 	if err != nil {
-		fmt.Fprintln(stderr, err)
-		help(stderr)
+		e.json = asksJSON(args)
+		describe("", err, false).write(e, out)
+		if !e.json {
+			help(stderr)
+		}
 		return exitUsage
 	}
 	if c == nil {
-		help(stdout)
+		help(out)
 		return exitDone
 	}
 	e.name, e.usage = c.name, c.args
 	err = c.run(ctx, e, rest)
-	switch {
-	case err == nil:
-		return exitDone
-	case errors.Is(err, flag.ErrHelp):
+	if err == nil || errors.Is(err, flag.ErrHelp) {
 		return exitDone
 	}
-	fmt.Fprintf(stderr, "consilium %s: %v\n", c.name, err)
-	var u *usageError
-	switch {
-	case errors.As(err, &u):
-		return exitUsage
-	case errors.Is(err, consilium.ErrStudyRefused), errors.Is(err, consilium.ErrPolicy):
-		return exitRefused
-	case errors.Is(err, consilium.ErrUnavailable), errors.Is(err, context.Canceled):
-		return exitIncomplete
-	}
-	return exitFailed
+	e.json = e.json || asksJSON(rest)
+	f := describe(c.name, err, ctx.Err() != nil && !c.node())
+	f.write(e, out)
+	return f.Exit
+}
+
+// node reports whether a command runs until it is told to stop. Being told is
+// then no interruption, and a failure while it stops is one.
+func (c *command) node() bool {
+	return slices.Contains([]string{"coordinator", "worker", "worker vault", "ledger witness"}, c.name)
 }
 
 // find looks up the longest command that args begin with.
@@ -142,10 +153,10 @@ func find(args []string) (*command, []string, error) {
 	}
 	for _, c := range commands() {
 		if strings.HasPrefix(c.name, args[0]+" ") {
-			return nil, nil, fmt.Errorf("consilium %s: which of its commands?", args[0])
+			return nil, nil, usagef("%s: which of its commands?", args[0])
 		}
 	}
-	return nil, nil, fmt.Errorf("consilium: no command %q", args[0])
+	return nil, nil, usagef("no command %q", args[0])
 }
 
 func help(w io.Writer) {

@@ -5,9 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"time"
 
-	"consilium/internal/studyfile"
 	"consilium/policy"
 )
 
@@ -20,7 +18,7 @@ func openPolicy(e *env, args []string) (*policy.Engine, string, error) {
 	if len(rest) != 1 {
 		return nil, "", usagef("name one directory with a policy")
 	}
-	engine, err := compileDir(rest[0])
+	engine, err := compileDir(policyDir(rest[0]))
 	return engine, rest[0], err
 }
 
@@ -41,26 +39,6 @@ func compileDir(dir string) (*policy.Engine, error) {
 	return engine, nil
 }
 
-func runPolicyCheck(_ context.Context, e *env, args []string) error {
-	engine, dir, err := openPolicy(e, args)
-	if err != nil {
-		return err
-	}
-	asOf, stale := engine.LawDates()
-	fresh := time.Now().Before(stale)
-	if e.json {
-		return json.NewEncoder(e.stdout).Encode(map[string]any{"digest": engine.Digest(), "files": engine.Bundle().Paths(), "rules": len(engine.Rules()),
-			"law_as_of": asOf.Format(time.DateOnly), "law_until": stale.Format(time.DateOnly), "law_fresh": fresh})
-	}
-	fmt.Fprintf(e.stdout, "%s compiles: %d files, %d rules\n  digest %s\n  law as of %s", dir, len(engine.Bundle().Paths()), len(engine.Rules()), engine.Digest(), asOf.Format(time.DateOnly))
-	if fresh {
-		fmt.Fprintf(e.stdout, ", in use until %s\n", stale.Format(time.DateOnly))
-	} else {
-		fmt.Fprintf(e.stdout, ": too old since %s, every decision denies; read the law again and update law/law.json\n", stale.Format(time.DateOnly))
-	}
-	return nil
-}
-
 func runPolicyDigest(_ context.Context, e *env, args []string) error {
 	engine, _, err := openPolicy(e, args)
 	if err != nil {
@@ -73,45 +51,33 @@ func runPolicyDigest(_ context.Context, e *env, args []string) error {
 	return nil
 }
 
-// runPolicyTest asks a policy the study question about a study file, with the
-// federation that a kit's roster describes.
+// runPolicyTest runs a desk's examples; or, with a study file, asks a policy the
+// study question about it, with the federation that a kit's roster describes.
 func runPolicyTest(ctx context.Context, e *env, args []string) error {
 	flags := e.flags()
-	study := flags.String("study", "", "study `file`")
+	study := flags.String("study", "", "instead of the examples, a study `file`")
 	dir := flags.String("kit", "", "any kit of the federation, for its roster")
 	team := flags.String("team", "", "`id` of the asking team")
+	record := flags.String("record", "", "new `directory` in which the examples' decisions are recorded, for diff and replay")
 	rest, err := e.parse(flags, args)
 	if err != nil {
 		return err
 	}
-	if len(rest) != 1 || *study == "" || *dir == "" || *team == "" {
-		return usagef("name one policy directory, --study FILE, --kit DIR and --team ID")
+	if len(rest) == 1 && *study == "" && *dir == "" && *team == "" {
+		return runVectors(ctx, e, rest[0], *record)
 	}
-	engine, err := compileDir(rest[0])
+	if len(rest) != 1 || *study == "" || *dir == "" || *team == "" || *record != "" {
+		return usagef("name one desk; or one policy directory, --study FILE, --kit DIR and --team ID")
+	}
+	engine, err := compileDir(policyDir(rest[0]))
 	if err != nil {
 		return err
 	}
-	src, err := os.ReadFile(*study)
+	in, err := studyQuestion(*study, *dir, *team)
 	if err != nil {
 		return err
 	}
-	file, err := studyfile.ParseWith(src, studyfile.Options{})
-	if err != nil {
-		return fmt.Errorf("%s: %w", *study, err)
-	}
-	k, _, err := openMemberKit(*dir)
-	if err != nil {
-		return err
-	}
-	s, err := policy.NewStudy("", file.Payload)
-	if err != nil {
-		return err
-	}
-	f, err := policy.NewFederation(k.roster, researcher(*team), file.Spec.Sites.Only)
-	if err != nil {
-		return err
-	}
-	d, err := engine.Decide(ctx, policy.PointStudy, policy.Input{Now: time.Now().Unix(), Study: s, Federation: f})
+	d, err := engine.Decide(ctx, policy.PointStudy, in)
 	if err != nil {
 		return err
 	}

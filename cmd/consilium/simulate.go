@@ -121,6 +121,9 @@ func newSimulation(study, csv []byte, column string) (*simulation, error) {
 	if err := checkPermits(spec); err != nil {
 		return nil, &studyError{err}
 	}
+	if column == spec.Data.Patient {
+		return nil, usagef("--site-column %s names the column that tells patients apart (data.patient): every patient would be a hospital of its own; name the column that tells hospitals apart", column)
+	}
 	if s.sites, err = table.Split(csv, column); err != nil {
 		return nil, err
 	}
@@ -252,6 +255,9 @@ func (s *simulation) run(ctx context.Context, engine *policy.Engine, nodes int, 
 		})
 	}
 	p.say("%d hospitals, %s", len(o.Sites), spec.Name)
+	if hint := s.hint(); hint != "" {
+		p.say("%s", hint)
+	}
 	started := time.Now()
 	f, err := federation.Start(ctx, o)
 	if err != nil {
@@ -263,6 +269,20 @@ func (s *simulation) run(ctx context.Context, engine *policy.Engine, nodes int, 
 		return nil, err
 	}
 	return finish(ctx, f, out, time.Since(started))
+}
+
+// hint is what to say where nearly every row is a hospital of its own: it
+// works, but most likely the column names patients, and the protocol's work
+// grows with the square of the hospitals.
+func (s *simulation) hint() string {
+	rows := 0
+	for _, site := range s.sites {
+		rows += site.Rows
+	}
+	if len(s.sites) <= 20 || rows >= 2*len(s.sites) {
+		return ""
+	}
+	return fmt.Sprintf("%d hospitals for %d rows: does --site-column tell hospitals apart, or patients? It will take minutes.", len(s.sites), rows)
 }
 
 // consent is the consent that simulate generates for every patient; the

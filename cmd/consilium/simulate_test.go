@@ -317,6 +317,8 @@ func TestSimulateBadInput(t *testing.T) {
 		"a rule of a regime":      {study: study("  question", "  purpose: {duo: [DUO:0000007], disease: MONDO:0018305, class: marketing}\n  question"), code: 3, says: []string{"policy refuses the study"}},
 		"an even number of nodes": {flags: []string{"--coordinators", "2"}, code: 2, says: []string{"want 1, 3 or 5"}},
 		"no such policy":          {flags: []string{"--policy", "/nonexistent"}, code: 2, says: []string{"/nonexistent is not a directory"}},
+		"patients for hospitals":  {study: study("  columns", "  data: {patient: id}\n  columns"), column: "id", code: 2, says: []string{"--site-column id", "tells patients apart", "name the column that tells hospitals apart"}},
+		"too many hospitals":      {table: manyHospitals(), code: 1, says: []string{"more than 128 hospitals", "name the column that tells the hospitals apart"}},
 		"an unknown flag":         {flags: []string{"--sites", "3"}, code: 2, says: []string{"-sites"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -340,9 +342,12 @@ func TestSimulateBadInput(t *testing.T) {
 			}
 			args := append([]string{"simulate", "--study", put("study.yaml", c.study, simulateStudy), "--data", put("data.csv", c.table, good),
 				"--site-column", column, "--out", filepath.Join(dir, "out"), "--json"}, c.flags...)
-			code, _, stderr := consiliumRun(args...)
+			code, stdout, stderr := consiliumRun(args...)
 			if code != c.code {
 				t.Errorf("exit %d, want %d", code, c.code)
+			}
+			if code != exitDone {
+				wantFailure(t, code, stdout)
 			}
 			for _, s := range c.says {
 				if !strings.Contains(stderr, s) {
@@ -356,6 +361,39 @@ func TestSimulateBadInput(t *testing.T) {
 	}
 	if code, _, stderr := consiliumRun("simulate", "--study", "x.yaml"); code != exitUsage || !strings.Contains(stderr, "study new --from") {
 		t.Errorf("missing flags: exit %d, %s", code, stderr)
+	}
+}
+
+// manyHospitals is a table in which every row is at a hospital of its own.
+func manyHospitals() string {
+	var b strings.Builder
+	b.WriteString("id,site,arm,age,time,died\n")
+	for i := range 200 {
+		fmt.Fprintf(&b, "p%d,s%d,drug,40,%d,%d\n", i, i, i+1, i%2)
+	}
+	return b.String()
+}
+
+func TestSimulateHint(t *testing.T) {
+	for _, c := range []struct {
+		site func(line int) string
+		want bool
+	}{
+		{func(i int) string { return fmt.Sprint("h", i) }, true},
+		{func(i int) string { return fmt.Sprint("h", i%25) }, false},
+	} {
+		study := strings.Replace(simulateStudy, "    id: id\n", "", 1)
+		table := simulateTable(func(line int, cells []string) []string {
+			cells[1] = c.site(line)
+			return cells
+		})
+		sim, err := newSimulation([]byte(study), []byte(table), "site")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := sim.hint(); (got != "") != c.want {
+			t.Errorf("%d hospitals: %q", len(sim.sites), got)
+		}
 	}
 }
 

@@ -326,14 +326,11 @@ func runStudyWatch(ctx context.Context, e *env, args []string) error {
 		return err
 	}
 	defer team.Wire.Close()
-	if e.json {
-		if err := json.NewEncoder(e.stdout).Encode(map[string]any{"study": out.Study, "phase": out.Phase.String(), "reason": out.Reason, "events": len(out.Events)}); err != nil {
-			return err
-		}
-		return outcomeError(out)
-	}
 	if err := outcomeError(out); err != nil {
 		return err
+	}
+	if e.json {
+		return json.NewEncoder(e.stdout).Encode(map[string]any{"study": out.Study, "phase": out.Phase.String(), "reason": out.Reason, "events": len(out.Events)})
 	}
 	p.say("%s is done: `consilium study result %s --kit KIT --out DIR`", out.Study, out.Study)
 	return nil

@@ -34,7 +34,7 @@ import (
 // on the pipe and are in no file that the vault's owner could read beside it,
 // in no argument and in no environment.
 type vaultSettings struct {
-	Task      string                         `json:"task"` // serve or anchor
+	Task      string                         `json:"task"` // serve, anchor, rows, receipt or erase
 	Site      consilium.SiteID               `json:"site"`
 	Dir       string                         `json:"dir"`
 	Datasets  []vault.Dataset                `json:"datasets"`
@@ -51,6 +51,10 @@ type vaultSettings struct {
 	Register  *register                      `json:"register"`
 	Policies  string                         `json:"policies"`
 	Log       slog.Level                     `json:"log"`
+	Streams   []streamSource                 `json:"streams,omitempty"`
+	Dataset   string                         `json:"dataset,omitempty"` // task receipt
+	Patient   string                         `json:"patient,omitempty"` // tasks receipt and erase
+	Remove    bool                           `json:"remove,omitempty"`  // task erase: the rows too
 }
 
 // maxSettings bounds the frame: a register with an entry for each of a
@@ -113,8 +117,11 @@ func runVault(ctx context.Context, e *env, args []string) error {
 	if err := readFrame(e.stdin, &s); err != nil {
 		return fmt.Errorf("settings: %w; the worker starts its vault itself", err)
 	}
-	if s.Task == "anchor" {
+	switch s.Task {
+	case "anchor":
 		return s.anchor(context.WithoutCancel(ctx), e)
+	case "rows", "receipt", "erase":
+		return s.clerical(context.WithoutCancel(ctx), e)
 	}
 	v, err := s.open(e.stderr)
 	if err := greet(e, err); err != nil {

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -32,6 +33,7 @@ type hospital struct {
 	facts    *policy.SiteFacts
 	register *register
 	datasets []vault.Dataset
+	streamed []streamSource
 	log      *slog.Logger
 }
 
@@ -67,6 +69,17 @@ func openHospital(path string, stderr io.Writer) (*hospital, error) {
 		}
 		seen[d.Name] = true
 		h.datasets = append(h.datasets, d)
+	}
+	for i := range h.config.Streams {
+		d, err := h.config.Streams[i].source(path)
+		if err != nil {
+			return nil, err
+		}
+		if seen[d.Name] {
+			return nil, configError(path, nil, "give one of them another name", "%s stands twice under datasets and streams", d.Name)
+		}
+		seen[d.Name] = true
+		h.streamed = append(h.streamed, d)
 	}
 	if h.kit, err = openKit(h.config.Keys, h.config.Roster, h.config.Board, "site/"+h.config.Site); err != nil {
 		return nil, err
@@ -124,6 +137,11 @@ func (h *hospital) settings(task string) (*vaultSettings, error) {
 		d.Stream = id
 		s.Datasets = append(s.Datasets, d)
 	}
+	if task != "serve" {
+		if s.Streams, err = h.streamSources(streams); err != nil {
+			return nil, err
+		}
+	}
 	for _, level := range []slog.Level{slog.LevelDebug, slog.LevelInfo, slog.LevelWarn, slog.LevelError} {
 		if h.log.Enabled(context.Background(), level) {
 			s.Log = level
@@ -177,6 +195,9 @@ func runWorker(ctx context.Context, e *env, args []string) error {
 		group.Go(func() error { return serveHealth(gctx, h.config.Health, w) })
 	}
 	group.Go(func() error {
+		return watchRoster(gctx, h.config.Roster, rosterEvery, h.log, w.takeRoster)
+	})
+	group.Go(func() error {
 		if err := w.run(gctx); err != nil {
 			return err
 		}
@@ -200,6 +221,45 @@ type runningWorker struct {
 	stderr   io.Writer
 	up       atomic.Bool
 	restarts atomic.Uint64
+
+	mu        sync.Mutex // guards the two below
+	next      *consilium.Signed
+	interrupt context.CancelCauseFunc // of the gate that runs
+}
+
+// errNewRoster ends a gate that shall start again under the next roster.
+var errNewRoster = errors.New("the next roster is in force")
+
+// takeRoster puts a roster in force for connections at once, and for the gate
+// by starting it again: its journal holds every promise, so a restart costs
+// nothing but a moment.
+func (w *runningWorker) takeRoster(next *consilium.Signed, r *consilium.Roster) error {
+	if r.Version == w.kit.book.Roster().Version {
+		return errSameRoster
+	}
+	if err := w.kit.book.Update(next); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.next = next
+	if w.interrupt != nil {
+		w.interrupt(errNewRoster)
+	}
+	return nil
+}
+
+// adopt takes over a roster that came while the last gate ran.
+func (w *runningWorker) adopt() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.next == nil {
+		return nil
+	}
+	w.kit.signed, w.kit.roster, w.next = w.next, w.kit.book.Roster(), nil
+	var err error
+	w.settings, err = w.hospital.settings("serve")
+	return err
 }
 
 const (
@@ -215,9 +275,16 @@ func (w *runningWorker) run(ctx context.Context) error {
 	wait := firstRestart
 	for {
 		started := time.Now()
-		err := w.once(ctx)
+		err := w.adopt()
+		if err != nil {
+			return err
+		}
+		err = w.once(ctx)
 		if ctx.Err() != nil {
 			return nil
+		}
+		if errors.Is(err, errNewRoster) {
+			continue
 		}
 		if !errors.Is(err, errVaultGone) || !w.up.Swap(false) {
 			return err
@@ -252,6 +319,12 @@ func (w *runningWorker) once(ctx context.Context) error {
 		return errors.Join(err, c.stop(5*time.Second))
 	}
 	running, cancel := context.WithCancelCause(ctx)
+	w.mu.Lock()
+	w.interrupt = cancel
+	if w.next != nil {
+		cancel(errNewRoster)
+	}
+	w.mu.Unlock()
 	go func() {
 		<-calls.dead
 		cancel(errVaultGone)
@@ -260,13 +333,18 @@ func (w *runningWorker) once(ctx context.Context) error {
 	w.log.Info("worker runs", "site", string(w.site), "vault", c.cmd.Process.Pid, "roster", w.kit.roster.Version)
 	err = gate.Run(running)
 	gone := errors.Is(context.Cause(running), errVaultGone) && ctx.Err() == nil
+	renewed := errors.Is(context.Cause(running), errNewRoster) && ctx.Err() == nil
 	cancel(nil)
 	err = errors.Join(err, gate.Close())
 	if gone {
 		<-c.ended
 		return errVaultGone.With(errors.Join(c.err, err))
 	}
-	return errors.Join(err, c.stop(5*time.Second))
+	err = errors.Join(err, c.stop(5*time.Second))
+	if renewed && err == nil {
+		return errNewRoster
+	}
+	return err
 }
 
 // serveHealth answers /healthz, /readyz and /metrics until ctx ends.
@@ -294,7 +372,7 @@ func serveHealth(ctx context.Context, address string, w *runningWorker) error {
 		rw.Header().Set("Content-Type", "text/plain; version=0.0.4")
 		fmt.Fprintf(rw, "# HELP consilium_worker_up Gate and vault are running.\n# TYPE consilium_worker_up gauge\nconsilium_worker_up %d\n", up())
 		fmt.Fprintf(rw, "# HELP consilium_vault_restarts_total Vaults that ended by themselves.\n# TYPE consilium_vault_restarts_total counter\nconsilium_vault_restarts_total %d\n", w.restarts.Load())
-		fmt.Fprintf(rw, "# HELP consilium_roster_expires_seconds Unix time at which the installed roster ends.\n# TYPE consilium_roster_expires_seconds gauge\nconsilium_roster_expires_seconds %d\n", w.kit.roster.NotAfter)
+		fmt.Fprintf(rw, "# HELP consilium_roster_expires_seconds Unix time at which the installed roster ends.\n# TYPE consilium_roster_expires_seconds gauge\nconsilium_roster_expires_seconds %d\n", w.kit.book.Roster().NotAfter)
 	})
 	s := &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second, MaxHeaderBytes: 8 << 10}
 	defer context.AfterFunc(ctx, func() { s.Close() })()

@@ -241,11 +241,11 @@ func checkFirst(t *testing.T, r *models.Result) {
 	for i, arm := range []string{"placebo", "rIFN-g"} {
 		c := groups[i].Curve
 		want := monthly(t, arm)
-		if last := len(c.Time) - 1; last < 0 || c.Time[last] != 365.25 {
+		if last := len(c.Time) - 1; last < 0 || c.Time[last] != 360 {
 			t.Fatalf("%s: the curve does not reach the twelfth month: %v", arm, c.Time)
 		}
 		for k, time := range c.Time {
-			month := int(math.Round(time / 30.4375))
+			month := int(math.Round(time / 30))
 			if math.Abs(c.Surv[k]-want[month]) > 1e-12 {
 				t.Errorf("%s: %v in month %d, the pooled table gives %v", arm, c.Surv[k], month, want[month])
 			}
@@ -280,11 +280,11 @@ func monthly(t *testing.T, arm string) []float64 {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if l[at["treat"]] != arm || math.Ceil(days/30.4375) < float64(month) {
+			if l[at["treat"]] != arm || math.Ceil(days/30) < float64(month) {
 				continue
 			}
 			n++
-			if math.Ceil(days/30.4375) == float64(month) && l[at["status"]] == "1" {
+			if math.Ceil(days/30) == float64(month) && l[at["status"]] == "1" {
 				d++
 			}
 		}

@@ -12,6 +12,7 @@ import (
 	"consilium"
 	"consilium/he"
 	"consilium/internal/seal"
+	"consilium/internal/vec"
 )
 
 // NewSeed derives the seed of one contribution from fresh system randomness,
@@ -86,6 +87,7 @@ type Dealing struct {
 	p         he.Profile
 	threshold int
 	poly      [][]uint64 // per element and mask element: t coefficients
+	record    [RecordSize]byte
 }
 
 // Contribute encrypts in.Source under a fresh round key, writes the encrypted
@@ -174,15 +176,16 @@ func (e *engine) roundKey(in *Encryption) []int64 {
 func (e *engine) encryptStream(ctx context.Context, in *Encryption, rk key, d *Dealing, w io.Writer) error {
 	k := in.Seed.sub(e.p, in.At, "error")
 	errors := newBlock(&k)
-	set := e.p.Encode()
+	masks := newMasks(e.p.Encode(), in.At, in.State)
 	hash := he.NewCiphertextHash()
-	f := &feeder{in: in, tags: newTagger(e.p, in.Group, in.At), vector: NewVectorHash(in.Group.Salt(consilium.DomainVector)), offset: 1 << (e.p.Bits - 1)}
+	f := &feeder{in: in, tags: newTagger(e.p, in.Group, in.At).below(e.p.Bits), vector: NewVectorHash(in.Group.Salt(consilium.DomainVector)), offset: 1 << (e.p.Bits - 1)}
 	chunks := e.p.Chunks(in.Lanes)
 	slots := e.newSlots(chunks, false)
 	err := pipeline(ctx, chunks, slots,
 		func(_ int, s *slot) error { return f.fill(s.lanes) },
 		func(j int, s *slot) error {
-			e.encrypt(s, rk, errors, maskBlock(set, in.At, in.State, j), j)
+			masks.block(&s.cipher, j)
+			e.encrypt(s, rk, errors, &s.cipher, j)
 			return nil
 		},
 		func(_ int, s *slot) error {
@@ -195,8 +198,10 @@ func (e *engine) encryptStream(ctx context.Context, in *Encryption, rk key, d *D
 		clear(s.packed)
 		clear(s.noise)
 		clear(s.limb)
+		clear(s.tile[:])
 		clear(s.rand.buf[:])
 	}
+	errors.aes.Wipe()
 	if err != nil {
 		return err
 	}
@@ -229,13 +234,7 @@ func (f *feeder) fill(lanes []uint32) error {
 		if err != nil && (err != io.EOF || f.read+n < f.in.Lanes) {
 			return fmt.Errorf("lane %d of %d: %w", f.read+n, f.in.Lanes, noEOF(err))
 		}
-		var bad int32
-		limit := f.offset - 1
-		for i, m := range f.buf[:n] {
-			bad |= (limit - m) | (limit + 1 + m)
-			lanes[i] = uint32(m + f.offset)
-		}
-		if bad < 0 {
+		if !raise(lanes[:n], f.buf[:n], f.offset) {
 			return consilium.ErrInvalid.Withf("a lane does not fit %d bits", f.in.Profile.Bits)
 		}
 		f.vector.Write(f.buf[:n])
@@ -262,6 +261,23 @@ func (f *feeder) fill(lanes []uint32) error {
 	return nil
 }
 
+// raise is lanes = src + offset; it reports whether all of src were in
+// [-offset, offset).
+func raise(lanes []uint32, src []int32, offset int32) bool {
+	ok := true
+	if whole := len(src) &^ 15; vec.Enabled && whole > 0 {
+		ok = vec.Raise(lanes[:whole], src[:whole], offset)
+		lanes, src = lanes[whole:], src[whole:]
+	}
+	var bad int32
+	limit := offset - 1
+	for i, m := range src {
+		bad |= (limit - m) | (limit + 1 + m)
+		lanes[i] = uint32(m + offset)
+	}
+	return ok && bad >= 0
+}
+
 func noEOF(err error) error {
 	if err == io.EOF {
 		return io.ErrUnexpectedEOF
@@ -273,9 +289,6 @@ func noEOF(err error) error {
 // coefficient of a sum over 128 hospitals stays below 2^9, so six of them and
 // their signs stay below 2^60 and never wrap the field.
 func (d *Dealing) deal(in *Encryption, s []int64) error {
-	k := in.Seed.sub(d.p, in.At, "sharing")
-	var r stream
-	r.open(newBlock(&k), 0)
 	// Masks and salts are new in every call, even for one seed: two check
 	// polynomials over the same masks would publish linear equations of the
 	// key.
@@ -283,42 +296,14 @@ func (d *Dealing) deal(in *Encryption, s []int64) error {
 	if err := fresh.fill(); err != nil {
 		return err
 	}
-	k = derive(fresh.b[:], consilium.DomainRoundKey, []byte("masks"), in.Seed.b[:])
-	fresh.Wipe()
-	var masks stream
-	masks.open(newBlock(&k), 0)
-	t, elements := d.threshold, d.p.Elements()
-	d.poly = make([][]uint64, elements+he.MaskElements)
-	flat := make([]uint64, len(d.poly)*t)
-	for i := range d.poly {
-		d.poly[i] = flat[i*t : (i+1)*t : (i+1)*t]
-		from := &r
-		if i >= elements {
-			from = &masks
-		}
-		for c := range d.poly[i] {
-			d.poly[i][c] = from.field()
-		}
-		if i < elements {
-			d.poly[i][0] = packKey(s, i)
-		}
-	}
+	copy(d.record[:32], in.Seed.b[:])
+	copy(d.record[32:], fresh.b[:])
+	defer fresh.Wipe()
+	masks := d.share(in, s, &fresh)
 	share := make([]uint64, len(d.poly))
 	plain := make([]byte, 0, he.SaltSize+d.p.ShareSize())
 	for i, to := range in.Holders {
-		x := uint64(i + 1)
-		for j, poly := range d.poly {
-			v := uint64(0)
-			for c := t - 1; c >= 0; c-- {
-				v = addF(mulF(v, x), poly[c])
-			}
-			share[j] = v
-		}
-		plain = plain[:0]
-		for range he.SaltSize / 8 {
-			plain = binary.BigEndian.AppendUint64(plain, masks.uint64())
-		}
-		plain = appendF(plain, share)
+		plain = d.plain(plain[:0], share, masks, i+1)
 		at, holder := in.At, consilium.Position(i+1)
 		d.Commitments = append(d.Commitments, commitment(at, holder, plain))
 		box, err := sealBox(to, at, holder, plain)
@@ -330,6 +315,51 @@ func (d *Dealing) deal(in *Encryption, s []int64) error {
 	clear(plain)
 	clear(share)
 	return nil
+}
+
+// share makes the sharing polynomials from the seed and the masks from fresh,
+// and returns the stream that the salts come from.
+func (d *Dealing) share(in *Encryption, s []int64, fresh *secret) *stream {
+	k := in.Seed.sub(d.p, in.At, "sharing")
+	var r stream
+	r.open(newBlock(&k), 0)
+	k = derive(fresh.b[:], consilium.DomainRoundKey, []byte("masks"), in.Seed.b[:])
+	masks := &stream{}
+	masks.open(newBlock(&k), 0)
+	t, elements := d.threshold, d.p.Elements()
+	d.poly = make([][]uint64, elements+he.MaskElements)
+	flat := make([]uint64, len(d.poly)*t)
+	for i := range d.poly {
+		d.poly[i] = flat[i*t : (i+1)*t : (i+1)*t]
+		from := &r
+		if i >= elements {
+			from = masks
+		}
+		for c := range d.poly[i] {
+			d.poly[i][c] = from.field()
+		}
+		if i < elements {
+			d.poly[i][0] = packKey(s, i)
+		}
+	}
+	return masks
+}
+
+// plain appends what the box of one holder contains: its salt, the next of
+// masks, and its share. It uses share as scratch memory.
+func (d *Dealing) plain(out []byte, share []uint64, masks *stream, holder int) []byte {
+	x := uint64(holder)
+	for j, poly := range d.poly {
+		v := uint64(0)
+		for c := d.threshold - 1; c >= 0; c-- {
+			v = addF(mulF(v, x), poly[c])
+		}
+		share[j] = v
+	}
+	for range he.SaltSize / 8 {
+		out = binary.BigEndian.AppendUint64(out, masks.uint64())
+	}
+	return appendF(out, share)
 }
 
 func sealBox(to consilium.SealingKey, at consilium.At, holder consilium.Position, plain []byte) ([]byte, error) {

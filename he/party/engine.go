@@ -2,7 +2,7 @@ package party
 
 import (
 	"context"
-	"crypto/cipher"
+	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"math/big"
@@ -14,6 +14,7 @@ import (
 
 	"consilium"
 	"consilium/he"
+	"consilium/internal/vec"
 )
 
 // maxWords holds a coefficient of the widest profile: 411 bits and the carry
@@ -24,7 +25,8 @@ const maxWords = 8
 type engine struct {
 	p     he.Profile
 	limbs []limb
-	words int // 64-bit words of a packed coefficient
+	words int   // 64-bit words of a packed coefficient
+	wide  *wide // nil where there are no vector instructions
 
 	// Reconstruction from residues: X = sum y_i·Q/q_i - alpha·Q, with
 	// y_i = x_i·(Q/q_i)^-1 mod q_i.
@@ -63,6 +65,7 @@ func engineFor(p he.Profile) (*engine, error) {
 	if err != nil {
 		return nil, err
 	}
+	e.wide = newWide(e)
 	engines[key] = e
 	return e, nil
 }
@@ -114,7 +117,8 @@ func csub(x, q uint64) uint64 {
 }
 
 // key is a round key, or a sum of such, in the form that multiplies: for each
-// limb its transform in Montgomery form.
+// limb its transform in Montgomery form, or for the wide engine its transform
+// and then, for each limb, Shoup's constants.
 type key [][]uint64
 
 // newKey transforms small coefficients.
@@ -127,8 +131,13 @@ func (e *engine) newKey(s []int64) key {
 			v[c] = uint64(x) + l.q&uint64(x>>63)
 		}
 		l.ring.NTT(v, v)
-		l.ring.MForm(v, v)
+		if e.wide == nil {
+			l.ring.MForm(v, v)
+		}
 		k[i] = v
+	}
+	if e.wide != nil {
+		k = e.wide.wideKey(e.p, k)
 	}
 	return k
 }
@@ -143,12 +152,30 @@ func (k key) wipe() {
 // SHA-256 over the domain, charter, round and attempt, state, parameter set
 // and chunk number, each with its length. Limb i takes the keystream of nonce
 // i and is the transform itself.
-func maskBlock(p []byte, at consilium.At, state consilium.Digest, chunk int) cipher.Block {
+func maskBlock(p []byte, at consilium.At, state consilium.Digest, chunk int) *block {
+	b := &block{}
+	newMasks(p, at, state).block(b, chunk)
+	return b
+}
+
+// masks derives the cipher of every chunk of one attempt. The key's preimage
+// is kept and differs from chunk to chunk in its last eight bytes.
+type masks struct{ preimage []byte }
+
+func newMasks(p []byte, at consilium.At, state consilium.Digest) *masks {
 	var ra [8]byte
 	binary.BigEndian.PutUint32(ra[:4], at.Round)
 	binary.BigEndian.PutUint32(ra[4:], at.Attempt)
-	k := consilium.DomainPublicMask.Digest(at.Charter[:], ra[:], state[:], p, binary.BigEndian.AppendUint64(nil, uint64(chunk)))
-	return newBlock((*[32]byte)(&k))
+	return &masks{preimage: []byte(info(consilium.DomainPublicMask, at.Charter[:], ra[:], state[:], p, make([]byte, 8)))}
+}
+
+// block sets b to the cipher of a chunk. Several goroutines may call it.
+func (m *masks) block(b *block, chunk int) {
+	var buf [256]byte
+	in := append(buf[:0], m.preimage...)
+	binary.BigEndian.PutUint64(in[len(in)-8:], uint64(chunk))
+	k := sha256.Sum256(in)
+	b.set(&k)
 }
 
 // slot is the scratch memory of one chunk in flight.
@@ -161,23 +188,31 @@ type slot struct {
 	res    [][]uint64 // receiver: residues of all limbs
 	bytes  []byte
 	rand   stream
+	cipher block                  // of a_j
+	tile   [8 * tileResidues]byte // wide: a piece of keystream
 	err    error
 }
 
 func (e *engine) newSlot(receive bool) *slot {
 	s := &slot{
-		lanes: make([]uint32, e.p.ChunkLanes()),
+		lanes: make([]uint32, e.p.ChunkLanes()+vec.CutSlack)[:e.p.ChunkLanes()],
 		limb:  make([]uint64, e.p.N()),
 		mask:  make([]uint64, e.p.N()),
 		bytes: he.LimbBuffer(e.p.ChunkSize()),
 	}
+	words := e.words
+	if receive && e.wide == nil {
+		words = 0
+	} else if e.wide != nil {
+		words = max(words, 1+e.wide.words, e.wide.sumWords)
+	}
+	s.packed = make([]uint64, e.p.N()*words+vec.CutSlack)
 	if receive {
 		s.res = make([][]uint64, len(e.limbs))
 		for i := range s.res {
 			s.res[i] = make([]uint64, e.p.N())
 		}
 	} else {
-		s.packed = make([]uint64, e.p.N()*e.words)
 		s.noise = make([]int64, e.p.N())
 	}
 	return s
@@ -254,7 +289,11 @@ func (l *limb) residues(dst, packed []uint64, words int) {
 
 // encrypt turns the slot's lanes into bytes:
 // c = a·s + transform(2^Delta·lanes + e), one polynomial for each limb.
-func (e *engine) encrypt(s *slot, k key, errors cipher.Block, mask cipher.Block, chunk int) {
+func (e *engine) encrypt(s *slot, k key, errors, mask *block, chunk int) {
+	if e.wide != nil {
+		e.wide.encrypt(e, s, k, errors, mask, chunk)
+		return
+	}
 	s.rand.open(errors, uint64(chunk))
 	s.rand.gaussians(s.noise)
 	e.pack(s)
@@ -282,7 +321,10 @@ func (e *engine) encrypt(s *slot, k key, errors cipher.Block, mask cipher.Block,
 // decrypt turns the slot's bytes, a summed chunk, into summed lanes. It
 // reports false when a residue is not reduced, the noise is above bound or
 // bits lie above the lanes.
-func (e *engine) decrypt(s *slot, k key, mask cipher.Block, bound int64) bool {
+func (e *engine) decrypt(s *slot, k key, mask *block, bound int64) bool {
+	if e.wide != nil {
+		return e.wide.decrypt(e, s, k, mask, bound)
+	}
 	b := s.bytes
 	ok := true
 	for i := range e.limbs {
@@ -467,9 +509,10 @@ func (c *cutter) lanes(out []uint32, x *[maxWords]uint64, words int) {
 	}
 }
 
-// pipeline runs chunks through slots: fill and drain happen here, in order;
-// work happens beside them on as many goroutines as there are slots. With one
-// slot everything happens here.
+// pipeline runs chunks through slots: fill in order on one goroutine, drain in
+// order on this one, and work between them on as many goroutines as there are
+// slots. With one slot or chunk everything happens here. The first error in
+// the order of chunks ends it; when it returns, nothing of it runs any more.
 func pipeline(ctx context.Context, chunks int, slots []*slot, fill, work, drain func(chunk int, s *slot) error) error {
 	if len(slots) == 1 || chunks == 1 {
 		for j := range chunks {
@@ -489,53 +532,73 @@ func pipeline(ctx context.Context, chunks int, slots []*slot, fill, work, drain 
 		}
 		return nil
 	}
-	todo := make([]chan int, len(slots))
-	done := make([]chan int, len(slots))
+	// A slot goes round: free, filled, done, free. Each channel holds its one
+	// slot's turn, so a send never blocks; receives end with stop.
+	free, filled, done := make([]chan int, len(slots)), make([]chan int, len(slots)), make([]chan int, len(slots))
+	stop := make(chan struct{})
 	var wg sync.WaitGroup
 	for i, s := range slots {
-		todo[i], done[i] = make(chan int, 1), make(chan int, 1)
+		free[i], filled[i], done[i] = make(chan int, 1), make(chan int, 1), make(chan int, 1)
+		free[i] <- 0
 		wg.Go(func() {
-			for j := range todo[i] {
-				s.err = work(j, s)
-				done[i] <- j
+			for {
+				select {
+				case j := <-filled[i]:
+					if s.err == nil {
+						s.err = work(j, s)
+					}
+					done[i] <- j
+				case <-stop:
+					return
+				}
 			}
 		})
 	}
+	wg.Go(func() {
+		for j := range chunks {
+			i := j % len(slots)
+			select {
+			case <-free[i]:
+			case <-stop:
+				return
+			}
+			s := slots[i]
+			if s.err = ctx.Err(); s.err == nil {
+				s.err = fill(j, s)
+			}
+			// The slot is the worker's once it is in the channel.
+			failed := s.err != nil
+			filled[i] <- j
+			if failed {
+				return
+			}
+		}
+	})
 	defer wg.Wait()
-	defer func() {
-		for _, c := range todo {
-			close(c)
-		}
-	}()
-	for j := 0; j < chunks+len(slots); j++ {
+	defer close(stop)
+	for j := range chunks {
 		i := j % len(slots)
-		if prev := j - len(slots); prev >= 0 && prev < chunks {
-			<-done[i]
-			if slots[i].err != nil {
-				return slots[i].err
-			}
-			if err := drain(prev, slots[i]); err != nil {
-				return err
-			}
+		<-done[i]
+		if err := slots[i].err; err != nil {
+			return err
 		}
-		if j < chunks {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			if err := fill(j, slots[i]); err != nil {
-				return err
-			}
-			todo[i] <- j
+		if err := drain(j, slots[i]); err != nil {
+			return err
 		}
+		free[i] <- 0
 	}
 	return nil
 }
+
+// maxWorkers bounds the chunks in flight, of about a megabyte each: digests are
+// computed in order, and more processors than these would wait for them.
+const maxWorkers = 8
 
 // newSlots makes as many slots as keep the processors busy.
 func (e *engine) newSlots(chunks int, receive bool) []*slot {
 	n := 1
 	if p := runtime.GOMAXPROCS(0); p > 1 {
-		n = p + 1
+		n = min(p, maxWorkers) + 1
 	}
 	slots := make([]*slot, min(n, chunks))
 	for i := range slots {

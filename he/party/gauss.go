@@ -3,6 +3,8 @@ package party
 import (
 	"math"
 	"math/bits"
+
+	"consilium/internal/vec"
 )
 
 // keyVariance is the variance of the round key and of the error. Opening a
@@ -33,6 +35,8 @@ var gaussCDT = [...]uint64{
 	0x7ffffffffffffffd,
 }
 
+var gaussTree = vec.NewSampler(gaussCDT[:])
+
 // gaussian turns 64 uniform bits into one sample. It reads the whole table
 // and takes no branch, so its time says nothing about the sample.
 func gaussian(u uint64) int64 {
@@ -48,6 +52,12 @@ func gaussian(u uint64) int64 {
 // gaussians fills v from s. Four samples share each entry of the table that is
 // loaded.
 func (s *stream) gaussians(v []int64) {
+	for vec.Enabled && len(v) >= streamBlock/8 && s.off == streamBlock {
+		s.refill()
+		s.off = streamBlock
+		gaussTree.Fill(v[:streamBlock/8], s.buf[:])
+		v = v[streamBlock/8:]
+	}
 	const all = uint64(len(gaussCDT))
 	for ; len(v) >= 4; v = v[4:] {
 		a, b, c, d := s.uint64(), s.uint64(), s.uint64(), s.uint64()

@@ -10,6 +10,7 @@ import (
 
 	"consilium"
 	"consilium/he"
+	"consilium/internal/vec"
 )
 
 // Decryption is one summed round to open.
@@ -180,7 +181,7 @@ var errReject = errors.New("rejected")
 // openStream decrypts the aggregate once, passing the lanes to d as they come
 // and failing at the end if anything was wrong.
 func (in *Decryption) openStream(ctx context.Context, e *engine, rk key, r io.Reader, d *drainer) error {
-	n, at, set := len(in.Set.Members), in.attempt(), e.p.Encode()
+	n, masks := len(in.Set.Members), newMasks(e.p.Encode(), in.attempt(), in.State)
 	chunks := e.p.Chunks(in.Lanes)
 	slots := e.newSlots(chunks, true)
 	err := pipeline(ctx, chunks, slots,
@@ -194,7 +195,8 @@ func (in *Decryption) openStream(ctx context.Context, e *engine, rk key, r io.Re
 			return nil
 		},
 		func(j int, s *slot) error {
-			if !e.decrypt(s, rk, maskBlock(set, at, in.State, j), sumBound(n)) {
+			masks.block(&s.cipher, j)
+			if !e.decrypt(s, rk, &s.cipher, sumBound(n)) {
 				return errReject
 			}
 			return nil
@@ -202,6 +204,7 @@ func (in *Decryption) openStream(ctx context.Context, e *engine, rk key, r io.Re
 		func(_ int, s *slot) error { return d.drain(s.lanes) })
 	for _, s := range slots {
 		clear(s.lanes)
+		clear(s.packed)
 		for _, v := range s.res {
 			clear(v)
 		}
@@ -238,36 +241,33 @@ type drainer struct {
 	read   int // lanes and tag lanes so far
 	tail   [he.TagLanes]uint32
 	bad    uint32 // its top bit, or any in the padding: an impossible lane
+	low    [4096]int32
 	buf    [4096]int64
 }
 
 func (in *Decryption) newDrainer(e *engine) *drainer {
 	n := len(in.Set.Members)
-	return &drainer{in: in, tags: newTagger(e.p, in.Group, in.attempt()),
+	return &drainer{in: in, tags: newTagger(e.p, in.Group, in.attempt()).below(e.p.W),
 		offset: int64(n) << (e.p.Bits - 1), most: uint32(n) * (1<<e.p.Bits - 1)}
 }
 
 func (d *drainer) drain(lanes []uint32) error {
 	n := max(0, min(len(lanes), d.in.Lanes-d.read))
-	var bad uint32
-	for _, u := range lanes[:n] {
-		bad |= d.most - u
-	}
-	d.bad |= bad &^ (1<<31 - 1)
 	d.tags.add(lanes[:n])
-	switch {
-	case d.keep != nil:
-		// A sum of 128 lanes of 24 bits is below 2^30 in magnitude.
-		offset, at := int32(d.offset), len(d.keep)
+	// A sum of 128 lanes of 24 bits is below 2^30 in magnitude.
+	if d.keep != nil {
+		at := len(d.keep)
 		d.keep = d.keep[:at+n]
-		for i, u := range lanes[:n] {
-			d.keep[at+i] = int32(u) - offset
-		}
-	case d.out != nil:
-		for part := range slices.Chunk(lanes[:n], len(d.buf)) {
+		d.lower(d.keep[at:], lanes[:n])
+	} else {
+		for part := range slices.Chunk(lanes[:n], len(d.low)) {
+			d.lower(d.low[:len(part)], part)
+			if d.out == nil {
+				continue
+			}
 			v := d.buf[:len(part)]
-			for i, u := range part {
-				v[i] = int64(u) - d.offset
+			for i, x := range d.low[:len(part)] {
+				v[i] = int64(x)
 			}
 			if err := d.out(v); err != nil {
 				return err
@@ -290,6 +290,23 @@ func (d *drainer) drain(lanes []uint32) error {
 		d.read += n
 	}
 	return nil
+}
+
+// lower is v = lanes - offset; a lane that no sum can have is noted.
+func (d *drainer) lower(v []int32, lanes []uint32) {
+	offset := int32(d.offset)
+	if whole := len(lanes) &^ 15; vec.Enabled && whole > 0 {
+		if !vec.Lower(v[:whole], lanes[:whole], offset, d.most) {
+			d.bad |= 1 << 31
+		}
+		v, lanes = v[whole:], lanes[whole:]
+	}
+	var bad uint32
+	for i, u := range lanes {
+		bad |= d.most - u
+		v[i] = int32(u) - offset
+	}
+	d.bad |= bad &^ (1<<31 - 1)
 }
 
 // holds reports whether all ranges and both tags fit.

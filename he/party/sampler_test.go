@@ -200,7 +200,7 @@ func TestNoiseOfASum(t *testing.T) {
 				}
 			}
 		}
-		rk := e.newKey(s)
+		rk := (&engine{p: p, limbs: e.limbs}).newKey(s) // in Montgomery form
 		var square float64
 		a := make([]uint64, p.N())
 		for j := range chunks {

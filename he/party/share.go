@@ -54,6 +54,17 @@ func OpenBox(p he.Profile, lanes, members, threshold int, dealer consilium.At, h
 		return nil, consilium.ErrInvalid.Withf("the box of position %d to position %d: %w", dealer.Position, holder, err)
 	}
 	defer clear(plain)
+	elements, err := checkPlain(p, threshold, h, holder, plain)
+	if err != nil {
+		return nil, err
+	}
+	return &KeyShare{p: p, at: dealer, header: consilium.HeaderDigest(header), holder: holder, elements: elements}, nil
+}
+
+// checkPlain checks salt and share, as they lie in a box, against a header,
+// and returns the share's elements without its masks.
+func checkPlain(p he.Profile, threshold int, h *consilium.Header, holder consilium.Position, plain []byte) ([]uint64, error) {
+	dealer := h.At
 	if commitment(dealer, holder, plain) != h.Commitments[holder-1] {
 		return nil, consilium.ErrInvalid.Withf("the share of position %d to position %d does not match its commitment", dealer.Position, holder)
 	}
@@ -65,7 +76,7 @@ func OpenBox(p he.Profile, lanes, members, threshold int, dealer consilium.At, h
 		return nil, consilium.ErrInvalid.Withf("the share of position %d to position %d is not on the published check polynomials", dealer.Position, holder)
 	}
 	clear(share[p.Elements():])
-	return &KeyShare{p: p, at: dealer, header: consilium.HeaderDigest(header), holder: holder, elements: share[:p.Elements()]}, nil
+	return share[:p.Elements()], nil
 }
 
 // checkShare reports whether v(x) = R(x) + sum r_e·P_e(x) at the holder's

@@ -29,8 +29,45 @@ func BenchmarkStages(b *testing.B) {
 			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(p.ChunkLanes()), "ns/lane")
 		})
 	}
-	vh, tg := NewVectorHash(k), newTagger(p, f.group, f.at(1))
+	vh, tg := NewVectorHash(k), newTagger(p, f.group, f.at(1)).below(p.Bits)
 	h := he.NewCiphertextHash()
+	if w := e.wide; w != nil {
+		// What the vector engine runs in place of the portable parts below.
+		base, words := s.packed[:p.N()], s.packed[p.N():]
+		per("wide/ntt", func() {
+			for i := range w.limbs {
+				w.limbs[i].ring.Forward(s.limb)
+			}
+		})
+		per("wide/intt", func() {
+			for i := range w.limbs {
+				clear(d.res[i])
+				w.limbs[i].ring.Inverse(d.res[i], w.half)
+			}
+		})
+		per("wide/gauss", func() {
+			for at := 0; at < p.N(); at += tileResidues {
+				block.aes.Stream(s.tile[:], 0, uint64(at/2))
+				gaussTree.Fill(s.noise[at:at+tileResidues], s.tile[:])
+			}
+		})
+		per("wide/pack", func() { w.pack(e, base, words, s.noise, s.lanes) })
+		per("wide/residues", func() {
+			for i := range w.limbs {
+				w.limbs[i].ring.Residues(s.limb, base, words, w.words, &w.limbs[i].weights, p.Primes[i]-noiseOffset)
+			}
+		})
+		per("wide/multiply", func() {
+			for i := range w.limbs {
+				b, size := s.bytes, p.LimbSize(i)
+				w.eachTile(e, s, block, i, func(at, to int) bool {
+					return w.limbs[i].field.MulAddPack(b[at*size/p.N():to*size/p.N()], s.limb[at:to], rk[i][at:to], rk[len(w.limbs)+i][at:to], s.tile[:])
+				})
+			}
+		})
+		per("wide/join", func() { w.join(e, d, 100) })
+	}
+	per("raise", func() { raise(s.lanes, src, 1<<15) })
 	per("ntt", func() {
 		for i := range e.limbs {
 			e.limbs[i].ring.NTTLazy(d.res[i], d.res[i])

@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 
 	"consilium"
+	"consilium/internal/vec"
 )
 
 // streamBlock is how many bytes of keystream are made at once; a multiple of
@@ -20,31 +21,58 @@ var zeros [streamBlock]byte
 // randomness comes from it: it is uniform, seekable by nonce, and several
 // times faster than a hash-based generator.
 type stream struct {
-	ctr cipher.Stream
-	buf [streamBlock]byte
-	off int
+	ctr   cipher.Stream // if block has no vector form
+	block *block
+	nonce uint64
+	next  uint64 // block number of the next refill
+	buf   [streamBlock]byte
+	off   int
 }
 
-func newBlock(key *[32]byte) cipher.Block {
-	b, err := aes.NewCipher(key[:])
-	if err != nil {
+// block is an AES-256 key: the standard library's cipher, or where the
+// processor has the instructions an expanded key that takes no memory of its
+// own for a stream.
+type block struct {
+	std cipher.Block
+	aes vec.AES
+}
+
+func newBlock(key *[32]byte) *block {
+	b := &block{}
+	b.set(key)
+	return b
+}
+
+func (b *block) set(key *[32]byte) {
+	if vec.Enabled {
+		b.aes.Expand(key)
+		return
+	}
+	var err error
+	if b.std, err = aes.NewCipher(key[:]); err != nil {
 		panic("party: a 32-byte key is a valid AES-256 key: " + err.Error())
 	}
-	return b
 }
 
 // open points s at the keystream of nonce: its blocks are numbered
 // nonce·2^64 and on, so two nonces never share one.
-func (s *stream) open(b cipher.Block, nonce uint64) {
-	var iv [16]byte
-	binary.BigEndian.PutUint64(iv[:8], nonce)
-	s.ctr = cipher.NewCTR(b, iv[:])
-	s.off = streamBlock
+func (s *stream) open(b *block, nonce uint64) {
+	s.block, s.nonce, s.next, s.off = b, nonce, 0, streamBlock
+	if b.std != nil {
+		var iv [16]byte
+		binary.BigEndian.PutUint64(iv[:8], nonce)
+		s.ctr = cipher.NewCTR(b.std, iv[:])
+	}
 }
 
 func (s *stream) refill() {
-	s.ctr.XORKeyStream(s.buf[:], zeros[:])
 	s.off = 0
+	if s.block.std != nil {
+		s.ctr.XORKeyStream(s.buf[:], zeros[:])
+		return
+	}
+	s.block.aes.Stream(s.buf[:], s.nonce, s.next)
+	s.next += streamBlock / 16
 }
 
 // uint64 is the next eight bytes, little-endian.

@@ -5,6 +5,7 @@ import (
 
 	"consilium"
 	"consilium/he"
+	"consilium/internal/vec"
 )
 
 // The linear tags. Neighbouring lanes, as many as fit 60 bits at the width W of
@@ -30,6 +31,11 @@ type tagger struct {
 	w      uint // W
 	buf    [3 * tagBlock]uint32
 	n      int
+
+	// A block as one sum over lanes, with rho^k·2^(W·place) for each: nil where
+	// there are no vector instructions for it, or lanes may have more bits than
+	// they take.
+	weights *vec.Weights
 }
 
 // newTagger derives rho for one attempt; every member of the group has the same.
@@ -49,6 +55,18 @@ func newTagger(p he.Profile, g *GroupKey, at consilium.At) *tagger {
 			p = mulF(p, rho)
 		}
 		t.step[i], t.scale[i] = p, rho
+	}
+	return t
+}
+
+// below says that lanes will have at most bits bits.
+func (t *tagger) below(bits int) *tagger {
+	if vec.Enabled && bits <= vec.LaneBits {
+		t.weights = &vec.Weights{}
+		for i := range t.group * tagBlock {
+			place := uint64(1) << (t.w * uint(i%t.group))
+			t.weights.Set(i, mulF(t.powers[0][i/t.group], place), mulF(t.powers[1][i/t.group], place))
+		}
 	}
 	return t
 }
@@ -74,6 +92,11 @@ func (t *tagger) add(u []uint32) {
 
 // block adds tagBlock numbers.
 func (t *tagger) block(u []uint32) {
+	if t.weights != nil {
+		hi, lo := t.weights.Dot(u)
+		t.advance(reduceF(hi[0], lo[0]), reduceF(hi[1], lo[1]))
+		return
+	}
 	var z [tagBlock]uint64
 	w := t.w & 63
 	switch t.group {
@@ -108,8 +131,13 @@ func (t *tagger) block(u []uint32) {
 		l1, c = bits.Add64(l1, l, 0)
 		h1, _ = bits.Add64(h1, h, c)
 	}
-	t.total[0] = addF(t.total[0], mulF(reduceF(h0, l0), t.scale[0]))
-	t.total[1] = addF(t.total[1], mulF(reduceF(h1, l1), t.scale[1]))
+	t.advance(reduceF(h0, l0), reduceF(h1, l1))
+}
+
+// advance adds one block's sums at their place.
+func (t *tagger) advance(a, b uint64) {
+	t.total[0] = addF(t.total[0], mulF(a, t.scale[0]))
+	t.total[1] = addF(t.total[1], mulF(b, t.scale[1]))
 	t.scale[0] = mulF(t.scale[0], t.step[0])
 	t.scale[1] = mulF(t.scale[1], t.step[1])
 }

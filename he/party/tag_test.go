@@ -22,7 +22,7 @@ func TestTagsAgainstDefinition(t *testing.T) {
 			sum := make([]uint32, lanes)
 			var total [tags]uint64
 			for range n {
-				tg := newTagger(p, g, f.at(1))
+				tg := newTagger(p, g, f.at(1)).below(p.Bits)
 				u := make([]uint32, lanes)
 				for i := range u {
 					u[i] = r.Uint32N(1 << p.Bits)
@@ -40,7 +40,7 @@ func TestTagsAgainstDefinition(t *testing.T) {
 					total[i] = addF(total[i], v)
 				}
 			}
-			tg := newTagger(p, g, f.at(2))
+			tg := newTagger(p, g, f.at(2)).below(p.W)
 			tg.add(sum)
 			got := tg.sum()
 			if got != total {

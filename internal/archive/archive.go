@@ -100,6 +100,16 @@ func Write(dir string, c *Contents, by string, signer consilium.Signer) error {
 	if err := errors.Join(put(eventsFile, saved), put(rosterFile, c.Roster), put(studyFile, c.Study)); err != nil {
 		return err
 	}
+	derived, err := derive(c)
+	if err != nil {
+		return err
+	}
+	for name, b := range derived {
+		files[name] = b
+	}
+	if err := put(softwareFile, thisSoftware()); err != nil {
+		return err
+	}
 	if c.Envelope != nil {
 		files[resultFile] = append(append([]byte{}, c.Salt...), c.Envelope...)
 	}
@@ -107,6 +117,9 @@ func Write(dir string, c *Contents, by string, signer consilium.Signer) error {
 		if err := put("site-"+string(c.Sites[i].Trail.Site)+".json", &c.Sites[i]); err != nil {
 			return err
 		}
+	}
+	if files[crateFile], err = crate(c, by, files); err != nil {
+		return err
 	}
 	m := manifest{APIVersion: consilium.APIVersion, Kind: "Archive", Study: c.Study, Files: map[string]string{}, By: by, Key: signer.Public()}
 	names := make([]string, 0, len(files))
@@ -253,6 +266,22 @@ func read(dir string) (*Contents, *manifest, error) {
 			return nil, nil, misfit(name, "", "the trail is of another hospital")
 		}
 		c.Sites = append(c.Sites, s)
+	}
+	// What is derived from the rest is made again.
+	derived, err := derive(c)
+	if err != nil {
+		return nil, nil, misfit(eventsFile, "", "%w", err)
+	}
+	if _, err := parseSoftware(files[softwareFile]); err != nil {
+		return nil, nil, misfit(softwareFile, "", "%w", err)
+	}
+	if derived[crateFile], err = crate(c, m.By, files); err != nil {
+		return nil, nil, misfit(crateFile, "", "%w", err)
+	}
+	for _, name := range []string{specFile, charterFile, contentsFile, crateFile} {
+		if !bytes.Equal(files[name], derived[name]) {
+			return nil, nil, misfit(name, "", "it does not say what the signed events say")
+		}
 	}
 	return c, &m, nil
 }

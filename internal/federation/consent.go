@@ -51,7 +51,7 @@ func (s *Site) enterConsents(ctx context.Context) error {
 				return err
 			}
 			p := &patient{key: key, name: provenance.Pseudonym(table.Pseudonym(s.alias, id))}
-			doc, err := provenance.SignConsent(key, *c, p.name)
+			doc, err := provenance.IssueConsent(s.key, key, *c, p.name, nil)
 			if err != nil {
 				return fmt.Errorf("consent of patient %s: %w", id, err)
 			}

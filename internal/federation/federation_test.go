@@ -2,7 +2,9 @@ package federation_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/csv"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"math"
@@ -10,13 +12,16 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
 	"consilium"
 	"consilium/examples/cgd"
 	"consilium/internal/archive"
+	"consilium/internal/canon"
 	"consilium/internal/federation"
+	"consilium/internal/hybrid"
 	"consilium/internal/studyfile"
 	"consilium/internal/table"
 	"consilium/policy"
@@ -181,6 +186,181 @@ func TestTrial(t *testing.T) {
 		t.Errorf("summary: %+v", summary)
 	}
 	tamper(t, dir)
+	crateRules(t, dir)
+	lyingMaker(t, dir, string(f.Team.ID), f.Team.Signer)
+	holdDecisions(t, f, len(summary.Rounds), summary.Threshold)
+	stopAll(t, f, file.Payload, engine.Digest())
+}
+
+// crateRules holds the archive's description against the rules of RO-Crate 1.2
+// (§ Metadata Document, Root Data Entity, Data Entities): flat JSON-LD, one
+// descriptor that points to the root, every file a part of it, no reference
+// without its entity.
+func crateRules(t *testing.T, dir string) {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(dir, "ro-crate-metadata.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc struct {
+		Context string           `json:"@context"`
+		Graph   []map[string]any `json:"@graph"`
+	}
+	if err := json.Unmarshal(b, &doc); err != nil || doc.Context != "https://w3id.org/ro/crate/1.2/context" {
+		t.Fatalf("%v, context %q", err, doc.Context)
+	}
+	entities := map[string]map[string]any{}
+	for _, e := range doc.Graph {
+		id, _ := e["@id"].(string)
+		if id == "" || e["@type"] == nil || entities[id] != nil {
+			t.Errorf("entity %q has no id or type, or stands twice", id)
+		}
+		entities[id] = e
+	}
+	refs := func(v any) (out []string) {
+		list, ok := v.([]any)
+		if !ok {
+			list = []any{v}
+		}
+		for _, x := range list {
+			if m, ok := x.(map[string]any); ok && len(m) == 1 {
+				if id, ok := m["@id"].(string); ok {
+					out = append(out, id)
+					continue
+				}
+			}
+			if _, nested := x.(map[string]any); nested {
+				t.Errorf("%v is nested: the graph must be flat", x)
+			}
+		}
+		return out
+	}
+	descriptor := entities["ro-crate-metadata.json"]
+	if descriptor["@type"] != "CreativeWork" || !slices.Equal(refs(descriptor["about"]), []string{"./"}) || !slices.Equal(refs(descriptor["conformsTo"]), []string{"https://w3id.org/ro/crate/1.2"}) {
+		t.Errorf("descriptor: %v", descriptor)
+	}
+	root := entities["./"]
+	if root["@type"] != "Dataset" {
+		t.Errorf("root: %v", root)
+	}
+	for _, must := range []string{"name", "description", "datePublished", "license"} {
+		if root[must] == nil || root[must] == "" {
+			t.Errorf("the root has no %s", must)
+		}
+	}
+	if _, err := time.Parse(time.RFC3339, root["datePublished"].(string)); err != nil {
+		t.Error(err)
+	}
+	parts := refs(root["hasPart"])
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if f.Name() == "ro-crate-metadata.json" || f.Name() == "extra.json" {
+			continue
+		}
+		e := entities[f.Name()]
+		if !slices.Contains(parts, f.Name()) || e["@type"] != "File" || e["description"] == "" {
+			t.Errorf("%s is no part of the crate: %v", f.Name(), e)
+		}
+		if info, err := f.Info(); err == nil && e["contentSize"] != nil && e["contentSize"] != strconv.FormatInt(info.Size(), 10) {
+			t.Errorf("%s: contentSize %v, it has %d", f.Name(), e["contentSize"], info.Size())
+		}
+	}
+	for id, e := range entities {
+		for key, v := range e {
+			for _, to := range refs(v) {
+				if entities[to] == nil && key != "conformsTo" {
+					t.Errorf("%s: %s points to %s, which is not described", id, key, to)
+				}
+			}
+		}
+	}
+	var contents struct {
+		Approvals, Releases []any
+		Enrolment           []struct{ Signature *uint64 }
+		Rounds              []struct {
+			Contributions           []any
+			Votes, Openings, Agreed []uint64
+		}
+	}
+	if b, err = os.ReadFile(filepath.Join(dir, "contents.json")); err != nil || json.Unmarshal(b, &contents) != nil {
+		t.Fatal(err)
+	}
+	if len(contents.Enrolment) != 13 || len(contents.Approvals) == 0 || len(contents.Releases) == 0 || len(contents.Rounds) < 6 {
+		t.Errorf("contents: %d enrolled, %d approvals, %d releases, %d rounds", len(contents.Enrolment), len(contents.Approvals), len(contents.Releases), len(contents.Rounds))
+	}
+	for i, m := range contents.Enrolment {
+		if m.Signature == nil {
+			t.Errorf("hospital %d has not signed the charter", i)
+		}
+	}
+	for i, r := range contents.Rounds {
+		if len(r.Contributions) != 13 || len(r.Votes) < 9 || len(r.Openings) < 9 || len(r.Agreed) < 9 {
+			t.Errorf("round %d: %d contributions, %d votes, %d openings, %d agreed", i+1, len(r.Contributions), len(r.Votes), len(r.Openings), len(r.Agreed))
+		}
+	}
+}
+
+// lyingMaker is the archive's own maker, who changes what people read and
+// signs the manifest again. The signed events say otherwise. A check of the
+// manifest alone, the naive twin, is content.
+func lyingMaker(t *testing.T, dir, by string, signer consilium.Signer) {
+	t.Helper()
+	if err := os.Remove(filepath.Join(dir, "extra.json")); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"contents.json", "spec.json", "charter.json", "ro-crate-metadata.json"} {
+		path := filepath.Join(dir, name)
+		honest, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		manifestPath := filepath.Join(dir, "manifest.json")
+		manifest, err := os.ReadFile(manifestPath)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lie := bytes.Clone(honest)
+		at := bytes.IndexAny(lie, "123456789")
+		lie[at] = '1' + (lie[at]-'0')%9
+		var signed consilium.Signed
+		var m map[string]any
+		if err := errors.Join(json.Unmarshal(manifest, &signed), json.Unmarshal(signed.Payload, &m)); err != nil {
+			t.Fatal(err)
+		}
+		sum := sha256.Sum256(lie)
+		m["files"].(map[string]any)[name] = hex.EncodeToString(sum[:])
+		payload, err := canon.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sig, err := signer.Sign(consilium.DomainArchive, payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, err := canon.Marshal(&consilium.Signed{Payload: payload, Signatures: []consilium.Countersign{{By: by, Signature: sig}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(os.WriteFile(path, lie, 0o644), os.WriteFile(manifestPath, again, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		var misfit *archive.Misfit
+		if _, err := archive.Verify(dir, archive.Options{}); !errors.As(err, &misfit) || misfit.File != name {
+			t.Errorf("a lie in %s: %v", name, err)
+		}
+		if hybrid.Verify(signer.Public(), consilium.DomainArchive, payload, &sig) != nil {
+			t.Error("the naive twin noticed")
+		}
+		if err := errors.Join(os.WriteFile(path, honest, 0o644), os.WriteFile(manifestPath, manifest, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := archive.Verify(dir, archive.Options{}); err != nil {
+		t.Error(err)
+	}
 }
 
 // tamper flips bits all over an archive: each must be noticed in its file.

@@ -323,6 +323,9 @@ func (l link) Upload(ctx context.Context, m *consilium.Message, boxes [][]byte, 
 	for _, b := range boxes {
 		l.h.blobs[consilium.DomainBox.Digest(b)] = b
 	}
+	if c := l.h.courses[m.Study]; c != nil && c.lie.serves {
+		l.h.blobs[header.Ciphertext] = u.ciphertext
+	}
 	return l.h.take(l.site, m, u)
 }
 

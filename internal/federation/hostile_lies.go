@@ -27,6 +27,7 @@ type lie struct {
 	// withhold keeps a statement from the hospitals that counts all the same.
 	withhold func(*course, *consilium.Message) bool
 	play     func(context.Context, *Hostile, lie) (*course, error) // nil: one study of two rounds
+	serves   bool                                                  // it gives hospitals the contributions that they ask for
 }
 
 // Lie describes one of the lies that RunHostile can tell.
@@ -48,7 +49,7 @@ func lieNamed(name string) (lie, error) {
 	if name == "" {
 		return lie{}, nil
 	}
-	for _, l := range allLies() {
+	for _, l := range append(allLies(), tricks()...) {
 		if l.name == name {
 			return l, nil
 		}
@@ -246,6 +247,32 @@ func allLies() []lie {
 						return true, err
 					}
 					c.h.relay(f, t.to...)
+				}
+				c.sprung = true
+				return true, nil
+			}},
+		},
+		{
+			name: "three-sets", tells: "it proposes three overlapping sets, each to a third of the hospitals, and its colluder votes for all",
+			relay: func(c *course, m *consilium.Message) (bool, error) {
+				return m.Kind == consilium.KindVote && m.By == string(c.h.colluder()), nil
+			},
+			at: map[string]func(*course) (bool, error){whenContributed: func(c *course) (bool, error) {
+				who := c.h.colluder()
+				var third [3][]consilium.SiteID
+				for i, id := range c.h.others(who) {
+					third[i%3] = append(third[i%3], id)
+				}
+				for i, without := range c.h.ids[:3] {
+					to := append(third[i], who)
+					u := c.setOf(c.without(without)...)
+					c.forbid(u, to...)
+					v := &consilium.Vote{At: consilium.At{Charter: c.digest, Round: c.round, Attempt: c.attempt, Position: c.place(who)}, Set: u.Digest()}
+					f, err := c.h.forge(c.h.sites[who].key, who, consilium.KindVote, c.id, v.Encode())
+					if err != nil {
+						return true, err
+					}
+					c.h.relay(f, to...)
 				}
 				c.sprung = true
 				return true, nil

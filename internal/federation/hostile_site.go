@@ -232,7 +232,16 @@ type Tally struct {
 	values []int32
 
 	mu      sync.Mutex // guards the rest
+	broken  error
 	studies map[consilium.StudyID]*tallyStudy
+}
+
+// Break makes a hospital's local steps fail from now on.
+func (h *Hostile) Break(id consilium.SiteID, err error) {
+	t := h.sites[id].vault
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.broken = err
 }
 
 type tallyStudy struct {
@@ -344,6 +353,9 @@ func tallyLanes(st tallyState, members int, p consilium.Position, values []int32
 func (t *Tally) Local(_ context.Context, r hatch.LocalRequest) (hatch.LocalReply, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.broken != nil {
+		return hatch.LocalReply{}, t.broken
+	}
 	s, err := t.study(r.Study)
 	if err != nil {
 		return hatch.LocalReply{}, err

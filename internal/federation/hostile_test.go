@@ -130,6 +130,7 @@ var lieReasons = map[string]struct {
 	"too-few":              {trail: "refused-set: round.minimum"},
 	"forged-certificate":   {log: "signature"},
 	"two-sets":             {silent: true},
+	"three-sets":           {silent: true},
 	"second-attempt":       {trail: "refused-set: round.locked"},
 	"dropped":              {trail: "state: aggregate rejected"},
 	"doubled":              {trail: "state: aggregate rejected"},

@@ -26,7 +26,7 @@ const (
 // use.
 type Writer struct {
 	layout consilium.Layout
-	lanes  []int32
+	vector Vector
 	next   int // blocks begun
 	left   int // values that the open block still takes
 	err    error
@@ -37,7 +37,7 @@ func NewWriter(layout consilium.Layout) (*Writer, error) {
 	if err := layout.Validate(); err != nil {
 		return nil, err
 	}
-	return &Writer{layout: layout, lanes: make([]int32, 0, layout.Lanes())}, nil
+	return &Writer{layout: layout, vector: newVector(layout)}, nil
 }
 
 // Block begins the layout's next block, which must have the given name. The
@@ -72,7 +72,8 @@ func (w *Writer) Write(values []float64) error {
 			if err != nil {
 				return w.fail("block %s, value %d: %w", b.Name, b.Length-w.left+i, err)
 			}
-			w.lanes = appendDigits(w.lanes, hi, lo)
+			digits := digits(hi, lo)
+			w.vector.add(digits[:]...)
 		}
 	} else {
 		limit := learnedMax(b.Kind)
@@ -81,7 +82,7 @@ func (w *Writer) Write(values []float64) error {
 			if err != nil {
 				return w.fail("block %s, value %d: %w", b.Name, b.Length-w.left+i, err)
 			}
-			w.lanes = append(w.lanes, q)
+			w.vector.add(q)
 		}
 	}
 	w.left -= len(values)
@@ -104,9 +105,20 @@ func (w *Writer) Write32(values []float32) error {
 	return nil
 }
 
-// Lanes returns the finished vector. It fails if a value was refused or a
-// block is not full. The caller owns the slice; the Writer is spent.
+// Lanes is Vector as a slice.
 func (w *Writer) Lanes() ([]int32, error) {
+	v, err := w.Vector()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]int32, v.Len())
+	v.Copy(out, 0)
+	return out, nil
+}
+
+// Vector returns the finished vector. It fails if a value was refused or a
+// block is not full. The caller owns it; the Writer is spent.
+func (w *Writer) Vector() (*Vector, error) {
 	switch {
 	case w.err != nil:
 		return nil, w.err
@@ -117,7 +129,9 @@ func (w *Writer) Lanes() ([]int32, error) {
 		return nil, w.fail("block %s was not written", w.layout.Blocks[w.next].Name)
 	}
 	w.err = fmt.Errorf("fixed: the vector is already taken")
-	return w.lanes, nil
+	v := w.vector
+	w.vector = Vector{}
+	return &v, nil
 }
 
 func (w *Writer) open(n int) (*consilium.Block, error) {
@@ -183,12 +197,12 @@ func quantise(v float64) (hi, lo uint64, err error) {
 	return hi, lo, nil
 }
 
-func appendDigits(lanes []int32, hi, lo uint64) []int32 {
-	return append(lanes,
-		int32(uint16(lo))-digitBias, int32(uint16(lo>>16))-digitBias,
-		int32(uint16(lo>>32))-digitBias, int32(uint16(lo>>48))-digitBias,
-		int32(uint16(hi))-digitBias, int32(uint16(hi>>16))-digitBias,
-		int32(uint16(hi>>32))-digitBias, int32(int16(hi>>48)))
+func digits(hi, lo uint64) [consilium.ExactLanes]int32 {
+	return [...]int32{
+		int32(uint16(lo)) - digitBias, int32(uint16(lo>>16)) - digitBias,
+		int32(uint16(lo>>32)) - digitBias, int32(uint16(lo>>48)) - digitBias,
+		int32(uint16(hi)) - digitBias, int32(uint16(hi>>16)) - digitBias,
+		int32(uint16(hi>>32)) - digitBias, int32(int16(hi >> 48))}
 }
 
 // learnedMax is the largest lane of a Learned value: 2^15-1 or 2^23-1. The
@@ -224,8 +238,8 @@ func Add(sums []int64, lanes []int32) error {
 // Open turns the summed lanes of n contributions back into values by block
 // name. Each value of an Exact block is the exact sum, rounded once to float64
 // (to nearest even). Each value of a Learned block is the sum of the quantised
-// values.
-func Open(layout consilium.Layout, sums []int64, n int) (map[string][]float64, error) {
+// values. Sums fit 32 bits, and whoever keeps many of them keeps them so.
+func Open[S int32 | int64](layout consilium.Layout, sums []S, n int) (map[string][]float64, error) {
 	if err := check(layout, sums, n); err != nil {
 		return nil, err
 	}
@@ -281,7 +295,7 @@ func Integers(layout consilium.Layout, sums []int64, n int) (map[string][]*big.I
 }
 
 // check refuses what n valid contributions cannot sum to.
-func check(layout consilium.Layout, sums []int64, n int) error {
+func check[S int32 | int64](layout consilium.Layout, sums []S, n int) error {
 	if err := layout.Validate(); err != nil {
 		return err
 	}
@@ -300,8 +314,8 @@ func check(layout consilium.Layout, sums []int64, n int) error {
 			hi = int64(learnedMax(b.Kind))
 			lo = -hi
 		}
-		for i, v := range sums[at : at+lanes] {
-			if v < lo*int64(n) || v > hi*int64(n) {
+		for i, s := range sums[at : at+lanes] {
+			if v := int64(s); v < lo*int64(n) || v > hi*int64(n) {
 				return fmt.Errorf("fixed: block %s, lane %d: no %d contributions sum to this", b.Name, i, n)
 			}
 		}
@@ -312,15 +326,15 @@ func check(layout consilium.Layout, sums []int64, n int) error {
 
 // combine carries the eight digit sums of one value into a 192-bit two's
 // complement integer.
-func combine(sums []int64, n int64) (w2, w1, w0 uint64) {
+func combine[S int32 | int64](sums []S, n int64) (w2, w1, w0 uint64) {
 	var digit [topDigit]uint64
 	var carry int64
 	for d := range digit {
-		v := sums[d] + n*digitBias + carry // not negative: check has bounded sums
+		v := int64(sums[d]) + n*digitBias + carry // not negative: check has bounded sums
 		digit[d] = uint64(v) & (1<<digitBits - 1)
 		carry = v >> digitBits
 	}
-	top := sums[topDigit] + carry
+	top := int64(sums[topDigit]) + carry
 	w0 = digit[0] | digit[1]<<16 | digit[2]<<32 | digit[3]<<48
 	w1 = digit[4] | digit[5]<<16 | digit[6]<<32 | uint64(top)<<48
 	w2 = uint64(top >> digitBits)

@@ -2,6 +2,7 @@ package fixed
 
 import (
 	"errors"
+	"maps"
 	"math"
 	"math/big"
 	"math/rand/v2"
@@ -404,5 +405,66 @@ func BenchmarkWriteExact(b *testing.B) {
 		w, _ := NewWriter(l)
 		_ = w.Block("x")
 		_ = w.Write(values)
+	}
+}
+
+// TestVector: what a vector says of its lanes piece by piece is what Lanes says
+// of them at once, at the ends of every kind's range; and sums open alike from
+// 32 and from 64 bits.
+func TestVector(t *testing.T) {
+	for _, kinds := range [][]consilium.BlockKind{{consilium.Exact, consilium.Learned16}, {consilium.Exact, consilium.Learned24}} {
+		var layout consilium.Layout
+		for i, k := range kinds {
+			b := consilium.Block{Name: string(rune('a' + i)), Kind: k, Length: 5}
+			if k != consilium.Exact {
+				b.Clip = 1
+			}
+			layout.Blocks = append(layout.Blocks, b)
+		}
+		write := func() *Writer {
+			w, err := NewWriter(layout)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, b := range layout.Blocks {
+				values := []float64{0, -1, 1, 0.3, -0.7}
+				if b.Kind == consilium.Exact {
+					values = []float64{0, -math.Nextafter(MaxExact, 0), math.Nextafter(MaxExact, 0), 0.1, -123456.789}
+				}
+				if err := errors.Join(w.Block(b.Name), w.Write(values)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return w
+		}
+		lanes, err := write().Lanes()
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := write()
+		v, err := w.Vector()
+		if err != nil || v.Len() != len(lanes) || len(lanes) != layout.Lanes() {
+			t.Fatalf("%d lanes, %v", v.Len(), err)
+		}
+		for at := range lanes {
+			for n := range len(lanes) - at {
+				got := make([]int32, n)
+				if v.Copy(got, at); !slices.Equal(got, lanes[at:at+n]) {
+					t.Fatalf("lanes %d to %d differ", at, at+n)
+				}
+			}
+		}
+		if _, err := w.Vector(); err == nil {
+			t.Error("a vector is taken twice")
+		}
+		sums, wide := make([]int32, len(lanes)), make([]int64, len(lanes))
+		for i, x := range lanes {
+			sums[i], wide[i] = 3*x, 3*int64(x)
+		}
+		one, err := Open(layout, sums, 3)
+		two, err2 := Open(layout, wide, 3)
+		if err != nil || err2 != nil || !maps.EqualFunc(one, two, slices.Equal[[]float64]) {
+			t.Errorf("sums of 32 and 64 bits open differently: %v, %v", err, err2)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package hybrid
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"crypto/hkdf"
 	"crypto/rand"
 	"crypto/sha256"
@@ -10,6 +11,7 @@ import (
 	"testing"
 
 	"filippo.io/mldsa"
+	"github.com/cloudflare/circl/sign/mldsa/mldsa65"
 
 	"consilium"
 )
@@ -166,5 +168,51 @@ func BenchmarkSign(b *testing.B) {
 		if _, err := k.Sign(consilium.DomainVote, []byte("m")); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// An attacker who has broken one of the two schemes, here by holding its key,
+// forges that half for a message of his own. The naive twin, content with one
+// valid half, believes him either way.
+func TestForgedHalf(t *testing.T) {
+	k, err := Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	genuine, err := k.Sign(consilium.DomainVote, []byte("the set of eleven"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged := []byte("the set of two")
+	m := consilium.DomainVote.Message(forged)
+	either := func(sig *consilium.Signature) bool {
+		pub, err := expand(k.Public())
+		key := k.Public()
+		return err == nil && (ed25519.Verify(key[:32], m, sig[:64]) || mldsa65.Verify(pub, m, []byte(consilium.DomainVote), sig[64:]))
+	}
+	for name, forge := range map[string]func(sig *consilium.Signature){
+		"Ed25519 broken": func(sig *consilium.Signature) { copy(sig[:64], ed25519.Sign(k.ed, m)) },
+		"ML-DSA-65 broken": func(sig *consilium.Signature) {
+			if err := mldsa65.SignTo(k.ml, m, []byte(consilium.DomainVote), true, sig[64:]); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		sig := genuine
+		forge(&sig)
+		if err := Verify(k.Public(), consilium.DomainVote, forged, &sig); !errors.Is(err, consilium.ErrSignature) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if !either(&sig) {
+			t.Errorf("%s: the naive twin noticed, so the forgery is none", name)
+		}
+	}
+	both := genuine
+	copy(both[:64], ed25519.Sign(k.ed, m))
+	if err := mldsa65.SignTo(k.ml, m, []byte(consilium.DomainVote), true, both[64:]); err != nil {
+		t.Fatal(err)
+	}
+	if err := Verify(k.Public(), consilium.DomainVote, forged, &both); err != nil {
+		t.Errorf("with both keys it is a signature: %v", err)
 	}
 }

@@ -129,6 +129,19 @@ func (t *Writer) Head() consilium.Digest {
 	return t.head
 }
 
+// Entries are all entries from the first, of every study.
+func (t *Writer) Entries() ([]Entry, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	out := make([]Entry, len(t.links))
+	for i, l := range t.links {
+		if err := json.Unmarshal(l.Entry, &out[i]); err != nil {
+			return nil, fmt.Errorf("trail: entry %d: %w", i, err)
+		}
+	}
+	return out, nil
+}
+
 // Export signs the head and returns the chain with the entries of one study.
 func (t *Writer) Export(study consilium.StudyID) (*Signed, error) {
 	t.mu.Lock()

@@ -61,6 +61,7 @@ type Hello struct {
 	Incarnation string
 	Started     bool
 	Members     []string // server ids of its cluster
+	Applied     uint64   // last log index that its state machine handled
 }
 
 // Members is what a coordinator node offers to hospitals, researchers and the

@@ -223,11 +223,11 @@ func toHello(r *apiv1.HelloResponse) (Hello, error) {
 			return Hello{}, consilium.ErrInvalid.Withf("a member id of %d characters", len(m))
 		}
 	}
-	return Hello{Incarnation: inc, Started: r.GetStarted(), Members: append([]string(nil), r.GetMembers()...)}, nil
+	return Hello{Incarnation: inc, Started: r.GetStarted(), Members: append([]string(nil), r.GetMembers()...), Applied: r.GetApplied()}, nil
 }
 
 func fromHello(h Hello) *apiv1.HelloResponse {
-	return &apiv1.HelloResponse{Incarnation: h.Incarnation, Started: h.Started, Members: h.Members}
+	return &apiv1.HelloResponse{Incarnation: h.Incarnation, Started: h.Started, Members: h.Members, Applied: h.Applied}
 }
 
 func toHolds(r *apiv1.HoldsRequest) (consilium.Digest, uint64, error) {

@@ -1,5 +1,5 @@
 # METADATA
-# title: GDPR with Dutch and Danish law
+# title: GDPR with Dutch and Danish law; other member states in files of their own
 package consilium.law
 
 import rego.v2
@@ -167,7 +167,12 @@ ok["GDPR-21"] if {
 	"21" in l.articles
 	l.from <= input.now
 	input.now < l.until
+	derogates(l.condition)
 }
+
+derogates("none")
+
+derogates("impairment") if input.site.de.impairment != ""
 
 ok["GDPR-17"] if input.event.consentWasSoleGround == false
 

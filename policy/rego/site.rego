@@ -42,6 +42,11 @@ ok["REGIME_COUNTRY"] if {
 }
 
 ok["REGIME_COUNTRY"] if {
+	input.site.country == "GB"
+	"UKGDPR" in input.site.regimes
+}
+
+ok["REGIME_COUNTRY"] if {
 	input.site.country == "CH"
 	"CH_HRA" in input.site.regimes
 	some r in input.site.regimes
@@ -57,6 +62,30 @@ ok["COLUMN_DROPPED"] if {
 	every name in facts.used {
 		count(decision.columns[name]) == 0
 	}
+}
+
+# Residency: the hospital and every board may name the countries in which
+# anything but an anonymous result may be held. What all of them name is left.
+ok["RESIDENCY"] if {
+	every list in residencies {
+		every r in facts.concerned {
+			resident(r.country, list)
+		}
+	}
+}
+
+residencies contains input.site.residency if input.site.residency != null
+
+residencies contains b.residency if {
+	some b in data.boards
+	b.residency != null
+}
+
+resident(country, list) if country in list
+
+resident(country, list) if {
+	"EEA" in list
+	facts.in_eea(country)
 }
 
 # Columns.
@@ -112,9 +141,19 @@ ok["ROW_PURPOSE"] if facts.lapsed
 
 ok["ROW_PURPOSE"] if {
 	purpose_covered
-	not commercial_refused
+	not code_broken
 }
 
+# The schema lets only permissions and modifiers of the ontology into a record.
+code_broken if {
+	some code in data.law.duo.modifiers
+	code in input.record.purposes
+	not duo_held(code)
+}
+
+# The matching table of the Data Use Ontology. Research on ancestry is covered
+# by the widest permissions only; health research and disease-specific
+# permissions do not reach it.
 purpose_covered if {
 	facts.research
 	data.law.duo.permissions.NRES in input.record.purposes
@@ -129,19 +168,66 @@ purpose_covered if {
 	facts.research
 	data.law.duo.permissions.HMB in input.record.purposes
 	input.study.purpose.disease != ""
+	not ancestry
 }
 
 purpose_covered if {
 	facts.research
 	data.law.duo.permissions.DS in input.record.purposes
 	facts.covers_area
+	not ancestry
 }
 
-commercial_refused if {
-	input.study.legal.commercial
-	some m in {"NPU", "NCU", "NPUNCU"}
-	data.law.duo.modifiers[m] in input.record.purposes
+purpose_covered if {
+	facts.research
+	data.law.duo.permissions.POA in input.record.purposes
+	ancestry
 }
+
+ancestry if "DUO:0000033" in input.study.purpose.duo
+
+methods if "DUO:0000031" in input.study.purpose.duo
+
+# Each code of the consent that restricts does so in a way that this study keeps
+# to. What the study undertakes it lists among its own codes
+# (publication, collaboration, ethics approval, return of results). Codes that
+# need a word beside them (where, when, who, which institution) are settled when
+# a consent is read in, and deny where they still stand here.
+duo_held(code) if {
+	some name in ["PUB", "COL", "IRB", "RTN"]
+	data.law.duo.modifiers[name] == code
+	code in input.study.purpose.duo
+}
+
+duo_held(code) if {
+	some name in ["NPU", "NCU", "NPUNCU"]
+	data.law.duo.modifiers[name] == code
+	input.study.legal.commercial == false
+}
+
+duo_held(code) if {
+	code == data.law.duo.modifiers.GSO
+	"DUO:0000038" in input.study.purpose.duo
+}
+
+duo_held(code) if {
+	code == data.law.duo.modifiers.NMDS
+	not methods
+}
+
+duo_held(code) if {
+	code == data.law.duo.modifiers.NMDS
+	data.law.duo.permissions.DS in input.record.purposes
+	facts.covers_area
+}
+
+duo_held(code) if {
+	code == data.law.duo.modifiers.NPOA
+	not ancestry
+}
+
+# Clinical care is permitted beside research.
+duo_held(code) if code == data.law.duo.modifiers.CC
 
 ok["ROW_CATEGORY"] if input.record.status == "none"
 
@@ -216,9 +302,14 @@ obligations contains "tell_recipients" if {
 	"GDPR" in input.site.regimes
 }
 
+obligations contains "anonymise_after_evaluation" if {
+	input.point == "withdrawal"
+	"CH_HRA" in input.site.regimes
+}
+
 obligations contains "write_disclosures" if {
 	input.point == "site"
-	input.site.hipaa.path == "waiver"
+	input.site.hipaa.path in {"waiver", "preparatory", "decedents"}
 }
 
 obligations contains "note_in_file" if {

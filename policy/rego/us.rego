@@ -84,9 +84,46 @@ keep["HIPAA-502b"] contains c.name if {
 	c.name in input.site.hipaa.waiver.columns
 }
 
-ok["HIPAA-528"] if path != "waiver"
+ok["HIPAA-528"] if path in {"lds", "authorization", "safe_harbor", "expert"}
 
 ok["HIPAA-528"] if input.site.hipaa.disclosuresLogged
+
+# Preparatory to research: what a protocol needs to be written, and nothing
+# leaves that counts as personal.
+ok["HIPAA-512ii"] if path != "preparatory"
+
+ok["HIPAA-512ii"] if {
+	w := input.site.hipaa.preparatory
+	facts.reached(w.represented)
+	w.preparesProtocol
+	w.nothingRemoved
+	w.necessary
+	input.study.purpose.class == "preparatory"
+	count(facts.concerned) == 0
+}
+
+ok["HIPAA-512ii-COUNTS"] if path != "preparatory"
+
+ok["HIPAA-512ii-COUNTS"] if {
+	every a in input.study.analyses {
+		a.type in {"describe", "crosstab"}
+	}
+}
+
+# Decedents.
+ok["HIPAA-512iii"] if path != "decedents"
+
+ok["HIPAA-512iii"] if {
+	w := input.site.hipaa.decedents
+	facts.reached(w.represented)
+	w.solelyDecedents
+	w.deathDocumented
+	w.necessary
+}
+
+ok["HIPAA-512iii-ROW"] if path != "decedents"
+
+ok["HIPAA-512iii-ROW"] if input.record.deceased
 
 # Authorization. Plain language and a copy for the person are duties, not
 # conditions of validity (164.508(b)(1) names (c)(1) and (c)(2) only).

@@ -3,6 +3,7 @@ package vault
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"sync"
 
 	"consilium"
@@ -20,6 +21,34 @@ type openedCohort struct {
 	policy.OpenedCohort
 	Dataset  string          `json:"dataset"`
 	Contents []policy.Member `json:"contents"`
+	About    About           `json:"about"` // for the patients who ask
+}
+
+// About says in a study's own words who used which kinds of data for what: what
+// a patient is told. Books of before it hold none.
+type About struct {
+	Name       string   `json:"name"`
+	Question   string   `json:"question"`
+	Team       string   `json:"team"`
+	Purposes   []string `json:"purposes"`
+	Disease    string   `json:"disease"`
+	Categories []string `json:"categories"` // of the columns read
+}
+
+// about reads it from an admitted study.
+func (st *study) about() About {
+	a := About{Name: st.spec.Name, Question: st.spec.Question, Team: string(st.submission.Team), Purposes: st.spec.Purpose.DUO, Disease: st.spec.Purpose.Disease, Categories: []string{}}
+	for _, c := range st.spec.Columns {
+		category := c.Category
+		if category == "" {
+			category = "general"
+		}
+		if slices.Contains(policy.UsedColumns(st.spec), c.Name) && !slices.Contains(a.Categories, category) {
+			a.Categories = append(a.Categories, category)
+		}
+	}
+	slices.Sort(a.Categories)
+	return a
 }
 
 // cohortBook is the durable list of the cohorts that this hospital has helped

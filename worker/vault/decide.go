@@ -32,7 +32,7 @@ func (v *Vault) decideStudy(ctx context.Context, st *study) (policy.Decision, er
 	if err != nil {
 		return policy.Decision{}, err
 	}
-	return st.engine.Decide(ctx, policy.PointStudy, in)
+	return v.decide(ctx, st, policy.PointStudy, in)
 }
 
 // Admit implements hatch.Vault: the study rules, this hospital's own rules,
@@ -45,11 +45,16 @@ func (v *Vault) Admit(ctx context.Context, r hatch.AdmitRequest) (hatch.AdmitRep
 	if err != nil {
 		return hatch.AdmitReply{}, err
 	}
+	if d, err := v.stop(st, policy.PointSite); err != nil {
+		return hatch.AdmitReply{}, err
+	} else if d != nil {
+		return refusal(*d, nil)
+	}
 	in, err := v.question(st)
 	if err != nil {
 		return hatch.AdmitReply{}, err
 	}
-	study, err := st.engine.Decide(ctx, policy.PointStudy, in)
+	study, err := v.decide(ctx, st, policy.PointStudy, in)
 	if err != nil {
 		return hatch.AdmitReply{}, err
 	}
@@ -58,7 +63,7 @@ func (v *Vault) Admit(ctx context.Context, r hatch.AdmitRequest) (hatch.AdmitRep
 	}
 	st.decided = &study
 	in.Site = v.cfg.Facts
-	site, err := st.engine.Decide(ctx, policy.PointSite, in)
+	site, err := v.decide(ctx, st, policy.PointSite, in)
 	if err != nil {
 		return hatch.AdmitReply{}, err
 	}
@@ -68,15 +73,20 @@ func (v *Vault) Admit(ctx context.Context, r hatch.AdmitRequest) (hatch.AdmitRep
 	if site.MinCohort > study.MinCohort {
 		return reply(hatch.AdmitReply{Code: "MIN_COHORT", Reason: fmt.Sprintf("this hospital's rules ask for cohorts of at least %d; set privacy.min_cohort to that", site.MinCohort)}, site, nil)
 	}
-	columns, err := st.engine.Decide(ctx, policy.PointColumns, in)
+	columns, err := v.decide(ctx, st, policy.PointColumns, in)
 	if err != nil {
 		return hatch.AdmitReply{}, err
 	}
 	if !columns.Allow {
 		return refusal(columns, nil)
 	}
-	sent, err := st.engine.DecideTransfers(ctx, in, v.transfers(st, in.Federation))
+	sent, about, err := st.engine.DecideTransfers(ctx, in, v.transfers(st, in.Federation))
 	if err != nil {
+		return hatch.AdmitReply{}, err
+	}
+	message := in
+	message.Artefact = &about
+	if err := v.recordDecision(st, policy.AuditEntry{Point: policy.PointTransfer, Input: message, Decision: sent}); err != nil {
 		return hatch.AdmitReply{}, err
 	}
 	if !sent.Allow {
@@ -93,6 +103,13 @@ func (v *Vault) Admit(ctx context.Context, r hatch.AdmitRequest) (hatch.AdmitRep
 		return hatch.AdmitReply{}, err
 	}
 	if err := v.checkOverlap(st, v.openedCohort(st, u)); err != nil {
+		return declined(site, string(consilium.CodeOf(err)), err)
+	}
+	if err := v.rehearse(ctx, st, in.Federation, u); err != nil {
+		if ctx.Err() != nil {
+			return hatch.AdmitReply{}, ctx.Err()
+		}
+		v.cfg.Log.Error("study declined", "study", string(st.id), "err", err)
 		return declined(site, string(consilium.CodeOf(err)), err)
 	}
 	return allowed(site, u.records)
@@ -148,7 +165,7 @@ func refusal(d policy.Decision, records []hatch.Record) (hatch.AdmitReply, error
 // declined refuses for a reason that is not a rule's: the outward text is the
 // sentinel's, the hospital's own log has the rest.
 func declined(d policy.Decision, code string, why error) (hatch.AdmitReply, error) {
-	reason := why.Error()
+	reason := "an error at the hospital; its log says more"
 	var e *consilium.Error
 	if errors.As(why, &e) {
 		reason = e.Msg
@@ -171,7 +188,7 @@ func (v *Vault) decideRelease(ctx context.Context, st *study, doc []byte, r hatc
 		Patients: patients, Contributors: len(r.Contributors), SmallestCell: smallestCell(doc, st.facts), DP: st.spec.Privacy.DP != nil,
 		Prior: v.priors(st), ContainsRecords: false,
 	}
-	return st.engine.Decide(ctx, policy.PointRelease, in)
+	return v.decide(ctx, st, policy.PointRelease, in)
 }
 
 // leastPatients is the number of patients of the smallest analysis that a

@@ -69,6 +69,9 @@ type usable struct {
 // use reads a study's rows and decides, now, which of them may be used. Rows
 // come from the buffers that the analysis will read.
 func (v *Vault) use(ctx context.Context, st *study, round uint32) (*usable, error) {
+	if err := v.stopped(st, policy.PointRows); err != nil {
+		return nil, err
+	}
 	if st.data == nil {
 		d, err := v.load(st.spec.Data.Dataset)
 		if err != nil {
@@ -141,9 +144,11 @@ func (v *Vault) use(ctx context.Context, st *study, round uint32) (*usable, erro
 	if err != nil {
 		return nil, err
 	}
+	log, _ := v.decisions.Head()
 	use, err := record("use", map[string]any{
 		"dataset": st.spec.Data.Dataset, "round": round, "rowSet": v.salt(st, u.rowSet), "decision": u.decision, "policy": st.submission.Policy,
 		"roots": verified.Roots, "patients": v.salt(st, chosen), "reasons": permit.rows.Reasons,
+		"path": permit.rows.Path, "log": log,
 	})
 	if err != nil {
 		return nil, err
@@ -214,12 +219,12 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 	if err != nil {
 		return hatch.LocalReply{}, err
 	}
-	lanes, err := w.Lanes()
+	lanes, err := w.Vector()
 	if err != nil {
 		return hatch.LocalReply{}, err
 	}
 	st.lanes, st.made, st.pending = lanes, r.Round, memory
-	return hatch.LocalReply{Contribute: true, Lanes: len(lanes), RowSet: u.rowSet, Decision: u.decision, Ledger: u.ledger, Records: u.records}, nil
+	return hatch.LocalReply{Contribute: true, Lanes: lanes.Len(), RowSet: u.rowSet, Decision: u.decision, Ledger: u.ledger, Records: u.records}, nil
 }
 
 // Lanes implements hatch.Vault.
@@ -230,10 +235,18 @@ func (v *Vault) Lanes(_ context.Context, id consilium.StudyID, round uint32, off
 	if err != nil {
 		return nil, err
 	}
-	if st.made != round || offset < 0 || count < 0 || offset > len(st.lanes) || count > len(st.lanes)-offset {
-		return nil, consilium.ErrInvalid.Withf("lanes %d to %d of round %d: the vault has %d of round %d", offset, offset+count, round, len(st.lanes), st.made)
+	have := 0
+	if st.lanes != nil {
+		have = st.lanes.Len()
 	}
-	return st.lanes[offset : offset+count], nil
+	if st.made != round || offset < 0 || count < 0 || offset > have || count > have-offset {
+		return nil, consilium.ErrInvalid.Withf("lanes %d to %d of round %d: the vault has %d of round %d", offset, offset+count, round, have, st.made)
+	}
+	out := make([]int32, count)
+	if count > 0 {
+		st.lanes.Copy(out, offset)
+	}
+	return out, nil
 }
 
 // Update implements hatch.Vault.
@@ -255,11 +268,13 @@ func (v *Vault) Update(_ context.Context, r hatch.UpdateRequest) (hatch.Shape, e
 	if err != nil {
 		return hatch.Shape{}, err
 	}
+	// If Update fails, the gate hands the sums over again.
+	st.sums = nil
 	next, err := st.analysis.Update(st.state, models.Opened{Round: r.Round, Contributors: r.Contributors, Values: values})
 	if err != nil {
 		return hatch.Shape{}, err
 	}
-	st.state, st.round, st.sums = next, r.Round+1, nil
+	st.state, st.round = next, r.Round+1
 	return st.shape()
 }
 

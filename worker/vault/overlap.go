@@ -13,7 +13,7 @@ import (
 func (v *Vault) openedCohort(st *study, u *usable) *openedCohort {
 	return &openedCohort{
 		OpenedCohort: policy.OpenedCohort{Study: st.id, Question: questionOf(st.spec), Columns: policy.UsedColumns(st.spec), Patients: u.patients},
-		Dataset:      st.spec.Data.Dataset, Contents: u.contents,
+		Dataset:      st.spec.Data.Dataset, Contents: u.contents, About: st.about(),
 	}
 }
 

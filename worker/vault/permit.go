@@ -18,6 +18,10 @@ type Register struct {
 	WGBOObjected  bool `json:"wgboObjected"`  // BW 7:458(2)(c)
 	Part2         bool `json:"part2"`         // 42 CFR 2
 	Psychotherapy bool `json:"psychotherapy"` // 45 CFR 164.501
+	Part2Consent  bool `json:"part2Consent"`  // 42 CFR 2.31
+	NHSOptOut     bool `json:"nhsOptOut"`     // National Data Opt-Out of England
+
+	OptedOutAt int64 `json:"optedOutAt"` // Regulation (EU) 2025/327 Art. 71; Unix seconds, 0 = not
 }
 
 // permission is the row decision for a table's patients at one moment.
@@ -35,7 +39,7 @@ func (v *Vault) permit(ctx context.Context, st *study) (*permission, error) {
 		return nil, err
 	}
 	in.Site = v.cfg.Facts
-	columns, err := st.engine.Decide(ctx, policy.PointColumns, in)
+	columns, err := v.decide(ctx, st, policy.PointColumns, in)
 	if err != nil {
 		return nil, err
 	}
@@ -59,6 +63,12 @@ func (v *Vault) permit(ctx context.Context, st *study) (*permission, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := v.recordDecision(st, policy.AuditEntry{Point: policy.PointRows, Input: in, Rows: &rows}); err != nil {
+		return nil, err
+	}
+	if rows.Path == policy.PathMemoised {
+		v.cfg.Log.Warn("row rules do not compile to kernels and are asked tuple by tuple", "study", string(st.id), "why", rows.Why)
+	}
 	if err := rows.Decision.Err(); err != nil {
 		return nil, err
 	}
@@ -71,7 +81,11 @@ func subject(st *study, name provenance.Pseudonym, c *provenance.Claims, r Regis
 	s := policy.Subject{
 		Patient: name, Status: "none", GivenBy: "none", WithdrawnAt: policy.Never, ValidTo: policy.Never,
 		IsAdultNow: r.Adult, Deceased: r.Deceased, MNObjected: r.MNObjected, Part2: r.Part2, Psychotherapy: r.Psychotherapy,
-		CitizenOrLPR: r.CitizenOrLPR, WGBOObjected: r.WGBOObjected,
+		CitizenOrLPR: r.CitizenOrLPR, WGBOObjected: r.WGBOObjected, Part2Consent: r.Part2Consent, NHSOptOut: r.NHSOptOut,
+		OptedOutAt: policy.Never,
+	}
+	if r.OptedOutAt != 0 {
+		s.OptedOutAt = r.OptedOutAt
 	}
 	if c.Status == provenance.ConsentNone {
 		return s
@@ -109,7 +123,7 @@ func subject(st *study, name provenance.Pseudonym, c *provenance.Claims, r Regis
 		s.GivenBy = "self"
 	case provenance.GivenByParent:
 		s.GivenBy = "parent"
-	case provenance.GivenByGuardian:
+	case provenance.GivenByGuardian, provenance.GivenByProxy:
 		s.GivenBy = "representative"
 	}
 	s.HRAGeneral, s.HRAProject, s.HRAInformed = c.Level == provenance.LevelGeneral, c.Level == provenance.LevelProject, c.Informed

@@ -10,6 +10,7 @@ import (
 
 	"consilium"
 	"consilium/internal/canon"
+	"consilium/internal/fixed"
 	"consilium/internal/hatch"
 	"consilium/models"
 	"consilium/policy"
@@ -43,10 +44,10 @@ type study struct {
 	memory  []byte // of the site, as of the last opened round
 	pending []byte // that replaces it when the round is opened
 	cohort  *openedCohort
-	lanes   []int32
-	made    uint32 // the round of lanes
-	sums    []int64
-	opened  uint32 // the round of sums
+	lanes   *fixed.Vector
+	made    uint32  // the round of lanes
+	sums    []int32 // a sum of 128 lanes of 24 bits fits
+	opened  uint32  // the round of sums
 }
 
 // begin parses what a request names and finds the pinned policy.
@@ -85,6 +86,9 @@ func (v *Vault) Start(ctx context.Context, r hatch.StartRequest) (hatch.Shape, e
 	}
 	st, err := v.begin(r.Study, r.Submission, r.Approval, r.Roster)
 	if err != nil {
+		return hatch.Shape{}, err
+	}
+	if err := v.stopped(st, policy.PointSite); err != nil {
 		return hatch.Shape{}, err
 	}
 	if st.charter, err = consilium.ParseCharter(r.Charter); err != nil {
@@ -180,12 +184,26 @@ func (v *Vault) Sums(_ context.Context, id consilium.StudyID, round uint32, offs
 		return consilium.ErrRoundClosed.Withf("sums of round %d, the vault is at %d", round, st.round)
 	}
 	if offset == 0 {
-		st.sums, st.opened = nil, round
+		layout, err := st.analysis.Layout(st.state)
+		if err != nil {
+			return err
+		}
+		st.sums, st.opened = make([]int32, 0, layout.Lanes()), round
 	}
 	if offset != len(st.sums) || st.opened != round {
 		return consilium.ErrInvalid.Withf("sums from %d, want from %d", offset, len(st.sums))
 	}
-	st.sums = append(st.sums, sums...)
+	for _, x := range sums {
+		if x != int64(int32(x)) {
+			return consilium.ErrInvalid.Withf("a sum of %d: no lanes sum to this", x)
+		}
+	}
+	if len(sums) > cap(st.sums)-len(st.sums) {
+		return consilium.ErrInvalid.Withf("%d sums, the round asks for %d", len(st.sums)+len(sums), cap(st.sums))
+	}
+	for _, x := range sums {
+		st.sums = append(st.sums, int32(x))
+	}
 	return nil
 }
 
@@ -214,6 +232,9 @@ func (v *Vault) Opening(_ context.Context, id consilium.StudyID, round uint32) e
 	if st.cohort == nil {
 		return consilium.ErrInvalid.Withf("round %d is about to be opened and this hospital's vault has computed no contribution of the study", round)
 	}
+	if err := v.stopped(st, policy.PointTransfer); err != nil {
+		return err
+	}
 	return v.book.add(*st.cohort)
 }
 
@@ -227,6 +248,9 @@ func (v *Vault) Release(ctx context.Context, r hatch.ReleaseRequest) (hatch.Rele
 	}
 	if !st.state.Done {
 		return hatch.ReleaseReply{}, consilium.ErrWrongPhase.Withf("the analysis has not ended")
+	}
+	if err := v.stopped(st, policy.PointRelease); err != nil {
+		return hatch.ReleaseReply{}, err
 	}
 	res, err := st.analysis.Result(st.state)
 	if err != nil {

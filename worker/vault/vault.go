@@ -54,13 +54,14 @@ type Config struct {
 
 // Vault implements hatch.Vault.
 type Vault struct {
-	cfg      Config
-	dir      *durable.Dir
-	book     *cohortBook
-	budget   *budgetBook
-	salts    *provenance.Salts
-	batches  *provenance.BatchDir
-	consents *consentStore
+	cfg       Config
+	dir       *durable.Dir
+	book      *cohortBook
+	budget    *budgetBook
+	salts     *provenance.Salts
+	batches   *provenance.BatchDir
+	consents  *consentStore
+	decisions *policy.Audit
 
 	mu      sync.Mutex // guards the rest
 	ledger  *ledgerGate
@@ -99,6 +100,9 @@ func Open(cfg Config) (*Vault, error) {
 	if v.book, err = openCohortBook(filepath.Join(cfg.Dir, "cohorts")); err != nil {
 		return fail(err)
 	}
+	if err = v.openDecisions(); err != nil {
+		return fail(err)
+	}
 	if v.budget, err = openBudgetBook(filepath.Join(cfg.Dir, "budget")); err != nil {
 		return fail(err)
 	}
@@ -116,6 +120,9 @@ func (v *Vault) Close() error {
 	var errs []error
 	if v.book != nil {
 		errs = append(errs, v.book.close())
+	}
+	if v.decisions != nil {
+		errs = append(errs, v.decisions.Close())
 	}
 	if v.budget != nil {
 		errs = append(errs, v.budget.close())

@@ -1,0 +1,118 @@
+package main
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"consilium/provenance/did"
+	"consilium/provenance/status"
+)
+
+// TestConsentDesk goes through a patient's life with a consent card, in the
+// words of the desk: nobody types or names a key.
+func TestConsentDesk(t *testing.T) {
+	if testing.Short() {
+		t.Skip("skipped: -short")
+	}
+	k := provisionAll(t)
+	start(t, "witness runs", "ledger", "witness", "--config", k.config("board-1"))
+	config, id := k.config(site(0)), site(0)
+	folder := func(name string) string { return filepath.Join(k.dir, name) }
+	card := folder("card")
+	says := func(t *testing.T, out string, words ...string) {
+		t.Helper()
+		for _, w := range words {
+			if !strings.Contains(out, w) {
+				t.Errorf("does not say %q:\n%s", w, out)
+			}
+		}
+	}
+	answer := func(answers string, args ...string) (string, string, int) {
+		var o, e bytes.Buffer
+		code := run(t.Context(), args, strings.NewReader(answers), &o, &e)
+		return o.String(), e.String(), code
+	}
+
+	// A conversation, with a slip of the tongue in it.
+	out, asked, code := answer("information sheet 3\n1\n9\n3\n1,2\nnext year\n2099-12-31\nyes\nyes\n", "consent", "issue", "--config", config, "--patient", "100", "--card", card)
+	if code != exitDone {
+		t.Fatalf("%d %s", code, asked)
+	}
+	says(t, asked, "Who decides?", "Please answer with a number from 1 to 3.", "Please write the day", "ordinary health records", "genetic data", "until 2099-12-31")
+	says(t, out, "consent card")
+	says(t, must(t, "consent", "show", "--config", config, "--patient", "100"), "in force (active)", "genetic data", "any medical research", "until 21")
+	says(t, must(t, "consent", "show", "--card", card), "in force", "copies on your card")
+	says(t, mustRead(t, filepath.Join(card, cardNote)), "consilium consent withdraw --card", id)
+	// Saying no, or nothing, signs nothing.
+	for answers, want := range map[string]int{"sheet\n1\n3\n1\n\nyes\nno\n": exitUsage, "sheet\n1\n": exitUsage, "": exitUsage, "sheet\n1\n3\n1\n\nno\n": exitUsage} {
+		if _, e, code := answer(answers, "consent", "issue", "--config", config, "--patient", "101", "--card", folder("none")); code != want {
+			t.Errorf("%q: %d %s", answers, code, e)
+		}
+	}
+	says(t, must(t, "consent", "show", "--config", config, "--patient", "101"), "There is no consent")
+	// Somebody else's card at the desk.
+	if _, e, code := try(t.Context(), "consent", "issue", "--config", config, "--patient", "102", "--card", card, "--form", "f", "--level", "general", "--scopes", "general", "--purposes", "DUO:0000042", "--given-by", "self"); code == exitDone || !strings.Contains(e, "another patient") {
+		t.Errorf("%d %s", code, e)
+	}
+
+	// Guardians; then the card is lost, and two of three letters replace it.
+	says(t, must(t, "consent", "guardians", "--config", config, "--patient", "100", "--card", card, "--out", folder("letters")), "Any 2 of them")
+	one, three := filepath.Join(folder("letters"), "guardian-1.letter"), filepath.Join(folder("letters"), "guardian-3.letter")
+	if _, e, code := try(t.Context(), "consent", "recover", "--config", config, "--patient", "100", "--card", folder("new"), "--out", folder("letters2"), "--letter", one); code == exitDone || !strings.Contains(e, "2 are needed") {
+		t.Errorf("one letter: %d %s", code, e)
+	}
+	says(t, must(t, "consent", "recover", "--config", config, "--patient", "100", "--card", folder("new"), "--out", folder("letters2"), "--letter", one, "--letter", three), "the old one opens nothing")
+	says(t, must(t, "consent", "show", "--config", config, "--patient", "100"), "in force")
+	if _, e, code := try(t.Context(), "consent", "recover", "--config", config, "--patient", "100", "--card", folder("newer"), "--out", folder("letters3"), "--letter", one, "--letter", three); code == exitDone || !strings.Contains(e, "replaced by newer ones") {
+		t.Errorf("old letters: %d %s", code, e)
+	}
+	if _, e, code := try(t.Context(), "consent", "withdraw", "--config", config, "--patient", "100", "--card", card); code == exitDone {
+		t.Errorf("the lost card still withdraws: %s", e)
+	}
+
+	// At home, with the new card: a letter, which the hospital enters.
+	letter := folder("withdrawal.txt")
+	says(t, must(t, "consent", "withdraw", "--card", folder("new"), "--out", letter), "Send it to "+id)
+	if _, e, code := try(t.Context(), "consent", "withdraw", "--config", config, "--patient", "103", "--letter", letter); code == exitDone {
+		t.Errorf("a letter about somebody else: %s", e)
+	}
+	says(t, must(t, "consent", "withdraw", "--config", config, "--patient", "100", "--letter", letter), "withdrawn")
+	says(t, must(t, "consent", "show", "--config", config, "--patient", "100"), "taken back (withdrawn)")
+
+	// A mother decides for her child until the child is of age.
+	if _, e, code := try(t.Context(), "consent", "issue", "--config", config, "--patient", "104", "--card", folder("mother"), "--form", "f", "--level", "general", "--scopes", "general", "--purposes", "DUO:0000042", "--given-by", "parent"); code == exitDone || !strings.Contains(e, "enter the mandate first") {
+		t.Errorf("%d %s", code, e)
+	}
+	must(t, "consent", "mandate", "--config", config, "--patient", "104", "--role", "parent", "--holder", folder("mother"), "--until", "2090-01-01")
+	must(t, "consent", "issue", "--config", config, "--patient", "104", "--card", folder("mother"), "--form", "f", "--level", "general", "--scopes", "general", "--purposes", "DUO:0000042", "--given-by", "parent")
+	says(t, must(t, "consent", "show", "--config", config, "--patient", "104"), "in force", "a parent", "until 2090")
+	must(t, "consent", "mandate", "--config", config, "--patient", "104", "--holder", folder("mother"), "--end")
+	if _, _, code := try(t.Context(), "consent", "issue", "--config", config, "--patient", "104", "--card", folder("mother"), "--form", "f", "--level", "general", "--scopes", "general", "--purposes", "DUO:0000042", "--given-by", "parent"); code == exitDone {
+		t.Error("a parent whose mandate ended decides")
+	}
+
+	// What others may look up.
+	must(t, "consent", "status", "--config", config, "--out", folder("status.jwt"))
+	h, err := openHospital(config, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if l, err := status.Open(mustRead(t, folder("status.jwt")), did.Hybrid(h.kit.signer.Public()), time.Now()); err != nil || l.ID != "urn:consilium:status:"+id {
+		t.Errorf("%v", err)
+	}
+	says(t, must(t, "ledger", "verify", "--config", config), "entries verify")
+}
+
+func mustRead(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}

@@ -1,0 +1,272 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"consilium"
+	"consilium/internal/canon"
+	"consilium/internal/wire"
+)
+
+// finding is one line of a preflight.
+type finding struct {
+	Check string `json:"check"`
+	OK    bool   `json:"ok"`
+	Found string `json:"found"`
+	Next  string `json:"next,omitempty"` // what to do, if it is not in order
+}
+
+// preflight collects findings; a check that fails stops none of the others.
+type preflight struct{ found []finding }
+
+func (p *preflight) good(check, format string, args ...any) {
+	p.found = append(p.found, finding{Check: check, OK: true, Found: fmt.Sprintf(format, args...)})
+}
+
+func (p *preflight) bad(check string, err error, next string) {
+	f := finding{Check: check, Found: err.Error(), Next: next}
+	if e := (*consilium.Error)(nil); errors.As(err, &e) && e.Next != "" && next == "" {
+		f.Next = e.Next
+	}
+	p.found = append(p.found, f)
+}
+
+const (
+	enoughSpace = 1 << 30         // bytes: one encrypted vector of a large model, and the journals
+	enoughDays  = 30              // of validity left, for roster and certificate
+	maxSkew     = 2 * time.Minute // a consent's or a roster's edge is judged by the own clock
+	checkCall   = 10 * time.Second
+)
+
+// runWorkerCheck looks at everything that a worker needs, without starting one,
+// and says for each thing what to do.
+func runWorkerCheck(ctx context.Context, e *env, args []string) error {
+	flags := e.flags()
+	path := flags.String("config", "", "config `file`")
+	rest, err := e.parse(flags, args)
+	if err != nil {
+		return err
+	}
+	if len(rest) > 0 {
+		return usagef("unexpected %q", rest[0])
+	}
+	p := &preflight{}
+	h, err := openHospital(*path, io.Discard)
+	if err != nil {
+		p.bad("configuration", err, "")
+	} else {
+		p.good("configuration", "%s, %s", h.site, *path)
+		p.all(ctx, h)
+	}
+	if e.json {
+		if err := json.NewEncoder(e.stdout).Encode(map[string]any{"ok": p.failed() == 0, "checks": p.found}); err != nil {
+			return err
+		}
+	} else {
+		for _, f := range p.found {
+			mark := "ok   "
+			if !f.OK {
+				mark = "FAILS"
+			}
+			fmt.Fprintf(e.stdout, "%s  %-14s %s\n", mark, f.Check, f.Found)
+			if f.Next != "" {
+				fmt.Fprintf(e.stdout, "       %-14s %s\n", "", f.Next)
+			}
+		}
+	}
+	if n := p.failed(); n > 0 {
+		return fmt.Errorf("%d of %d checks fail", n, len(p.found))
+	}
+	return nil
+}
+
+func (p *preflight) failed() (n int) {
+	for _, f := range p.found {
+		if !f.OK {
+			n++
+		}
+	}
+	return n
+}
+
+func (p *preflight) all(ctx context.Context, h *hospital) {
+	p.validity("roster", time.Unix(h.kit.roster.NotAfter, 0), "ask the board for the next roster")
+	p.validity("certificate", h.kit.cert.Leaf.NotAfter, "run `consilium provision renew` and send the board the new card")
+	p.tables(h)
+	p.space(h)
+	p.policies(h)
+	p.witness(ctx, h)
+	p.coordinators(ctx, h)
+}
+
+func (p *preflight) validity(check string, until time.Time, next string) {
+	left := time.Until(until)
+	switch {
+	case left <= 0:
+		p.bad(check, fmt.Errorf("ended on %s", until.UTC().Format(time.DateOnly)), next)
+	case left < enoughDays*24*time.Hour:
+		p.found = append(p.found, finding{Check: check, OK: true, Found: "ends on " + until.UTC().Format(time.DateOnly), Next: next})
+	default:
+		p.good(check, "valid until %s", until.UTC().Format(time.DateOnly))
+	}
+}
+
+// tables: each bound file opens and has the bound columns; the vault itself
+// compares every row with the ledger when a study starts.
+func (p *preflight) tables(h *hospital) {
+	if len(h.datasets) == 0 {
+		p.bad("tables", errors.New("no table is bound"), "bind one under datasets: in "+h.path)
+		return
+	}
+	for _, d := range h.datasets {
+		check := "table " + d.Name
+		f, err := os.Open(d.Path)
+		if err != nil {
+			p.bad(check, err, "correct path: of dataset "+d.Name)
+			continue
+		}
+		head, err := csv.NewReader(io.LimitReader(f, 1<<20)).Read()
+		f.Close()
+		if err != nil {
+			p.bad(check, fmt.Errorf("%s: %w", d.Path, err), "give it a header line and commas")
+			continue
+		}
+		head[0] = strings.TrimPrefix(head[0], "\ufeff")
+		missing := ""
+		for _, c := range d.Columns {
+			if name := cmp.Or(d.Bind[c.Name], c.Name); !slices.Contains(head, name) {
+				missing = name
+				break
+			}
+		}
+		if missing != "" {
+			p.bad(check, fmt.Errorf("%s has no column %q; it has %s", d.Path, missing, strings.Join(head, ", ")), "correct bind: or columns: of dataset "+d.Name)
+			continue
+		}
+		p.good(check, "%s, %d columns bound", d.Path, len(d.Columns))
+	}
+	if _, err := h.settings("serve"); err != nil {
+		p.bad("ledger", err, "")
+		return
+	}
+	p.good("ledger", "every table is anchored")
+}
+
+func (p *preflight) space(h *hospital) {
+	if err := os.MkdirAll(h.config.Data, 0o700); err != nil {
+		p.bad("disk", err, "make the directory that data: names, writable for the worker's user")
+		return
+	}
+	probe := filepath.Join(h.config.Data, ".check")
+	if err := os.WriteFile(probe, []byte("probe"), 0o600); err != nil {
+		p.bad("disk", err, "make "+h.config.Data+" writable for the worker's user")
+		return
+	}
+	os.Remove(probe)
+	var s syscall.Statfs_t
+	if err := syscall.Statfs(h.config.Data, &s); err != nil {
+		p.bad("disk", err, "")
+		return
+	}
+	free := s.Bavail * uint64(s.Bsize)
+	if free < enoughSpace {
+		p.bad("disk", fmt.Errorf("%d MiB free in %s, at least %d are needed", free>>20, h.config.Data, enoughSpace>>20), "free space: a full disk stops the worker, and loses nothing")
+		return
+	}
+	p.good("disk", "%d GiB free in %s", free>>30, h.config.Data)
+}
+
+func (p *preflight) policies(h *hospital) {
+	s, err := openShelf(h.config.Policies)
+	if err != nil {
+		p.bad("policies", err, "")
+		return
+	}
+	fresh := 0
+	for _, engine := range s.engines {
+		if _, stale := engine.LawDates(); time.Now().Before(stale) {
+			fresh++
+		}
+	}
+	if fresh == 0 {
+		p.bad("policies", fmt.Errorf("%d policies, the dated law of each has run out: every study is denied", len(s.engines)), "install a newer bundle of the board under "+h.config.Policies)
+		return
+	}
+	p.good("policies", "%d installed, %d with law in force", len(s.engines), fresh)
+}
+
+// witness asks the witness for anything at all: that it answers, and what its
+// clock says.
+func (p *preflight) witness(ctx context.Context, h *hospital) {
+	if h.config.Witness == "" {
+		p.bad("witness", errors.New("no witness is configured"), "set witness: to the URL of the board's ledger witness")
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkCall)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, h.config.Witness, nil)
+	if err != nil {
+		p.bad("witness", err, "correct witness:")
+		return
+	}
+	sent := time.Now()
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		p.bad("witness", err, "open the firewall to it, or correct witness:; without it no row can be used")
+		return
+	}
+	resp.Body.Close()
+	p.good("witness", "%s answers", h.config.Witness)
+	theirs, err := http.ParseTime(resp.Header.Get("Date"))
+	if err != nil {
+		return // it keeps no clock; nothing to compare with
+	}
+	if skew := theirs.Sub(sent).Abs(); skew > maxSkew {
+		p.bad("clock", fmt.Errorf("this machine says %s, the witness %s", sent.UTC().Format(time.RFC3339), theirs.UTC().Format(time.RFC3339)), "synchronise this machine's clock: consents and rosters are judged by it")
+		return
+	}
+	p.good("clock", "agrees with the witness's")
+}
+
+// coordinators calls every node of the roster by itself, as the worker would.
+func (p *preflight) coordinators(ctx context.Context, h *hospital) {
+	for _, c := range h.kit.roster.Coordinators {
+		check := "coordinator " + string(c.ID)
+		// A book that knows this node alone: a client would go on to the next.
+		r := *h.kit.roster
+		r.Coordinators = []consilium.Coordinator{c}
+		payload, err := canon.Marshal(&r)
+		if err != nil {
+			p.bad(check, err, "")
+			continue
+		}
+		book, err := wire.NewBook(payload)
+		if err != nil {
+			p.bad(check, err, "")
+			continue
+		}
+		cl := wire.NewClient(wire.ClientOptions{Certificate: h.kit.cert, Book: book})
+		call, cancel := context.WithTimeout(ctx, checkCall)
+		list, err := cl.List(call)
+		cancel()
+		cl.Close()
+		if err != nil {
+			p.bad(check, fmt.Errorf("%s: %w", c.Address, err), "open outgoing TCP to "+c.Address+"; a proxy that opens TLS breaks the connection")
+			continue
+		}
+		p.good(check, "%s answers, %d studies for this hospital", c.Address, len(list))
+	}
+}

@@ -1,0 +1,189 @@
+package party
+
+import (
+	"bytes"
+	"context"
+	"crypto/aes"
+	"math/rand/v2"
+	"testing"
+
+	"consilium"
+	"consilium/he"
+	"consilium/internal/vec"
+)
+
+// portable is b as the standard library's cipher, whatever the processor.
+func portable(t testing.TB, key [32]byte) *block {
+	std, err := aes.NewCipher(key[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &block{std: std}
+}
+
+// TestWideIsPortable: where the processor has vector instructions, both engines
+// make the same bytes and open them to the same lanes, for every profile and
+// at the extremes of lanes and noise. Elsewhere the portable engine is held
+// against itself, so that the test runs everywhere.
+func TestWideIsPortable(t *testing.T) {
+	r := rand.New(rand.NewPCG(11, 11))
+	wides := 0
+	for _, p := range he.Profiles() {
+		fast, err := engineFor(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		slow := &engine{p: fast.p, limbs: fast.limbs, words: fast.words, crtWords: fast.crtWords, modulus: fast.modulus}
+		if fast.wide != nil {
+			wides++
+		}
+		var key [32]byte
+		key[0] = byte(p.LogN)
+		masks, errors := portable(t, key), portable(t, [32]byte{9})
+		s := make([]int64, p.N())
+		for i := range s {
+			s[i] = r.Int64N(2*int64(tailCut)+1) - int64(tailCut)
+		}
+		a, b := fast.newSlot(false), slow.newSlot(false)
+		for kind := range 3 {
+			for i := range a.lanes {
+				a.lanes[i] = []uint32{0, 1<<p.Bits - 1, r.Uint32N(1 << p.Bits)}[kind]
+			}
+			copy(b.lanes, a.lanes)
+			fast.encrypt(a, fast.newKey(s), newBlock(&[32]byte{9}), newBlock(&key), kind)
+			slow.encrypt(b, slow.newKey(s), errors, masks, kind)
+			if !bytes.Equal(a.bytes, b.bytes) {
+				t.Fatalf("logN %d, %d bits, max %d: the engines make different ciphertexts", p.LogN, p.Bits, p.MaxN)
+			}
+			x, y := fast.newSlot(true), slow.newSlot(true)
+			open := func(what string, bytes []byte, bound int64) {
+				t.Helper()
+				copy(x.bytes, bytes)
+				copy(y.bytes, bytes)
+				ok := fast.decrypt(x, fast.newKey(s), newBlock(&key), bound)
+				if ok != slow.decrypt(y, slow.newKey(s), masks, bound) {
+					t.Fatalf("logN %d, %d bits, max %d, %s: one engine accepts", p.LogN, p.Bits, p.MaxN, what)
+				}
+				for i, u := range y.lanes {
+					if ok && x.lanes[i] != u {
+						t.Fatalf("logN %d, %d bits, max %d, %s: lane %d is %d, want %d", p.LogN, p.Bits, p.MaxN, what, i, x.lanes[i], u)
+					}
+				}
+			}
+			open("as made", a.bytes, int64(tailCut))
+			for i, u := range a.lanes {
+				if x.lanes[i] != u {
+					t.Fatalf("logN %d: lane %d is %d, want %d", p.LogN, i, x.lanes[i], u)
+				}
+			}
+			open("noise bound of 2", a.bytes, 2)
+			broken := bytes.Clone(a.bytes)
+			broken[len(broken)/2] ^= 1
+			open("one bit changed", broken, int64(tailCut))
+			for i := range broken {
+				broken[i] = 0xff
+			}
+			open("not reduced", broken, int64(tailCut))
+		}
+	}
+	if vec.Enabled && wides != 18 {
+		// All but those of logN 14, which need more words than a vector holds
+		// and which Choose never takes.
+		t.Errorf("the vector engine serves %d profiles", wides)
+	}
+}
+
+// TestRejectedKeystream: a value of the keystream that is not below the prime
+// is skipped, and everything after it moves up by one, in both engines. With
+// the primes of the table that happens too rarely to be met, so the prime is
+// replaced by one that fills half of its width.
+func TestRejectedKeystream(t *testing.T) {
+	p := mustProfile(t, 11, 16, 16)
+	p.Primes = []uint64{0x8000000022001} // 52 bits, 1 mod 2^12, just above 2^51
+	e, err := newEngine(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slow := *e
+	e.wide = newWide(e)
+	if vec.Enabled && e.wide == nil {
+		t.Fatal("no vector engine")
+	}
+	s := make([]int64, p.N())
+	for i := range s {
+		s[i] = int64(i%7) - 3
+	}
+	a, b := e.newSlot(false), slow.newSlot(false)
+	key := [32]byte{1}
+	e.encrypt(a, e.newKey(s), newBlock(&key), newBlock(&key), 0)
+	slow.encrypt(b, slow.newKey(s), portable(t, key), portable(t, key), 0)
+	if !bytes.Equal(a.bytes, b.bytes) {
+		t.Fatal("the engines make different ciphertexts")
+	}
+	x := e.newSlot(true)
+	copy(x.bytes, a.bytes)
+	if !e.decrypt(x, e.newKey(s), newBlock(&key), int64(tailCut)) {
+		t.Fatal("does not open")
+	}
+}
+
+// TestStreamsAgree: the keystream of one key and nonce is the standard
+// library's, whichever engine makes it.
+func TestStreamsAgree(t *testing.T) {
+	key := [32]byte{3}
+	var a, b stream
+	a.open(newBlock(&key), 1<<63+5)
+	b.open(portable(t, key), 1<<63+5)
+	for i := range 3 * streamBlock / 8 {
+		if x, y := a.uint64(), b.uint64(); x != y {
+			t.Fatalf("word %d: %#x and %#x", i, x, y)
+		}
+	}
+}
+
+// TestNoAllocationPerChunk: a vector of a hundred chunks allocates no more
+// often than one of four; so do its opening.
+func TestNoAllocationPerChunk(t *testing.T) {
+	if !vec.Enabled || raceEnabled {
+		// The standard library's counter mode allocates for every key, and the
+		// race detector for itself.
+		return
+	}
+	p := mustProfile(t, 11, 16, 16)
+	count := func(chunks int) (sent, opened float64) {
+		lanes := p.ChunkLanes()*chunks - he.TagLanes
+		f := newFederation(t, p, lanes, 3, 3)
+		e, err := engineFor(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v := make([]int32, lanes)
+		in := f.encryption(t, 1, v)
+		rk := e.newKey(keyOf(in))
+		var buf bytes.Buffer
+		buf.Grow(int(p.Size(lanes)))
+		sent = testing.AllocsPerRun(3, func() {
+			src := Lanes(v)
+			in.Source = &src
+			buf.Reset()
+			if err := e.encryptStream(context.Background(), in, rk, &Dealing{}, &buf); err != nil {
+				t.Fatal(err)
+			}
+		})
+		set := &consilium.Contributors{Charter: f.charter, Round: 1, Attempt: 1, Members: []consilium.Contributor{{Position: 1}}}
+		out := &Decryption{Profile: p, Lanes: lanes, Set: set, Group: f.group}
+		opened = testing.AllocsPerRun(3, func() {
+			d := out.newDrainer(e)
+			if err := out.openStream(context.Background(), e, rk, bytes.NewReader(buf.Bytes()), d); err != nil {
+				t.Fatal(err)
+			}
+		})
+		return sent, opened
+	}
+	sent4, opened4 := count(4)
+	sent100, opened100 := count(100)
+	// The channels of the pipeline may grow a goroutine's stack or a wait queue.
+	if sent100 > sent4+8 || opened100 > opened4+8 {
+		t.Errorf("100 chunks take %.0f and %.0f allocations, 4 take %.0f and %.0f", sent100, opened100, sent4, opened4)
+	}
+}

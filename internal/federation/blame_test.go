@@ -1,0 +1,312 @@
+package federation
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"consilium"
+)
+
+// blames lists what a hospital's trail says of some type, in order.
+func (h *Hostile) blames(t *testing.T, id consilium.SiteID, study consilium.StudyID, kind string) []string {
+	t.Helper()
+	entries, err := h.Trail(id, study)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, e := range entries {
+		if e.Type == kind {
+			out = append(out, string(e.Body))
+		}
+	}
+	return out
+}
+
+// play runs a study of two rounds in which a trick is played.
+func play(t *testing.T, n int, trick string) (*Hostile, context.Context, consilium.StudyID) {
+	t.Helper()
+	t.Parallel()
+	h, ctx := hostile(t, n)
+	if err := h.StartAll(); err != nil {
+		t.Fatal(err)
+	}
+	id, err := h.Submit(trick, 2, trick)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h, ctx, id
+}
+
+func finished(t *testing.T, h *Hostile, ctx context.Context, id consilium.StudyID) {
+	t.Helper()
+	if phase, err := h.Wait(ctx, id); err != nil || phase != consilium.PhaseDone {
+		t.Fatal(phase, err)
+	}
+}
+
+// sent counts what a hospital posted of a kind.
+func (h *Hostile) sent(id consilium.SiteID, kind consilium.MessageKind) int {
+	n := 0
+	for _, p := range h.Posts() {
+		if p.Site == id && p.Message.Kind == kind {
+			n++
+		}
+	}
+	return n
+}
+
+// everybody but the colluder must say something in its trail.
+func (h *Hostile) allSay(t *testing.T, id consilium.StudyID, kind, what string) {
+	t.Helper()
+	for _, site := range h.ids[:len(h.ids)-1] {
+		if !slices.ContainsFunc(h.blames(t, site, id, kind), func(e string) bool { return strings.Contains(e, what) }) {
+			t.Errorf("the trail of %s has no %s with %q: %q", site, kind, what, h.blames(t, site, id, kind))
+		}
+	}
+}
+
+// TestFalseOpening: with two shares more than t a false one is told apart, the
+// sum opens without it, and its author is named. The naive twin, which takes
+// the first t shares that come, does not open.
+func TestFalseOpening(t *testing.T) {
+	h, ctx, id := play(t, 7, "false-opening")
+	finished(t, h, ctx, id)
+	wantResult(t, h, id, tallyOf(7, 2, upTo(7)))
+	named := 0
+	for _, site := range h.ids {
+		if slices.ContainsFunc(h.blames(t, site, id, "false-opening"), func(e string) bool { return strings.Contains(e, string(h.colluder())) }) {
+			named++
+		}
+		for _, e := range h.blames(t, site, id, "false-opening") {
+			if !strings.Contains(e, string(h.colluder())) {
+				t.Errorf("%s names somebody innocent: %s", site, e)
+			}
+		}
+	}
+	// Hospitals that had t sound shares before the false one came never saw it.
+	t.Logf("%d of %d hospitals met the false share", named, len(h.ids))
+}
+
+// TestFalseSumInTheOpen: the contributions are signed, the sum is not. Who can
+// have the contributions adds them again and goes on; the coordinator is named.
+// The twin that believes the sum is TestLies/dropped, in which the same false sum
+// ends the attempt, because the contributions are withheld.
+func TestFalseSumInTheOpen(t *testing.T) {
+	h, ctx, id := play(t, 5, "false-sum-in-the-open")
+	finished(t, h, ctx, id)
+	wantResult(t, h, id, tallyOf(5, 2, upTo(5)))
+	said := 0
+	for _, site := range h.ids {
+		said += len(h.blames(t, site, id, "false-sum"))
+	}
+	if need := consilium.Threshold(5, 1); said < need {
+		t.Errorf("%d trails name the false sum, %d are to", said, need)
+	}
+}
+
+// TestAccused: a sum that opens with nobody's shares, and one share that is off
+// the others' polynomial: t hospitals accuse its author, it shows what it had
+// received, that is not what it opened, and the second attempt does without it.
+// Every contributor audits itself, and nobody else shows anything.
+func TestAccused(t *testing.T) {
+	h, ctx, id := play(t, 7, "accused")
+	finished(t, h, ctx, id)
+	wantResult(t, h, id, tallyOf(7, 2, upTo(7)))
+	if err := h.Settle(ctx, id); err != nil {
+		t.Log(err) // the study has ended; the gates have too
+	}
+	suspects, guilty := 0, 0
+	for _, site := range h.ids {
+		for _, e := range h.blames(t, site, id, "audit") {
+			if !strings.Contains(e, `"sound":true`) {
+				t.Errorf("%s: %s", site, e)
+			}
+		}
+		suspects += len(h.blames(t, site, id, "suspect"))
+		for _, e := range h.blames(t, site, id, "blame") {
+			if !strings.Contains(e, string(h.colluder())) || !strings.Contains(e, `"guilty":true`) {
+				t.Errorf("%s blames somebody innocent: %s", site, e)
+			}
+			guilty++
+		}
+		if n := h.sent(site, consilium.KindShow); n > 0 && site != h.colluder() {
+			t.Errorf("%s shows its shares without being accused", site)
+		}
+	}
+	if need := consilium.Threshold(7, 1); suspects < need {
+		t.Errorf("%d hospitals name suspects, %d are to", suspects, need)
+	}
+	if h.sent(h.colluder(), consilium.KindShow) == 0 || guilty == 0 {
+		t.Errorf("the accused showed its shares %d times, %d verdicts", h.sent(h.colluder(), consilium.KindShow), guilty)
+	}
+}
+
+// TestFalseComplaint: more hospitals complain about a sound dealing than may be
+// dishonest. The dealer answers f of them and no more, everybody finds the
+// answer sound, and the round goes on with it.
+func TestFalseComplaint(t *testing.T) {
+	h, ctx, id := play(t, 5, "false-complaint")
+	finished(t, h, ctx, id)
+	wantResult(t, h, id, tallyOf(5, 2, upTo(5)))
+	if n := h.sent(h.victim(), consilium.KindAnswer); n != 1 {
+		t.Errorf("%d answers, f is 1: with t-1-f more the dealer gives its key away", n)
+	}
+	for _, site := range h.ids {
+		if h.sent(site, consilium.KindComplaint) != 0 {
+			t.Errorf("%s finds a sound answer false", site)
+		}
+	}
+}
+
+// TestBadBox: a box that does not open, and a false answer: every hospital
+// complains about that dealer, and none votes for a set with it.
+func TestBadBox(t *testing.T) {
+	h, ctx, id := play(t, 5, "bad-box")
+	if err := h.WaitLie(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	for _, site := range h.ids[:4] {
+		if h.sent(site, consilium.KindComplaint) == 0 {
+			t.Errorf("%s does not complain", site)
+		}
+		if h.sent(site, consilium.KindVote) != 0 || h.sent(site, consilium.KindOpening) != 0 {
+			t.Errorf("%s votes for a set with a false dealing", site)
+		}
+	}
+	h.allSay(t, id, "refused-set", "invalid")
+}
+
+// TestPoisonedState: a damaged sealed state that is left first does not make a
+// hospital that missed the round leave the study: it names who left it and takes
+// the next one. The naive twin reads the first and has nothing.
+func TestPoisonedState(t *testing.T) {
+	h, ctx := hostile(t, 5)
+	late := h.ids[2]
+	h.Excuse(late)
+	h.PauseAt(3)
+	dead := h.HaltAt(late, "contribute/before-spool")
+	if err := h.StartAll(); err != nil {
+		t.Fatal(err)
+	}
+	id, err := h.Submit("poisoned", 3, "poisoned-state")
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-dead:
+	case <-ctx.Done():
+		t.Fatal("the crash point was not reached")
+	}
+	if err := h.Stop(late); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.await(ctx, "round 3", func() bool { c := h.courses[id]; return c.round == 3 && len(c.uploads) > 0 }); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Start(late); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.await(ctx, "the opening of round 3", func() bool {
+		return slices.ContainsFunc(h.posts, func(p Post) bool {
+			o, err := consilium.ParseOpening(p.Message.Body)
+			return p.Site == late && p.Message.Kind == consilium.KindOpening && err == nil && o.Round == 3
+		})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Resume(ctx); err != nil {
+		t.Fatal(err)
+	}
+	finished(t, h, ctx, id)
+	bad := h.blames(t, late, id, "bad-state")
+	if len(bad) == 0 || !strings.Contains(bad[0], string(h.colluder())) {
+		t.Errorf("nobody is named for the damaged state: %q", bad)
+	}
+	if h.sent(late, consilium.KindWithdraw) != 0 {
+		t.Error("the hospital left the study")
+	}
+	// The twin: the first sealed state in the log is all that it would read.
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, ev := range h.log {
+		m, err := consilium.ParseMessage(ev.Body)
+		if ev.Kind != consilium.EventMessage || err != nil || m.Kind != consilium.KindSealedState {
+			continue
+		}
+		s, err := consilium.ParseSealedState(m.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.By != string(h.colluder()) || !bytes.HasPrefix(h.blobs[s.Blob], []byte("damaged")) {
+			t.Error("the first sealed state is sound: the twin is not broken")
+		}
+		return
+	}
+	t.Error("no sealed state was left")
+}
+
+// TestLockRelease: one hospital has opened an attempt whose votes nobody else
+// saw. The others renounce it when they join the next; N-t+f+1 signatures take
+// the lock off, and the round ends over other contributors.
+func TestLockRelease(t *testing.T) {
+	h, ctx, id := play(t, 4, "secret-certificate") // t = 4: nothing without the locked one
+	finished(t, h, ctx, id)
+	wantResult(t, h, id, tallyOf(4, 2, upTo(3)))
+	if n := len(h.blames(t, h.victim(), id, "lock-released")); n != 1 {
+		t.Errorf("the lock was released %d times", n)
+	}
+	for _, site := range h.others(h.victim()) {
+		if h.sent(site, consilium.KindRenounce) == 0 {
+			t.Errorf("%s did not renounce the attempt that it left", site)
+		}
+	}
+	if h.sent(h.victim(), consilium.KindRenounce) != 0 {
+		t.Error("a hospital that had opened renounces")
+	}
+}
+
+// TestLockHolds: without the renouncements the same second set stays shut. The
+// naive twin, which has no lock, has opened both: their difference is the
+// colluder's part here, and would be the victim's with the places changed.
+func TestLockHolds(t *testing.T) {
+	h, ctx, id := play(t, 4, "withheld-renouncements")
+	if err := h.WaitLie(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	r, err := h.Report(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.Opened {
+		t.Fatalf("%+v", r)
+	}
+	if !slices.ContainsFunc(h.blames(t, h.victim(), id, "refused-set"), func(e string) bool { return strings.Contains(e, "round.locked") }) {
+		t.Error("the locked hospital does not name its lock")
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c := h.courses[id]
+	m, err := consilium.ParseMessage(c.kept["opening"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o, err := consilium.ParseOpening(m.Body); err != nil || len(h.blobs) == 0 || bytes.Equal(o.Set[:], make([]byte, 32)) {
+		t.Fatal("no opening of the first set")
+	}
+	naive := steal(t, h, c)
+	less := naive.sum(t, c.without(h.colluder())...)
+	all := make([]int64, 4+4)
+	for i := range 4 {
+		for k, v := range tallyLanes(tallyState{}, 4, consilium.Position(i+1), tallyValues(i)) {
+			all[k] += int64(v)
+		}
+	}
+	if got := minus(all, less)[4:]; fmt.Sprint(got) != fmt.Sprint(wide(tallyValues(3))) {
+		t.Errorf("two sets give %v: the twin is not broken", got)
+	}
+}

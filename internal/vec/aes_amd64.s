@@ -1,0 +1,160 @@
+//go:build amd64 && !purego
+
+#include "textflag.h"
+
+// CASCADE is X ^= X<<32 ^ X<<64 ^ X<<96 ^ T, a step of FIPS 197 §5.2.
+#define CASCADE(X, T, U) \
+	MOVOU X, U     \
+	PSLLDQ $4, U   \
+	PXOR U, X      \
+	PSLLDQ $4, U   \
+	PXOR U, X      \
+	PSLLDQ $4, U   \
+	PXOR U, X      \
+	PXOR T, X
+
+#define EVEN(RCON, AT) \
+	AESKEYGENASSIST $RCON, X2, X1 \
+	PSHUFD $0xff, X1, X1          \
+	CASCADE(X0, X1, X4)           \
+	MOVOU X0, AT
+
+#define ODD(AT) \
+	AESKEYGENASSIST $0, X0, X1    \
+	PSHUFD $0xaa, X1, X1          \
+	CASCADE(X2, X1, X4)           \
+	MOVOU X2, AT
+
+// func expand(key *[32]byte, out *[15][16]byte)
+TEXT ·expand(SB), NOSPLIT, $0-16
+	MOVQ key+0(FP), AX
+	MOVQ out+8(FP), BX
+	MOVOU (AX), X0
+	MOVOU 16(AX), X2
+	MOVOU X0, (BX)
+	MOVOU X2, 16(BX)
+	EVEN(0x01, 32(BX))
+	ODD(48(BX))
+	EVEN(0x02, 64(BX))
+	ODD(80(BX))
+	EVEN(0x04, 96(BX))
+	ODD(112(BX))
+	EVEN(0x08, 128(BX))
+	ODD(144(BX))
+	EVEN(0x10, 160(BX))
+	ODD(176(BX))
+	EVEN(0x20, 192(BX))
+	ODD(208(BX))
+	EVEN(0x40, 224(BX))
+	PXOR X0, X0
+	PXOR X1, X1
+	PXOR X2, X2
+	PXOR X4, X4
+	RET
+
+// Each half of a counter block is big-endian.
+DATA swap<>+0x00(SB)/8, $0x0001020304050607
+DATA swap<>+0x08(SB)/8, $0x08090a0b0c0d0e0f
+GLOBL swap<>(SB), RODATA|NOPTR, $16
+
+DATA steps<>+0x00(SB)/8, $0
+DATA steps<>+0x08(SB)/8, $0
+DATA steps<>+0x10(SB)/8, $0
+DATA steps<>+0x18(SB)/8, $1
+DATA steps<>+0x20(SB)/8, $0
+DATA steps<>+0x28(SB)/8, $2
+DATA steps<>+0x30(SB)/8, $0
+DATA steps<>+0x38(SB)/8, $3
+GLOBL steps<>(SB), RODATA|NOPTR, $64
+
+DATA four<>+0x00(SB)/8, $0
+DATA four<>+0x08(SB)/8, $4
+GLOBL four<>(SB), RODATA|NOPTR, $16
+
+#define BLOCK(X) \
+	VPSHUFB Z14, Z15, X  \
+	VPADDQ Z13, Z15, Z15 \
+	VPXORQ Z16, X, X
+
+#define ROUND(K) \
+	VAESENC K, Z0, Z0 \
+	VAESENC K, Z1, Z1 \
+	VAESENC K, Z2, Z2 \
+	VAESENC K, Z3, Z3 \
+	VAESENC K, Z4, Z4 \
+	VAESENC K, Z5, Z5 \
+	VAESENC K, Z6, Z6 \
+	VAESENC K, Z7, Z7
+
+#define LAST(X, AT) \
+	VAESENCLAST Z30, X, X \
+	VMOVDQU64 X, AT
+
+// func stream(dst *byte, n int, keys *[15][16]byte, nonce, block uint64)
+//
+// n, in bytes, is a multiple of 512.
+TEXT ·stream(SB), NOSPLIT, $0-40
+	MOVQ dst+0(FP), DI
+	MOVQ n+8(FP), CX
+	MOVQ keys+16(FP), R8
+	MOVQ nonce+24(FP), X0
+	MOVQ block+32(FP), X1
+	PUNPCKLQDQ X1, X0
+	VSHUFI64X2 $0, Z0, Z0, Z15
+	VPADDQ steps<>(SB), Z15, Z15
+	VBROADCASTI32X4 swap<>(SB), Z14
+	VBROADCASTI32X4 four<>(SB), Z13
+	VBROADCASTI32X4 (R8), Z16
+	VBROADCASTI32X4 16(R8), Z17
+	VBROADCASTI32X4 32(R8), Z18
+	VBROADCASTI32X4 48(R8), Z19
+	VBROADCASTI32X4 64(R8), Z20
+	VBROADCASTI32X4 80(R8), Z21
+	VBROADCASTI32X4 96(R8), Z22
+	VBROADCASTI32X4 112(R8), Z23
+	VBROADCASTI32X4 128(R8), Z24
+	VBROADCASTI32X4 144(R8), Z25
+	VBROADCASTI32X4 160(R8), Z26
+	VBROADCASTI32X4 176(R8), Z27
+	VBROADCASTI32X4 192(R8), Z28
+	VBROADCASTI32X4 208(R8), Z29
+	VBROADCASTI32X4 224(R8), Z30
+
+streamLoop:
+	BLOCK(Z0)
+	BLOCK(Z1)
+	BLOCK(Z2)
+	BLOCK(Z3)
+	BLOCK(Z4)
+	BLOCK(Z5)
+	BLOCK(Z6)
+	BLOCK(Z7)
+	ROUND(Z17)
+	ROUND(Z18)
+	ROUND(Z19)
+	ROUND(Z20)
+	ROUND(Z21)
+	ROUND(Z22)
+	ROUND(Z23)
+	ROUND(Z24)
+	ROUND(Z25)
+	ROUND(Z26)
+	ROUND(Z27)
+	ROUND(Z28)
+	ROUND(Z29)
+	LAST(Z0, (DI))
+	LAST(Z1, 64(DI))
+	LAST(Z2, 128(DI))
+	LAST(Z3, 192(DI))
+	LAST(Z4, 256(DI))
+	LAST(Z5, 320(DI))
+	LAST(Z6, 384(DI))
+	LAST(Z7, 448(DI))
+	ADDQ $512, DI
+	SUBQ $512, CX
+	JNZ  streamLoop
+	VPXORQ Z0, Z0, Z0
+	VPXORQ Z16, Z16, Z16
+	VPXORQ Z17, Z17, Z17
+	VZEROUPPER
+	RET

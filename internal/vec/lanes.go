@@ -1,0 +1,162 @@
+package vec
+
+import "math/bits"
+
+// Sampler turns uniform bits into samples by inversion of a table.
+type Sampler struct {
+	// tree is a binary tree of six levels over the entries, each level padded
+	// to whole registers: the places 0, 8, 16, 24, 32 and 48 are where the
+	// levels of 1, 2, 4, 8, 16 and 32 entries begin.
+	tree [80]uint64
+}
+
+// NewSampler takes ascending entries, at most 63, below 2^63.
+func NewSampler(table []uint64) *Sampler {
+	if len(table) > 63 {
+		panic("vec: a table of more than 63 entries")
+	}
+	s := &Sampler{}
+	for level, at := range []int{0, 8, 16, 24, 32, 48} {
+		for i := range max(8, 1<<level) {
+			// What is not in the table is above every draw.
+			s.tree[at+i] = 1 << 63
+			place := i
+			if level == 0 {
+				place = 0 // in all of the register
+			}
+			if k := (2*place+1)<<(5-level) - 1; k < len(table) {
+				s.tree[at+i] = table[k]
+			}
+		}
+	}
+	return s
+}
+
+// Fill fills dst from a keystream, eight bytes a sample: the top bit is the
+// sign, and the magnitude is how many entries are not above the other bits.
+// len(dst) is a multiple of 8.
+func (s *Sampler) Fill(dst []int64, src []byte) {
+	if len(dst) == 0 || len(dst)%8 != 0 || len(src) != 8*len(dst) {
+		panic("vec: lengths do not fit")
+	}
+	gaussians(&dst[0], &src[0], len(dst), &s.tree)
+}
+
+// Cut is where the lanes of a coefficient lie in its words: lanes of width
+// bits from bit delta on. At most eight lanes, in at most eight words.
+type Cut struct {
+	gather [64]byte
+	shift  [8]uint64
+	mask   uint64
+	lanes  int
+}
+
+// NewCut makes the places of lanes lanes.
+func NewCut(delta, width, lanes int) *Cut {
+	if lanes < 1 || lanes > 8 || width > 32 || delta+width*lanes > 512 {
+		panic("vec: no such lanes")
+	}
+	c := &Cut{mask: 1<<width - 1, lanes: lanes}
+	for r := range lanes {
+		at := delta + r*width
+		c.shift[r] = uint64(at & 7)
+		for b := range 8 {
+			c.gather[8*r+b] = byte(min(at>>3+b, 63))
+		}
+	}
+	return c
+}
+
+// CutSlack is how many words past the coefficients, and lanes past dst, Lanes
+// touches.
+const CutSlack = 8
+
+// Lanes cuts coefficients of words words each into lanes; both slices need
+// room for CutSlack more.
+func (c *Cut) Lanes(dst []uint32, coefficients []uint64, words int) {
+	n := len(coefficients) / words
+	if n == 0 || words > 8 || n*words != len(coefficients) || len(dst) != n*c.lanes ||
+		cap(coefficients) < len(coefficients)+CutSlack || cap(dst) < len(dst)+CutSlack {
+		panic("vec: lengths do not fit")
+	}
+	cut(&dst[0], &coefficients[0], n, words, c.lanes, c)
+}
+
+// Gather8 gathers the eight lanes of every coefficient into three words: in
+// base the noise, offset and, from bit delta on, the first two lanes; in one
+// and two three lanes each. Lanes are below 2^width, width is at most 21, and
+// noise + offset is in [0, 2^delta).
+func Gather8(base, one, two []uint64, lanes []uint32, noise []int64, offset uint64, width, delta int) {
+	n := len(base)
+	if n == 0 || n%8 != 0 || len(one) != n || len(two) != n || len(lanes) != 8*n || len(noise) != n || width > 21 || delta+2*width > 63 {
+		panic("vec: lengths do not fit")
+	}
+	gather8(&base[0], &one[0], &two[0], &lanes[0], &noise[0], n, offset, uint64(width), uint64(delta))
+}
+
+// LaneBits is how many bits a lane may have in Dot.
+const LaneBits = 26
+
+// MaxBlock is the most lanes that one call of Dot takes.
+const MaxBlock = 192
+
+// Weights are two constants for each lane of a block, below 2^61, each whole
+// and as its upper half: a product takes the lower half of either.
+type Weights [4][MaxBlock]uint64
+
+// Set gives lane i its constants.
+func (w *Weights) Set(i int, a, b uint64) {
+	w[0][i], w[1][i], w[2][i], w[3][i] = a, a>>32, b, b>>32
+}
+
+// Dot is the two sums of lane times constant, 128 bits each. Lanes are below
+// 2^LaneBits and a multiple of 8 in number.
+func (w *Weights) Dot(lanes []uint32) (hi, lo [2]uint64) {
+	if len(lanes) == 0 || len(lanes)%8 != 0 || len(lanes) > MaxBlock {
+		panic("vec: lengths do not fit")
+	}
+	// 24 products below 2^58 to a column.
+	var acc [4][8]uint64
+	dot(&acc, &lanes[0], len(lanes), w)
+	for i := range hi {
+		// In halves of 32 bits, so that nothing carries.
+		var a, b, c uint64
+		for j := range 8 {
+			x, y := acc[2*i][j], acc[2*i+1][j]
+			a += x & (1<<32 - 1)
+			b += x>>32 + y&(1<<32-1)
+			c += y >> 32
+		}
+		var carry uint64
+		lo[i], carry = bits.Add64(a, b<<32, 0)
+		hi[i] = c + b>>32 + carry
+	}
+	return hi, lo
+}
+
+// Raise is dst = src + offset and reports whether every lane was in
+// [-offset, offset). It takes a multiple of 16.
+func Raise(dst []uint32, src []int32, offset int32) bool {
+	if len(src) == 0 || len(src)%16 != 0 || len(dst) != len(src) {
+		panic("vec: lengths do not fit")
+	}
+	return raise(&dst[0], &src[0], len(src), uint32(offset))>>31 == 0
+}
+
+// Lower is dst = src - offset and reports whether no lane was above most. It
+// takes a multiple of 16.
+func Lower(dst []int32, src []uint32, offset int32, most uint32) bool {
+	if len(src) == 0 || len(src)%16 != 0 || len(dst) != len(src) {
+		panic("vec: lengths do not fit")
+	}
+	return lower(&dst[0], &src[0], len(src), uint32(offset), most)>>31 == 0
+}
+
+// Narrow writes lanes as sixteen bits each, little-endian, and reports whether
+// all fit. It takes a multiple of 16.
+func Narrow(dst []byte, src []int32) bool {
+	if len(src) == 0 || len(src)%16 != 0 || len(dst) != 2*len(src) {
+		panic("vec: lengths do not fit")
+	}
+	return narrow(&dst[0], &src[0], len(src))>>16 == 0
+}

@@ -1,0 +1,316 @@
+//go:build amd64 && !purego
+
+#include "textflag.h"
+#include "macros.h"
+
+// DESCEND goes one level down the tree: T is the entry at place Z1 of the
+// level, and the place doubles, plus one if the entry is not above the draw.
+#define DESCEND(T) \
+	VPCMPUQ $2, Z0, T, K1     \
+	VPADDQ Z1, Z1, Z1         \
+	VPADDQ Z29, Z1, K1, Z1
+
+// func gaussians(dst *int64, src *byte, n int, tree *[80]uint64)
+//
+// n is a multiple of 8. The search takes the same six steps for every sample,
+// and the tree lies in registers: neither time nor address depends on it.
+TEXT ·gaussians(SB), NOSPLIT, $0-32
+	MOVQ dst+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ n+16(FP), CX
+	MOVQ tree+24(FP), R8
+	VPTERNLOGQ $0xff, Z31, Z31, Z31 // -1
+	VPSRLQ $1, Z31, Z30             // 2^63-1
+	VPSRLQ $63, Z31, Z29            // 1
+	VPSLLQ $4, Z29, Z28             // 16
+	VMOVDQU64 (R8), Z16
+	VMOVDQU64 64(R8), Z17
+	VMOVDQU64 128(R8), Z18
+	VMOVDQU64 192(R8), Z19
+	VMOVDQU64 256(R8), Z20
+	VMOVDQU64 320(R8), Z21
+	VMOVDQU64 384(R8), Z22
+	VMOVDQU64 448(R8), Z23
+	VMOVDQU64 512(R8), Z24
+	VMOVDQU64 576(R8), Z25
+
+gaussLoop:
+	VMOVDQU64 (SI), Z2
+	VPANDQ Z30, Z2, Z0
+	VPXORQ Z1, Z1, Z1
+	DESCEND(Z16)
+	VPERMQ Z17, Z1, Z3
+	DESCEND(Z3)
+	VPERMQ Z18, Z1, Z3
+	DESCEND(Z3)
+	VPERMQ Z19, Z1, Z3
+	DESCEND(Z3)
+	VMOVDQA64 Z1, Z3
+	VPERMI2Q Z21, Z20, Z3
+	DESCEND(Z3)
+	VMOVDQA64 Z1, Z3
+	VPERMI2Q Z23, Z22, Z3
+	VMOVDQA64 Z1, Z4
+	VPERMI2Q Z25, Z24, Z4
+	VPTESTMQ Z28, Z1, K2
+	VMOVDQA64 Z4, K2, Z3
+	DESCEND(Z3)
+	VPSRAQ $63, Z2, Z2
+	VPXORQ Z2, Z1, Z1
+	VPSUBQ Z2, Z1, Z1
+	VMOVDQU64 Z1, (DI)
+	ADDQ $64, SI
+	ADDQ $64, DI
+	SUBQ $8, CX
+	JNZ  gaussLoop
+	VZEROUPPER
+	RET
+
+// func cut(dst *uint32, words *uint64, n, stride, lanes int, c *Cut)
+//
+// For each of n coefficients: eight lanes from the 64 bytes at words, stored
+// whole; the next coefficient's overwrite what is beyond lanes.
+TEXT ·cut(SB), NOSPLIT, $0-48
+	MOVQ dst+0(FP), DI
+	MOVQ words+8(FP), SI
+	MOVQ n+16(FP), CX
+	MOVQ stride+24(FP), R8
+	MOVQ lanes+32(FP), R9
+	MOVQ c+40(FP), R10
+	SHLQ $3, R8
+	SHLQ $2, R9
+	VMOVDQU64 (R10), Z16
+	VMOVDQU64 64(R10), Z17
+	VPBROADCASTQ 128(R10), Z18
+
+cutLoop:
+	VMOVDQU64 (SI), Z0
+	VPERMB Z0, Z16, Z0
+	VPSRLVQ Z17, Z0, Z0
+	VPANDQ Z18, Z0, Z0
+	VPMOVQD Z0, Y0
+	VMOVDQU Y0, (DI)
+	ADDQ R8, SI
+	ADDQ R9, DI
+	DECQ CX
+	JNZ  cutLoop
+	VZEROUPPER
+	RET
+
+// func dot(acc *[4][8]uint64, lanes *uint32, n int, w *Weights)
+TEXT ·dot(SB), NOSPLIT, $0-32
+	MOVQ acc+0(FP), DI
+	MOVQ lanes+8(FP), SI
+	MOVQ n+16(FP), CX
+	MOVQ w+24(FP), R8
+	VPXORQ Z1, Z1, Z1
+	VPXORQ Z2, Z2, Z2
+	VPXORQ Z3, Z3, Z3
+	VPXORQ Z4, Z4, Z4
+
+dotLoop:
+	VPMOVZXDQ (SI), Z0
+	VPMULUDQ (R8), Z0, Z5
+	VPMULUDQ 1536(R8), Z0, Z6
+	VPMULUDQ 3072(R8), Z0, Z7
+	VPMULUDQ 4608(R8), Z0, Z8
+	VPADDQ Z5, Z1, Z1
+	VPADDQ Z6, Z2, Z2
+	VPADDQ Z7, Z3, Z3
+	VPADDQ Z8, Z4, Z4
+	ADDQ $32, SI
+	ADDQ $64, R8
+	SUBQ $8, CX
+	JNZ  dotLoop
+	VMOVDQU64 Z1, (DI)
+	VMOVDQU64 Z2, 64(DI)
+	VMOVDQU64 Z3, 128(DI)
+	VMOVDQU64 Z4, 192(DI)
+	VZEROUPPER
+	RET
+
+DATA idxLow<>+0x00(SB)/8, $0
+DATA idxLow<>+0x08(SB)/8, $4
+DATA idxLow<>+0x10(SB)/8, $8
+DATA idxLow<>+0x18(SB)/8, $12
+DATA idxLow<>+0x20(SB)/8, $1
+DATA idxLow<>+0x28(SB)/8, $5
+DATA idxLow<>+0x30(SB)/8, $9
+DATA idxLow<>+0x38(SB)/8, $13
+GLOBL idxLow<>(SB), RODATA|NOPTR, $64
+
+DATA idxHigh<>+0x00(SB)/8, $2
+DATA idxHigh<>+0x08(SB)/8, $6
+DATA idxHigh<>+0x10(SB)/8, $10
+DATA idxHigh<>+0x18(SB)/8, $14
+DATA idxHigh<>+0x20(SB)/8, $3
+DATA idxHigh<>+0x28(SB)/8, $7
+DATA idxHigh<>+0x30(SB)/8, $11
+DATA idxHigh<>+0x38(SB)/8, $15
+GLOBL idxHigh<>(SB), RODATA|NOPTR, $64
+
+// PAIR makes of X's pairs of lanes (a, b) the numbers a + b·2^width.
+#define PAIR(X, T) \
+	VPSRLQ $32, X, T    \
+	VPSLLVQ Z17, T, T   \
+	VPANDQ Z20, X, X    \
+	VPADDQ T, X, X
+
+// func gather8(base, one, two *uint64, lanes *uint32, noise *int64, n int, offset, width, delta uint64)
+//
+// Of each coefficient's eight lanes: noise + offset and two lanes, three, three.
+TEXT ·gather8(SB), NOSPLIT, $0-72
+	MOVQ base+0(FP), DI
+	MOVQ one+8(FP), R8
+	MOVQ two+16(FP), R9
+	MOVQ lanes+24(FP), SI
+	MOVQ noise+32(FP), R10
+	MOVQ n+40(FP), CX
+	VPBROADCASTQ offset+48(FP), Z16
+	VPBROADCASTQ width+56(FP), Z17
+	VPBROADCASTQ delta+64(FP), Z19
+	VPADDQ Z17, Z17, Z18 // two lanes
+	VPTERNLOGQ $0xff, Z20, Z20, Z20
+	VPSLLVQ Z17, Z20, Z21
+	VPANDNQ Z20, Z21, Z21 // 2^width - 1
+	VPSRLQ $32, Z20, Z20
+	VMOVDQU64 idxLow<>(SB), Z22
+	VMOVDQU64 idxHigh<>(SB), Z23
+
+gather8Loop:
+	VMOVDQU64 (SI), Z0
+	VMOVDQU64 64(SI), Z1
+	VMOVDQU64 128(SI), Z2
+	VMOVDQU64 192(SI), Z3
+	PAIR(Z0, Z4)
+	PAIR(Z1, Z5)
+	PAIR(Z2, Z6)
+	PAIR(Z3, Z7)
+	VMOVDQA64 Z0, Z4
+	VPERMT2Q Z1, Z22, Z0 // pairs 0 and 1 of four coefficients
+	VPERMT2Q Z1, Z23, Z4 // pairs 2 and 3
+	VMOVDQA64 Z2, Z5
+	VPERMT2Q Z3, Z22, Z2
+	VPERMT2Q Z3, Z23, Z5
+	VSHUFI64X2 $0x44, Z2, Z0, Z6  // pair 0
+	VSHUFI64X2 $0xee, Z2, Z0, Z7  // pair 1
+	VSHUFI64X2 $0x44, Z5, Z4, Z8  // pair 2
+	VSHUFI64X2 $0xee, Z5, Z4, Z9  // pair 3
+	VPADDQ (R10), Z16, Z0
+	VPSLLVQ Z19, Z6, Z6
+	VPADDQ Z6, Z0, Z0
+	VPANDQ Z21, Z8, Z1
+	VPSLLVQ Z18, Z1, Z1
+	VPADDQ Z7, Z1, Z1
+	VPSRLVQ Z17, Z8, Z2
+	VPSLLVQ Z17, Z9, Z9
+	VPADDQ Z9, Z2, Z2
+	VMOVDQU64 Z0, (DI)
+	VMOVDQU64 Z1, (R8)
+	VMOVDQU64 Z2, (R9)
+	ADDQ $256, SI
+	ADDQ $64, R10
+	ADDQ $64, DI
+	ADDQ $64, R8
+	ADDQ $64, R9
+	SUBQ $8, CX
+	JNZ  gather8Loop
+	VZEROUPPER
+	RET
+
+// VERDICT32 leaves in R the or of the sixteen words of Z23.
+#define VERDICT32(R) \
+	VEXTRACTI64X4 $1, Z23, Y22  \
+	VPORQ Y22, Y23, Y23         \
+	VEXTRACTI64X2 $1, Y23, X22  \
+	VPORQ X22, X23, X23         \
+	VPSHUFD $0x4e, X23, X22     \
+	VPORQ X22, X23, X23         \
+	VPSHUFD $0xb1, X23, X22     \
+	VPORQ X22, X23, X23         \
+	VMOVD X23, R
+
+// func raise(dst *uint32, src *int32, n int, offset uint32) uint32
+//
+// dst = src + offset; the verdict's top bit says that some src is not in
+// [-offset, offset).
+TEXT ·raise(SB), NOSPLIT, $0-36
+	MOVQ dst+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ n+16(FP), CX
+	MOVL offset+24(FP), AX
+	VPBROADCASTD AX, Z16
+	VPTERNLOGD $0xff, Z18, Z18, Z18
+	VPADDD Z16, Z18, Z17 // offset - 1
+	VPXORQ Z23, Z23, Z23
+
+raiseLoop:
+	VMOVDQU32 (SI), Z0
+	VPSUBD Z0, Z17, Z1
+	VPADDD Z16, Z0, Z2
+	VPTERNLOGD $0xfe, Z1, Z2, Z23 // or of all three
+	VMOVDQU32 Z2, (DI)
+	ADDQ $64, SI
+	ADDQ $64, DI
+	SUBQ $16, CX
+	JNZ  raiseLoop
+	VERDICT32(AX)
+	MOVL AX, ret+32(FP)
+	VZEROUPPER
+	RET
+
+// func lower(dst *int32, src *uint32, n int, offset, most uint32) uint32
+//
+// dst = src - offset; the verdict's top bit says that some src is above most.
+TEXT ·lower(SB), NOSPLIT, $0-36
+	MOVQ dst+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ n+16(FP), CX
+	MOVL offset+24(FP), AX
+	VPBROADCASTD AX, Z16
+	MOVL most+28(FP), AX
+	VPBROADCASTD AX, Z17
+	VPXORQ Z23, Z23, Z23
+
+lowerLoop:
+	VMOVDQU32 (SI), Z0
+	VPSUBD Z0, Z17, Z1
+	VPSUBD Z16, Z0, Z2
+	VPORQ Z1, Z23, Z23
+	VMOVDQU32 Z2, (DI)
+	ADDQ $64, SI
+	ADDQ $64, DI
+	SUBQ $16, CX
+	JNZ  lowerLoop
+	VERDICT32(AX)
+	MOVL AX, ret+32(FP)
+	VZEROUPPER
+	RET
+
+// func narrow(dst *byte, src *int32, n int) uint32
+//
+// dst takes the low 16 bits of each lane; the verdict has a bit above the
+// sixteenth if some lane is not in [-2^15, 2^15).
+TEXT ·narrow(SB), NOSPLIT, $0-28
+	MOVQ dst+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ n+16(FP), CX
+	VPTERNLOGD $0xff, Z16, Z16, Z16
+	VPSRLD $31, Z16, Z16
+	VPSLLD $15, Z16, Z16
+	VPXORQ Z23, Z23, Z23
+
+narrowLoop:
+	VMOVDQU32 (SI), Z0
+	VPADDD Z16, Z0, Z1
+	VPORQ Z1, Z23, Z23
+	VPMOVDW Z0, Y0
+	VMOVDQU Y0, (DI)
+	ADDQ $64, SI
+	ADDQ $32, DI
+	SUBQ $16, CX
+	JNZ  narrowLoop
+	VERDICT32(AX)
+	MOVL AX, ret+24(FP)
+	VZEROUPPER
+	RET

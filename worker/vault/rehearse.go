@@ -1,0 +1,58 @@
+package vault
+
+import (
+	"context"
+	"slices"
+
+	"consilium"
+	"consilium/internal/fixed"
+	"consilium/internal/table"
+	"consilium/models"
+	"consilium/models/net"
+	"consilium/policy"
+)
+
+// rehearse takes the first local step of the study's analyses and throws the
+// outcome away. A row that they cannot use, such as an interval that ends
+// before it starts or a logarithm of zero, makes the hospital decline before
+// anybody signs a charter with it, instead of leaving a study that has begun.
+// No state, no memory and no randomness outlives the rehearsal.
+func (v *Vault) rehearse(ctx context.Context, st *study, f *policy.Federation, u *usable) error {
+	facts := consilium.Facts{Spec: st.spec, MinCohort: st.decided.MinCohort, Permits: st.decided.Permits}
+	for i := range f.Sites {
+		facts.Sites = append(facts.Sites, consilium.SiteID(f.Sites[i].ID))
+	}
+	position := consilium.Position(slices.Index(facts.Sites, v.cfg.Site) + 1)
+	if position == 0 {
+		return consilium.ErrNotMember.Withf("the study does not ask %s", v.cfg.Site)
+	}
+	analysis, err := models.New(facts, v.cfg.Learned)
+	if err != nil {
+		return err
+	}
+	state, err := analysis.Start(facts)
+	if err != nil || state.Done {
+		return err
+	}
+	layout, err := analysis.Layout(state)
+	if err != nil {
+		return err
+	}
+	derived, err := table.Derive(st.spec, st.record, u.selected)
+	if err != nil {
+		return err
+	}
+	w, err := fixed.NewWriter(layout)
+	if err != nil {
+		return err
+	}
+	_, err = analysis.Local(ctx, state, nil, &models.Rows{
+		Site: position, Seed: net.RoundSeed(st.spec.Seed, st.site.ID, 1), Patients: len(st.people.names), Excluded: u.excluded,
+		Batches: []models.Batch{{Record: derived, Selected: u.selected, Patient: st.people.of, Holdout: st.people.holdout}},
+	}, w)
+	if err != nil {
+		return err
+	}
+	_, err = w.Lanes()
+	return err
+}
