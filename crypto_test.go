@@ -36,7 +36,7 @@ var nature = map[string]string{
 var passive = []string{"crypto", "crypto/rand", "crypto/subtle", "crypto/x509/pkix", "crypto/sha256", "crypto/sha512", "crypto/sha3", "crypto/hmac", "crypto/hkdf",
 	"crypto/fips140"}
 
-var isCrypto = regexp.MustCompile(`^crypto(/|$)|^golang.org/x/crypto/|^filippo.io/|/circl/|sumdb/note$|formats/note$|/lattigo/|^golang.org/x/crypto|age$|jwx|go-jose|/secp256k1|go-ethereum/crypto|/bls12|/kyber|pqc`)
+var isCrypto = regexp.MustCompile(`^crypto(/|$)|^golang.org/x/crypto/|^filippo.io/|/circl/|sumdb/note$|formats/note$|/lattigo/|^golang.org/x/crypto|(^|/)age$|jwx|go-jose|/secp256k1|go-ethereum/crypto|/bls12|/kyber|pqc`)
 
 // allowed lists the classes that docs/cryptography.md may give a library.
 var allowed = map[string][]string{"symmetric": {"symmetric"}, "classical": {"classical", "hybrid"}, "post-quantum": {"post-quantum", "hybrid"},

@@ -99,7 +99,6 @@ const (
 	DomainAccess      Domain = "consilium/access/v1"
 	DomainDIDDocument Domain = "consilium/did-document/v1"
 	DomainSuperRoot   Domain = "consilium/super-root/v1"
-	DomainAnchor      Domain = "consilium/anchor/v1"
 )
 
 // Domains returns the whole table, in no particular order of meaning.
@@ -114,7 +113,7 @@ func Domains() []Domain {
 		DomainCohort, DomainHoldout, DomainNoise, DomainSchema, DomainRowSalt, DomainBatch, DomainSource, DomainDeviceBatch, DomainPseudonym,
 		DomainConsent, DomainWithdrawal, DomainReceipt, DomainManifest, DomainSaltStore, DomainSubject, DomainModel, DomainArchive, DomainAuditMask, DomainAuditRecord,
 		DomainTrail, DomainLineage, DomainTransfer, DomainAssessment, DomainTeamEnvelope, DomainSealedBox, DomainSealedState, DomainSealedReveal,
-		DomainCredential, DomainKeyEvent, DomainNextKey, DomainGuardian, DomainMandate, DomainAccess, DomainDIDDocument, DomainSuperRoot, DomainAnchor,
+		DomainCredential, DomainKeyEvent, DomainNextKey, DomainGuardian, DomainMandate, DomainAccess, DomainDIDDocument, DomainSuperRoot,
 	}
 }
 

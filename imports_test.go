@@ -80,6 +80,10 @@ var walls = map[string][]string{
 	"consilium/internal/federation": anyRoom,
 	"consilium/cmd/consilium":       anyRoom,
 	"consilium/benchmarks/full":     {"consilium", "he", "he/party", "internal/seal"},
+
+	// Chains have a program of their own; nothing else links a chain's client.
+	"consilium/cmd/consilium-anchor":     {"consilium", "provenance", "internal/durable", "cmd/consilium-anchor/evm"},
+	"consilium/cmd/consilium-anchor/evm": {"consilium", "provenance", "internal/durable"},
 }
 
 // anyRoom is for the rooms whose promise is to put the others together.
@@ -95,7 +99,8 @@ var owners = map[string][]string{
 	"github.com/apache/arrow":         {"consilium/models", "consilium/models/net", "consilium/policy", "consilium/provenance", "consilium/worker/vault", "consilium/internal/table"},
 	"cel.dev/":                        {"consilium/internal/table"},
 	"google.golang.org/grpc":          {"consilium/api/v1", "consilium/internal/wire", "consilium/coordinator"},
-	"github.com/ethereum/go-ethereum": {},
+	"github.com/ethereum/go-ethereum": {"consilium/cmd/consilium-anchor", "consilium/cmd/consilium-anchor/evm"},
+	"github.com/cometbft":             {},
 }
 
 // offline rooms may not import a package that opens a socket.

@@ -19,7 +19,13 @@
 //	streams    wearables' signed, chained batches and supply-chain events, as rows
 //	           of the same ledger (device.go, streamtable.go, epcis)
 //	receipt    one row's whole chain, for its patient or an auditor (receipt.go)
-//	consent    signed documents whose salted digests are in the ledger (consent.go)
+//	consent    verifiable credentials that the hospital issues and the patient signs
+//	           (consentvc.go), withdrawals, mandates and the patient's line of keys
+//	           (keyline.go); their salted digests are in the ledger (consent.go)
+//	anchor     the heads of all ledgers under one hash, for a chain (anchor.go)
+//
+// Packages did, sdjwt, status and guardian hold the formats: names and keys,
+// selectively disclosable credentials, status lists, shares of a lost key.
 //
 // Edge, Tiles and the checkpoint functions serve a second log as well: the
 // audit log that the coordinators keep.
@@ -69,6 +75,9 @@
 //     consents and pseudonyms.
 //   - The last batches of a wearable can be lost unnoticed until the next one
 //     arrives; who holds a device's key can sign for it.
+//   - Who holds a patient's card decides for the patient until that is noticed. A
+//     recovery by guardians voids what was signed since a day that it names.
+//   - A hospital can withdraw for a patient; it can give no consent for one.
 //   - A witness whose state directory is rolled back vouches again for what it
 //     forgot: keep it on its own disk, off the hospitals' backups.
 //
@@ -76,6 +85,8 @@
 //
 // RFC 6962 (Merkle trees), RFC 8785 (canonical JSON), RFC 2104 (HMAC), FIPS 204
 // (ML-DSA); c2sp.org/signed-note, tlog-checkpoint, tlog-cosignature,
-// tlog-witness, tlog-policy and tlog-tiles; W3C CCG did-method-key; EDPB
+// tlog-witness, tlog-policy and tlog-tiles; W3C CCG did-method-key
+// and did-method-web; RFC 9901 and draft-ietf-oauth-sd-jwt-vc (SD-JWT); W3C
+// Bitstring Status List 1.0; KERI (pre-rotation); EDPB
 // Guidelines 02/2025 on ledgers and personal data.
 package provenance

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"io"
 	"os"
 	"path/filepath"
@@ -9,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"consilium"
+	"consilium/provenance"
 	"consilium/provenance/did"
 	"consilium/provenance/status"
 )
@@ -106,6 +109,24 @@ func TestConsentDesk(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	says(t, must(t, "ledger", "verify", "--config", config), "entries verify")
+
+	// The ledger is the one that was anchored; an anchor of another one is not.
+	cp, err := provenance.ParseCheckpoint([]byte(mustRead(t, filepath.Join(h.config.ledgerDir(), "checkpoint"))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, root := range []consilium.Digest{cp.Root, {1}} {
+		a := provenance.Anchor{APIVersion: consilium.APIVersion, Kind: "Anchor", Chain: provenance.ChainEVM, Epoch: 1, Heads: []provenance.Head{{Origin: cp.Origin, Size: cp.Size, Root: root}}, Status: provenance.AnchorFinal}
+		if a.SuperRoot, err = provenance.SuperRoot(1, a.Heads); err != nil {
+			t.Fatal(err)
+		}
+		b, _ := json.Marshal(a)
+		write(t, folder("anchor.json"), string(b))
+		out, e, code := try(t.Context(), "ledger", "verify", "--config", config, "--anchor", folder("anchor.json"))
+		if root == cp.Root && (code != exitDone || !strings.Contains(out, "that was anchored")) || root != cp.Root && (code != exitFailed || !strings.Contains(e, "another root")) {
+			t.Errorf("%d %s %s", code, out, e)
+		}
+	}
 }
 
 func mustRead(t *testing.T, path string) string {

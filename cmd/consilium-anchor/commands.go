@@ -1,0 +1,338 @@
+package main
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ethereum/go-ethereum/common"
+	"github.com/ethereum/go-ethereum/crypto"
+	"github.com/ethereum/go-ethereum/ethclient"
+
+	"consilium"
+	"consilium/cmd/consilium-anchor/evm"
+	"consilium/internal/durable"
+	"consilium/provenance"
+)
+
+// common flags of the commands that speak to a chain.
+type chainFlags struct {
+	rpc, dir, contract *string
+	depth              *uint64
+	tag                *bool
+}
+
+func newChainFlags(f *flag.FlagSet) chainFlags {
+	return chainFlags{
+		rpc:      f.String("rpc", "http://127.0.0.1:8545", "`URL` or socket of a node of the chain"),
+		dir:      f.String("dir", "", "`directory` of the account's key and of what was sent"),
+		contract: f.String("contract", "", "the contract's `address`; default what deploy wrote"),
+		depth:    f.Uint64("depth", evm.DefaultDepth, "how many blocks on top make one final"),
+		tag:      f.Bool("finalized", false, "believe the chain's own tag finalized instead of a depth"),
+	}
+}
+
+const (
+	keyFile      = "account.key"
+	contractFile = "contract"
+)
+
+func parse(f *flag.FlagSet, args []string, needed ...string) error {
+	if err := f.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return err
+		}
+		return usagef("%v", err)
+	}
+	if f.NArg() > 0 {
+		return usagef("unexpected %q", f.Arg(0))
+	}
+	for _, n := range needed {
+		if f.Lookup(n).Value.String() == "" || f.Lookup(n).Value.String() == "0" {
+			return usagef("--%s is needed", n)
+		}
+	}
+	return nil
+}
+
+// key reads the account's key, or makes it. It pays for transactions and can put
+// epochs; it says nothing about a ledger.
+func (c chainFlags) key(make bool) (*ecdsa.PrivateKey, error) {
+	path := filepath.Join(*c.dir, keyFile)
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) && make {
+		key, err := crypto.GenerateKey()
+		if err != nil {
+			return nil, err
+		}
+		if err := os.MkdirAll(*c.dir, 0o700); err != nil {
+			return nil, err
+		}
+		return key, crypto.SaveECDSA(path, key) // mode 0600
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w; `consilium-anchor account --dir %s` makes one", err, *c.dir)
+	}
+	if info.Mode().Perm()&0o077 != 0 {
+		return nil, fmt.Errorf("%s: others may read it; chmod 600", path)
+	}
+	return crypto.LoadECDSA(path)
+}
+
+func (c chainFlags) open(ctx context.Context) (*evm.Anchorer, *ethclient.Client, error) {
+	key, err := c.key(false)
+	if err != nil {
+		return nil, nil, err
+	}
+	address := *c.contract
+	if address == "" {
+		b, err := os.ReadFile(filepath.Join(*c.dir, contractFile))
+		if err != nil {
+			return nil, nil, usagef("--contract is needed; deploy has left none in %s", *c.dir)
+		}
+		address = strings.TrimSpace(string(b))
+	}
+	if !common.IsHexAddress(address) {
+		return nil, nil, usagef("--contract %q is no address", address)
+	}
+	client, err := ethclient.DialContext(ctx, *c.rpc)
+	if err != nil {
+		return nil, nil, err
+	}
+	a, err := evm.New(evm.Config{Chain: client, Key: key, Contract: common.HexToAddress(address), Dir: *c.dir, Depth: *c.depth, Tag: *c.tag})
+	return a, client, err
+}
+
+func runAccount(_ context.Context, f *flag.FlagSet, args []string, out io.Writer) error {
+	c := newChainFlags(f)
+	if err := parse(f, args, "dir"); err != nil {
+		return err
+	}
+	key, err := c.key(true)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(out, crypto.PubkeyToAddress(key.PublicKey).Hex())
+	return nil
+}
+
+func runDeploy(ctx context.Context, f *flag.FlagSet, args []string, out io.Writer) error {
+	c := newChainFlags(f)
+	if err := parse(f, args, "dir"); err != nil {
+		return err
+	}
+	path := filepath.Join(*c.dir, contractFile)
+	if b, err := os.ReadFile(path); err == nil {
+		fmt.Fprint(out, string(b))
+		return nil // deployed before: the same answer
+	}
+	key, err := c.key(true)
+	if err != nil {
+		return err
+	}
+	client, err := ethclient.DialContext(ctx, *c.rpc)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	address, tx, err := evm.Deploy(ctx, client, key)
+	if err != nil {
+		return fmt.Errorf("%w; the account %s pays", err, crypto.PubkeyToAddress(key.PublicKey))
+	}
+	for {
+		if r, err := client.TransactionReceipt(ctx, tx); err == nil {
+			if r.Status != 1 || r.ContractAddress != address {
+				return fmt.Errorf("the chain refused the contract in block %d", r.BlockNumber)
+			}
+			break
+		}
+		select {
+		case <-time.After(200 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	if err := durable.WriteFile(path, []byte(address.Hex()+"\n"), 0o644); err != nil {
+		return err
+	}
+	fmt.Fprintln(out, address.Hex())
+	return nil
+}
+
+// headsOf verifies checkpoints against the roster and makes heads of them: each
+// is a ledger of the roster, cosigned by the board's witness.
+func headsOf(rosterFile string, files []string) ([]provenance.Head, error) {
+	b, err := os.ReadFile(rosterFile)
+	if err != nil {
+		return nil, err
+	}
+	var signed consilium.Signed
+	if err := json.Unmarshal(b, &signed); err != nil {
+		return nil, fmt.Errorf("%s: %w", rosterFile, err)
+	}
+	roster, err := consilium.ParseRoster(signed.Payload)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", rosterFile, err)
+	}
+	ledgers := map[string]string{}
+	for _, s := range roster.Sites {
+		name, err := provenance.LogName(s.Ledger)
+		if err != nil {
+			return nil, err
+		}
+		ledgers[name] = s.Ledger
+	}
+	var heads []provenance.Head
+	for _, file := range files {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		cp, err := provenance.ParseCheckpoint(raw)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		key, ok := ledgers[cp.Origin]
+		if !ok {
+			return nil, fmt.Errorf("%s: the ledger %s is not in the roster", file, cp.Origin)
+		}
+		cp, err = provenance.VerifyCheckpoint(raw, provenance.CheckpointPolicy{Log: key, Witnesses: provenance.SingleWitness(roster.Board.Witness, "").AnyAge()}, time.Now())
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", file, err)
+		}
+		heads = append(heads, provenance.Head{Origin: cp.Origin, Size: cp.Size, Root: cp.Root})
+	}
+	slices.SortFunc(heads, func(a, b provenance.Head) int { return strings.Compare(a.Origin, b.Origin) })
+	return heads, nil
+}
+
+type list []string
+
+func (l *list) String() string     { return strings.Join(*l, ",") }
+func (l *list) Set(s string) error { *l = append(*l, s); return nil }
+
+func runPut(ctx context.Context, f *flag.FlagSet, args []string, out io.Writer) error {
+	var files list
+	c := newChainFlags(f)
+	epoch := f.Uint64("epoch", 0, "the epoch's `number`; each is larger than the one before")
+	roster := f.String("roster", "", "the federation's roster `file`")
+	f.Var(&files, "checkpoint", "a ledger's checkpoint `file`; give the flag for each hospital")
+	if err := parse(f, args, "dir", "epoch", "roster", "checkpoint"); err != nil {
+		return err
+	}
+	heads, err := headsOf(*roster, files)
+	if err != nil {
+		return err
+	}
+	a, client, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	anchor, err := a.Put(ctx, *epoch, heads)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "epoch %d, super-root %s over %d ledgers: sent as %s\n", anchor.Epoch, anchor.SuperRoot.Short(), len(anchor.Heads), anchor.Tx)
+	return nil
+}
+
+func runStatus(ctx context.Context, f *flag.FlagSet, args []string, out io.Writer) error {
+	c := newChainFlags(f)
+	epoch := f.Uint64("epoch", 0, "the epoch's `number`")
+	wait := f.Duration("wait", 0, "how long to wait for it to be final")
+	if err := parse(f, args, "dir", "epoch"); err != nil {
+		return err
+	}
+	a, client, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	for deadline := time.Now().Add(*wait); ; {
+		anchor, err := a.Poll(ctx, *epoch)
+		if err != nil {
+			return err
+		}
+		if final := anchor.Status == provenance.AnchorFinal; final || !time.Now().Before(deadline) {
+			fmt.Fprintf(out, "epoch %d: %s, block %d %s\n", anchor.Epoch, anchor.Status, anchor.Height, anchor.Block)
+			if !final {
+				return errIncomplete
+			}
+			return nil
+		}
+		select {
+		case <-time.After(500 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func runProve(ctx context.Context, f *flag.FlagSet, args []string, out io.Writer) error {
+	c := newChainFlags(f)
+	epoch := f.Uint64("epoch", 0, "the epoch's `number`")
+	to := f.String("out", "", "`file` for the anchor with its proof")
+	if err := parse(f, args, "dir", "epoch", "out"); err != nil {
+		return err
+	}
+	a, client, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	anchor, err := a.Poll(ctx, *epoch)
+	if err != nil {
+		return err
+	}
+	if anchor.Status != provenance.AnchorFinal && anchor.Status != provenance.AnchorIncluded {
+		return fmt.Errorf("epoch %d is %s: %w", *epoch, anchor.Status, errIncomplete)
+	}
+	proven, err := evm.Prove(ctx, client, client.Client(), anchor, anchor.Height)
+	if err != nil {
+		return err
+	}
+	b, err := json.Marshal(proven)
+	if err != nil {
+		return err
+	}
+	if err := durable.WriteFile(*to, append(b, '\n'), 0o644); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "%s: epoch %d, %s, %d bytes; verify it against block %s as another node tells it\n", *to, *epoch, proven.Status, len(b), proven.Block)
+	return nil
+}
+
+func runVerify(_ context.Context, f *flag.FlagSet, args []string, out io.Writer) error {
+	file := f.String("anchor", "", "the anchor's `file`")
+	block := f.String("block", "", "`hash` of a block that you trust, from a source of your own")
+	if err := parse(f, args, "anchor", "block"); err != nil {
+		return err
+	}
+	b, err := os.ReadFile(*file)
+	if err != nil {
+		return err
+	}
+	a, err := provenance.ParseAnchor(b)
+	if err != nil {
+		return err
+	}
+	if len(common.FromHex(*block)) != common.HashLength {
+		return usagef("--block %q is no block hash", *block)
+	}
+	if err := evm.Verify(a, common.HexToHash(*block)); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "epoch %d with %d ledgers is in the state of block %s, contract %s\n", a.Epoch, len(a.Heads), *block, a.Contract)
+	return nil
+}
