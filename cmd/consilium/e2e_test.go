@@ -728,7 +728,7 @@ func audit(t *testing.T, k *kits, out string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(list) != 6+testSites {
+	if len(list) != 11+testSites {
 		t.Errorf("%d files in the archive", len(list))
 	}
 	for _, f := range list {
