@@ -42,7 +42,9 @@ func glmStudy(name, question, family, formula, deadline string) (*studyfile.File
 // patient from those, which is one of the things to be shown.
 func (d *demo) goWrong(ctx context.Context) error {
 	d.p.say("4. Things go wrong on purpose, in a second federation of the same hospitals.")
-	gone, err := glmStudy("rate-short", "How much does interferon lower the rate of infections?", "poisson", "ninf ~ treat + offset(log(fu))", "4s")
+	// Columns of its own: the hospitals would refuse a later question of thirteen
+	// over a column of this one, which ends with twelve.
+	gone, err := glmStudy("count-follow-up", "Do infections become more with the time of follow-up?", "poisson", "ninf ~ log(fu)", "4s")
 	if err != nil {
 		return err
 	}
