@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -47,13 +48,24 @@ func (n *network) must(args ...string) string {
 
 func (n *network) path(name string) string { return filepath.Join(n.dir, name) }
 
+// nextPort starts somewhere below the ports that the system gives to outgoing
+// connections: a port of that range can be taken again between the look and the
+// use.
+var nextPort atomic.Uint32
+
+func init() { nextPort.Store(uint32(os.Getpid() * 64 % 20000)) }
+
 func freePort(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	t.Helper()
+	for range 2000 {
+		address := fmt.Sprintf("127.0.0.1:%d", 10000+nextPort.Add(1)%20000)
+		if l, err := net.Listen("tcp", address); err == nil {
+			l.Close()
+			return address
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no free port")
+	return ""
 }
 
 func newNetwork(t *testing.T) *network {
