@@ -318,9 +318,9 @@ func NewBatch(rec arrow.Record, salts *Salts, o BatchOptions) (*Draft, error) {
 		return nil, err
 	}
 	parallel(rc.rows, func(lo, hi int) {
-		buf := make([]byte, 0, 512)
+		buf, c := make([]byte, 0, 512), newChain()
 		for r := lo; r < hi; r++ {
-			salt := keys[r].rowSalt(m.batch, uint32(r))
+			salt := keys[r].saltWith(c, &m.batch, uint32(r))
 			m.leaves[r], buf = rc.leaf(buf, &salt, r)
 		}
 	})

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash"
@@ -44,95 +45,131 @@ type patientKey struct {
 	inner, outer [32]byte // chaining values after the key blocks
 }
 
-// chain is a SHA-256 whose chaining value can be set. The standard library
-// writes one as magic, eight words, a block's buffer and a length.
+// chain is SHA-256's compression, block by block from any chaining value, with
+// nothing allocated. The standard library writes its state as magic, eight
+// words, a block's buffer and a length; after whole blocks only the words
+// differ, and the state after a padded last block is the digest.
+//
+// It is not safe for concurrent use: one a goroutine.
 type chain struct {
-	hash.Hash
+	hash  hash.Hash
 	set   encoding.BinaryUnmarshaler
+	get   encoding.BinaryAppender
 	state []byte // after one block, with room for the eight words
+	out   []byte
+	block [sha256.BlockSize]byte
 }
 
-const chainAt = 4 // of the eight words
+const (
+	chainAt  = 4                        // of the eight words
+	maxShort = sha256.BlockSize - 1 - 8 // bytes that fit a last block with their padding
+)
 
 func newChain() *chain {
 	h := sha256.New()
-	h.Write(make([]byte, sha256.BlockSize))
-	state, err := h.(encoding.BinaryMarshaler).MarshalBinary()
+	c := &chain{hash: h, set: h.(encoding.BinaryUnmarshaler), get: h.(encoding.BinaryAppender)}
+	h.Write(c.block[:])
+	state, err := c.get.AppendBinary(nil)
 	if err != nil || len(state) < chainAt+sha256.Size {
 		panic("provenance: the standard library's SHA-256 does not give its state")
 	}
-	return &chain{Hash: h, set: h.(encoding.BinaryUnmarshaler), state: state}
+	c.state, c.out = state, make([]byte, 0, len(state))
+	return c
 }
 
 var chains = sync.Pool{New: func() any { return newChain() }}
 
-// block is the chaining value after one block.
-func (c *chain) block(b *[sha256.BlockSize]byte) (out [32]byte) {
-	c.Reset()
-	c.Write(b[:])
-	state, err := c.Hash.(encoding.BinaryMarshaler).MarshalBinary()
+// value is the chaining value after the blocks written so far.
+func (c *chain) value() (v [32]byte) {
+	state, err := c.get.AppendBinary(c.out)
 	if err != nil {
-		panic(err)
+		panic(err) // SHA-256 always has a state
 	}
-	copy(out[:], state[chainAt:])
-	return out
+	copy(v[:], state[chainAt:])
+	return v
 }
 
-// from goes on from a chaining value, as if its block had been written.
-func (c *chain) from(value *[32]byte) {
+// first is the chaining value after c.block alone.
+func (c *chain) first() [32]byte {
+	c.hash.Reset()
+	c.hash.Write(c.block[:])
+	return c.value()
+}
+
+// last is the digest of the block behind value followed by the n bytes that
+// stand in c.block (FIPS 180-4 §5.1.1: a one, zeros, the length in bits).
+func (c *chain) last(value *[32]byte, n int) consilium.Digest {
+	c.block[n] = 0x80 // n > maxShort would not leave room: a domain name grew too long
+	clear(c.block[n+1 : maxShort+1])
+	binary.BigEndian.PutUint64(c.block[maxShort+1:], uint64(sha256.BlockSize+n)*8)
 	copy(c.state[chainAt:], value[:])
 	if err := c.set.UnmarshalBinary(c.state); err != nil {
 		panic(err) // a state that the library wrote
 	}
+	c.hash.Write(c.block[:])
+	return c.value()
 }
 
 func newPatientKey(key [32]byte) *patientKey {
-	var inner, outer [sha256.BlockSize]byte
-	for i := range inner {
-		var b byte
-		if i < len(key) {
-			b = key[i]
-		}
-		inner[i], outer[i] = b^0x36, b^0x5c
-	}
 	c := chains.Get().(*chain)
 	defer chains.Put(c)
-	return &patientKey{key: key, inner: c.block(&inner), outer: c.block(&outer)}
+	p := &patientKey{key: key}
+	for _, pad := range []struct {
+		b  byte
+		to *[32]byte
+	}{{0x36, &p.inner}, {0x5c, &p.outer}} {
+		for i := range c.block {
+			c.block[i] = pad.b
+			if i < len(key) {
+				c.block[i] ^= key[i]
+			}
+		}
+		*pad.to = c.first()
+	}
+	clear(c.block[:]) // the key goes; chaining values stay in c until its next use
+	return p
 }
 
-// mac is HMAC-SHA256.
-func (p *patientKey) mac(msg []byte) (out consilium.Digest) {
-	c := chains.Get().(*chain)
-	c.from(&p.inner)
-	c.Write(msg)
-	c.Sum(out[:0])
-	c.from(&p.outer)
-	c.Write(out[:])
-	c.Sum(out[:0])
-	chains.Put(c)
-	return out
+var rowSaltPrefix = shortPrefix(consilium.DomainRowSalt)
+var auditMaskPrefix = shortPrefix(consilium.DomainAuditMask)
+
+// shortPrefix is a domain's prefix that leaves room for a batch and an index
+// in one block.
+func shortPrefix(d consilium.Domain) []byte {
+	p := d.Message(nil)
+	if len(p)+len(ID{})+4 > maxShort {
+		panic("provenance: domain " + string(d) + " is too long for one block")
+	}
+	return p
 }
 
-var rowSaltPrefix = consilium.DomainRowSalt.Message(nil)
-var auditMaskPrefix = consilium.DomainAuditMask.Message(nil)
+// mac is HMAC-SHA256(K_patient, prefix || batch || index).
+func (p *patientKey) mac(c *chain, prefix []byte, batch *ID, index uint32) consilium.Digest {
+	n := copy(c.block[:], prefix)
+	n += copy(c.block[n:], batch[:])
+	binary.BigEndian.PutUint32(c.block[n:], index)
+	inner := c.last(&p.inner, n+4)
+	return c.last(&p.outer, copy(c.block[:], inner[:]))
+}
+
+// saltWith is rowSalt for a caller who has many to compute.
+func (p *patientKey) saltWith(c *chain, batch *ID, index uint32) consilium.Digest {
+	return p.mac(c, rowSaltPrefix, batch, index)
+}
 
 // rowSalt is HMAC-SHA256(K_patient, domain || batch || index).
 func (p *patientKey) rowSalt(batch ID, index uint32) consilium.Digest {
-	var b [96]byte
-	m := append(b[:0], rowSaltPrefix...)
-	m = append(m, batch[:]...)
-	m = append(m, byte(index>>24), byte(index>>16), byte(index>>8), byte(index))
-	return p.mac(m)
+	c := chains.Get().(*chain)
+	defer chains.Put(c)
+	return p.saltWith(c, &batch, index)
 }
 
 // rowName names a row in the audit: nobody without the patient's key can tell
 // whose it is, and it says nothing about the leaf's salt.
 func (p *patientKey) rowName(batch ID, index uint32) consilium.Digest {
-	var b [96]byte
-	m := append(b[:0], auditMaskPrefix...)
-	m = append(m, batch[:]...)
-	m = append(m, byte(index>>24), byte(index>>16), byte(index>>8), byte(index))
-	return p.mac(m)
+	c := chains.Get().(*chain)
+	defer chains.Put(c)
+	return p.mac(c, auditMaskPrefix, &batch, index)
 }
 
 // NewSalts keeps keys in memory only.

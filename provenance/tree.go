@@ -49,33 +49,48 @@ func TreeRoot(leaves []consilium.Digest) consilium.Digest {
 	}
 	const serial = 1 << 12
 	if len(leaves) < 2*serial {
-		return rootOf(append([]consilium.Digest(nil), leaves...))
+		return rootAbove(leaves)
 	}
 	// Perfect subtrees of 2^k leaves have no effect on each other: one
 	// goroutine a core hashes them, and their roots are the leaves of the rest.
 	size := 1 << (bits.Len(uint(len(leaves)/(2*runtime.GOMAXPROCS(0)))) - 1)
-	size = max(size, serial)
+	size = min(max(size, serial), 1<<16) // what a core's cache holds while it works upwards
 	tops := make([]consilium.Digest, (len(leaves)+size-1)/size)
 	parallel(len(tops), func(lo, hi int) {
+		level := make([]consilium.Digest, size/2)
 		for i := lo; i < hi; i++ {
-			tops[i] = rootOf(append([]consilium.Digest(nil), leaves[i*size:min((i+1)*size, len(leaves))]...))
+			tops[i] = rootOf(pairUp(level, leaves[i*size:min((i+1)*size, len(leaves))]))
 		}
 	})
 	return rootOf(tops)
 }
 
+// rootAbove is the root over leaves, which stay as they are.
+func rootAbove(leaves []consilium.Digest) consilium.Digest {
+	return rootOf(pairUp(make([]consilium.Digest, (len(leaves)+1)/2), leaves))
+}
+
+// pairUp writes the level above to up, which may be the start of level.
+func pairUp(up, level []consilium.Digest) []consilium.Digest {
+	n := len(level) / 2
+	var b [65]byte
+	b[0] = 1
+	for i := range n {
+		copy(b[1:], level[2*i][:])
+		copy(b[33:], level[2*i+1][:])
+		up[i] = sha256.Sum256(b[:])
+	}
+	if len(level)%2 == 1 {
+		up[n] = level[len(level)-1]
+		n++
+	}
+	return up[:n]
+}
+
 // rootOf overwrites level.
 func rootOf(level []consilium.Digest) consilium.Digest {
 	for len(level) > 1 {
-		n := len(level) / 2
-		for i := 0; i < n; i++ {
-			level[i] = NodeHash(level[2*i], level[2*i+1])
-		}
-		if len(level)%2 == 1 {
-			level[n] = level[len(level)-1]
-			n++
-		}
-		level = level[:n]
+		level = pairUp(level, level)
 	}
 	return level[0]
 }

@@ -172,10 +172,9 @@ type matcher struct {
 	manifests []*Manifest // by verdict; nil if unusable
 	leaves    []leafAt    // row leaves in order, of all batches with a manifest
 	keys      []*patientKey
-	patients  []Pseudonym // by leaf
-	starts    []int       // first global row of each record
-	matched   []int32     // by global row: leaf or -1
-	altered   []int32     // by global row: the leaf whose content differs, or -1
+	starts    []int   // first global row of each record
+	matched   []int32 // by global row: leaf or -1
+	altered   []int32 // by global row: the leaf whose content differs, or -1
 }
 
 // judgeBatches compares what the vault keeps with what the ledger says.
@@ -283,10 +282,11 @@ func (m *matcher) listLeaves() {
 		}
 		n += man.Len()
 	}
-	m.leaves, m.keys, m.patients = make([]leafAt, 0, n), make([]*patientKey, 0, n), make([]Pseudonym, 0, n)
+	m.leaves, m.keys = make([]leafAt, 0, n), make([]*patientKey, 0, n)
 	s := m.in.Salts
 	s.mu.RLock()
 	defer s.mu.RUnlock()
+	var last *Pseudonym // whose key came last: a patient's rows mostly stand together
 	for i, man := range m.manifests {
 		if man == nil {
 			continue
@@ -301,12 +301,12 @@ func (m *matcher) listLeaves() {
 				verdict.Decoys++
 				continue
 			}
-			p := man.patients[j]
+			p := &man.patients[j]
 			var key *patientKey
-			if k := len(m.keys); k > 0 && m.patients[k-1] == p {
-				key = m.keys[k-1]
+			if last != nil && *last == *p {
+				key = m.keys[len(m.keys)-1]
 			} else {
-				key = s.keys[p]
+				key = s.keys[*p]
 			}
 			if key == nil { // the key is erased: the leaf is a stub now
 				verdict.Erased++
@@ -318,7 +318,7 @@ func (m *matcher) listLeaves() {
 			}
 			m.leaves = append(m.leaves, l)
 			m.keys = append(m.keys, key)
-			m.patients = append(m.patients, p)
+			last = p
 		}
 	}
 }
@@ -335,16 +335,31 @@ func (m *matcher) at(row int) (record, r int) {
 	return i, row - m.starts[i]
 }
 
+// patientOf is whose row leaf l is.
+func (m *matcher) patientOf(l int) *Pseudonym {
+	at := &m.leaves[l]
+	return &m.manifests[at.batch].patients[at.index]
+}
+
+// scratch is what a goroutine reuses from row to row.
+type scratch struct {
+	chain *chain
+	buf   []byte
+}
+
+func newScratch() *scratch { return &scratch{newChain(), make([]byte, 0, 512)} }
+
 // fits recomputes the leaf of a row as leaf l.
-func (m *matcher) fits(buf []byte, rc *rowCoder, r int, l int) (bool, []byte) {
+func (m *matcher) fits(s *scratch, rc *rowCoder, r int, l int) bool {
 	at := &m.leaves[l]
 	man := m.manifests[at.batch]
 	if man.schema != rc.schema {
-		return false, buf
+		return false
 	}
-	salt := m.keys[l].rowSalt(man.batch, at.index)
-	got, buf := rc.leaf(buf, &salt, r)
-	return got == man.leaves[at.index], buf
+	salt := m.keys[l].saltWith(s.chain, &man.batch, at.index)
+	var got consilium.Digest
+	got, s.buf = rc.leaf(s.buf, &salt, r)
+	return got == man.leaves[at.index]
 }
 
 func (m *matcher) match() {
@@ -354,7 +369,7 @@ func (m *matcher) match() {
 		m.starts[i] = start
 		start += m.coders[i].rows
 	}
-	var live []int32
+	live := make([]int32, 0, len(m.leaves))
 	for l := range m.leaves {
 		if !m.leaves[l].superseded {
 			live = append(live, int32(l))
@@ -362,7 +377,7 @@ func (m *matcher) match() {
 	}
 	// Where nothing was touched, the rows stand in the order of the leaves.
 	parallel(m.total, func(lo, hi int) {
-		buf := make([]byte, 0, 512)
+		s := newScratch()
 		for row := lo; row < hi; {
 			rec, r := m.at(row)
 			rc := m.coders[rec]
@@ -372,11 +387,10 @@ func (m *matcher) match() {
 					continue
 				}
 				l := int(live[row])
-				if m.patients[l] != rc.patientOf(r) {
+				if *m.patientOf(l) != rc.patientOf(r) {
 					continue
 				}
-				var ok bool
-				if ok, buf = m.fits(buf, rc, r, l); ok {
+				if m.fits(s, rc, r, l) {
 					m.matched[row] = int32(l)
 					m.leaves[l].taken = true // row and leaf are one to one here
 				}
@@ -405,7 +419,7 @@ func (m *matcher) matchByPatient() {
 	}
 	live, old := map[Pseudonym][]int32{}, map[Pseudonym][]int32{}
 	for l := range m.leaves {
-		p := m.patients[l]
+		p := *m.patientOf(l)
 		if m.leaves[l].taken || rows[p] == nil {
 			continue
 		}
@@ -416,11 +430,11 @@ func (m *matcher) matchByPatient() {
 		}
 	}
 	parallel(len(order), func(lo, hi int) {
-		buf := make([]byte, 0, 512)
+		s := newScratch()
 		for _, p := range order[lo:hi] {
 			left, leaves := rows[p], live[p]
-			left, leaves, buf = m.pair(left, leaves, buf)
-			left, _, buf = m.pair(left, old[p], buf)
+			left, leaves = m.pair(left, leaves, s)
+			left, _ = m.pair(left, old[p], s)
 			// What remains of both is taken as altered, in order.
 			for i := 0; i < len(left) && i < len(leaves); i++ {
 				m.altered[left[i]] = leaves[i]
@@ -439,11 +453,11 @@ const (
 // left of both: first in order with a look-ahead, which is linear, then every
 // pair while that is cheap. Rows in a wild order beyond that stay unmatched,
 // and unread.
-func (m *matcher) pair(rows, leaves []int32, buf []byte) ([]int32, []int32, []byte) {
+func (m *matcher) pair(rows, leaves []int32, s *scratch) ([]int32, []int32) {
 	try := func(row, l int32) bool {
 		rec, r := m.at(int(row))
-		var ok bool
-		if ok, buf = m.fits(buf, m.coders[rec], r, int(l)); ok {
+		ok := m.fits(s, m.coders[rec], r, int(l))
+		if ok {
 			m.matched[row] = l
 			m.leaves[l].taken = true
 		}
@@ -483,7 +497,7 @@ func (m *matcher) pair(rows, leaves []int32, buf []byte) ([]int32, []int32, []by
 		}
 		rs, ls = rest()
 	}
-	return rs, ls, buf
+	return rs, ls
 }
 
 // report turns matches into classes, findings and counts.
@@ -511,7 +525,7 @@ func (m *matcher) report() {
 					v.leaves[rec][r] = man.leaves[at.index]
 					v.Counts.Verified++
 					verdict.Verified++
-					if moved[row] {
+					if moved != nil && moved[row] {
 						v.Counts.Reordered++
 						v.Findings = append(v.Findings, m.finding(FindReordered, rec, r, int(l)))
 					}
@@ -568,9 +582,8 @@ func (m *matcher) strangerName(rc *rowCoder, row, r int) consilium.Digest {
 }
 
 // outOfOrder marks the fewest rows whose removal leaves the matched leaves in
-// ascending order.
+// ascending order; nil where there are none.
 func outOfOrder(matched []int32) []bool {
-	out := make([]bool, len(matched))
 	last, sorted := int32(-1), true
 	for _, l := range matched {
 		if l >= 0 {
@@ -579,8 +592,9 @@ func outOfOrder(matched []int32) []bool {
 		}
 	}
 	if sorted {
-		return out
+		return nil
 	}
+	out := make([]bool, len(matched))
 	// The longest ascending run of leaves (patience sorting) stays.
 	var tails []int // by length-1: row that ends the run with the smallest leaf
 	prev := make([]int, len(matched))
