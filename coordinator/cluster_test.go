@@ -18,6 +18,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -195,13 +196,24 @@ func (c *cluster) install(signed *consilium.Signed) {
 	}
 }
 
+// nextPort starts somewhere below the ports that the system gives to outgoing
+// connections: a port of that range can be taken again between the look and the
+// use.
+var nextPort atomic.Uint32
+
+func init() { nextPort.Store(uint32(10000 + os.Getpid()*64%20000)) }
+
 func freePort(t testing.TB) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	t.Helper()
+	for range 2000 {
+		address := fmt.Sprintf("127.0.0.1:%d", 10000+nextPort.Add(1)%20000)
+		if l, err := net.Listen("tcp", address); err == nil {
+			l.Close()
+			return address
+		}
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no free port")
+	return ""
 }
 
 func (c *cluster) book() *wire.Book {

@@ -379,8 +379,7 @@ func randomRule(rng *rand.Rand) string {
 	col := func() string { return "input.record." + testColumns[rng.IntN(len(testColumns))].name }
 	op := func() string { return pick("==", "!=", "<", "<=", ">", ">=") }
 	helpers := rng.IntN(4)
-	var cond func(helper int) string
-	cond = func(helper int) string {
+	cond := func(helper int) string {
 		var c string
 		switch rng.IntN(13) {
 		case 12:

@@ -31,6 +31,9 @@ func runStudyNew(_ context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	if err := table.CheckCSV(b); err != nil {
+		return locate(err, "", *from)
+	}
 	draft, err := studyfile.New(b, studyfile.Draft{Name: *name, Site: *site})
 	if err != nil {
 		return fmt.Errorf("%s: %w", *from, err)

@@ -57,9 +57,14 @@ type guess struct {
 	missing []string // beyond the default markers
 	nMissed int
 	note    string
+	text    bool // left out as text: it may still tell patients apart
 }
 
-var isoDate = regexp.MustCompile(`^\d{4}-\d{2}-\d{2}$`)
+var (
+	isoDate      = regexp.MustCompile(`^\d{4}-\d{2}-\d{2}$`)
+	otherDate    = regexp.MustCompile(`^(\d{1,2}[./-]\d{1,2}[./-]\d{2,4}|\d{4}[./]\d{1,2}[./]\d{1,2})$`)
+	decimalComma = regexp.MustCompile(`^[+-]?(\d+([.,]\d+)?|\d{1,3}([,' ]\d{3})+(\.\d+)?|\d{1,3}(\.\d{3})+(,\d+)?)$`)
+)
 
 // New drafts a study file from a CSV table with header: types, levels and
 // bounds as the table suggests them, each with what to check. Bounds are
@@ -111,7 +116,7 @@ func New(table []byte, d Draft) (draft []byte, err error) {
 		if g.kind != "" && (seen[h] || h == "site") {
 			g.kind, g.note = "", "the name is taken; rename the header"
 		}
-		if patient == "" && g.kind != "" && patientNames[fold(h)] && g.nMissed == 0 {
+		if patient == "" && (g.kind != "" || g.text) && !seen[h] && h != "site" && patientNames[fold(h)] && g.nMissed == 0 {
 			patient = h
 			g = guess{header: h, kind: consilium.TypeID, note: "tells patients apart; replaced by a keyed pseudonym at each hospital"}
 		}
@@ -221,7 +226,7 @@ func guessColumn(header string, cells []string) guess {
 		g.bounds = outward(lo, hi)
 	case all(date):
 		g.note = "dates identify patients; use days since entry instead, or declare {type: date}"
-	case len(kinds) <= maxDraftLevels && (len(kinds) < len(values) || len(kinds) <= 3):
+	case len(kinds) <= maxDraftLevels && !all(decimalComma.MatchString) && !all(otherDate.MatchString) && (len(kinds) < len(values) || len(kinds) <= 3):
 		g.kind, g.levels = consilium.TypeLevels, kinds
 		for _, first := range firstLevels {
 			for i, l := range g.levels {
@@ -232,8 +237,12 @@ func guessColumn(header string, cells []string) guess {
 			}
 		}
 		g.note = "the first is the reference"
+	case all(decimalComma.MatchString):
+		g.note = "numbers with a comma inside: write them with a decimal point and nothing between thousands"
+	case all(otherDate.MatchString):
+		g.note = "dates identify patients; use days since entry instead"
 	default:
-		g.note = fmt.Sprintf("text with %d different values", len(kinds))
+		g.note, g.text = fmt.Sprintf("text with %d different values", len(kinds)), true
 	}
 	return g
 }

@@ -71,6 +71,18 @@ func TestDraftGuesses(t *testing.T) {
 	if _, _, err := Parse(draft); err != nil {
 		t.Errorf("%v\n%s", err, draft)
 	}
+	// As spreadsheets write them: names for patients, commas in numbers, local dates.
+	draft, err = New([]byte("patient,weight,cost,born,dose,x\nP1,\"61,5\",\"1,200\",31.1.1990,4,1\nP2,70,\"2,300.5\",1.2.1991,5,0\nP3,\"80,25\",900,1.2.1991,6,1\n"), Draft{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		"patient: patient}", "patient: {type: id}", "# weight: left out", "# cost: left out", "numbers with a comma inside", "# born: left out", "dates identify patients", "dose: {type: integer",
+	} {
+		if !strings.Contains(string(draft), want) {
+			t.Errorf("not in the draft: %s\n%s", want, draft)
+		}
+	}
 	for _, c := range []struct{ src, site, want string }{
 		{"a,b\n", "", "study file: the table has no rows below its header"},
 		{"a b,c\n1,2\n", "", "study file: no column of the table can be used; a column needs a name of letters and digits and at least two different values"},

@@ -89,6 +89,9 @@ func lines(file string, src []byte) ([]row, error) {
 	if at := invalid(src); at >= 0 {
 		return fail(1+bytes.Count(src[:at], []byte("\n")), "save the table as UTF-8", "the text is not UTF-8 or holds a NUL byte")
 	}
+	if bytes.IndexByte(src, '\r') >= 0 && bytes.IndexByte(src, '\n') < 0 {
+		return fail(1, "save the table with LF or CRLF line ends", "the lines end with CR alone")
+	}
 	r := csv.NewReader(bytes.NewReader(src))
 	r.FieldsPerRecord = -1
 	var out []row
@@ -124,6 +127,13 @@ func lines(file string, src []byte) ([]row, error) {
 		return fail(0, "the first line names the columns", "the table is empty")
 	}
 	return out, nil
+}
+
+// CheckCSV reports whether src is a table at all: CSV with commas, UTF-8 and a
+// header, whatever its columns hold.
+func CheckCSV(src []byte) error {
+	_, err := lines("", src)
+	return err
 }
 
 // invalid is the offset of the first byte that is not UTF-8 text, or -1.

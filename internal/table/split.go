@@ -1,9 +1,12 @@
 package table
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"sort"
 	"strings"
+	"unicode"
 
 	"consilium"
 )
@@ -76,9 +79,12 @@ func Split(csv []byte, column string) ([]Site, error) {
 }
 
 // siteID makes a site's name of a label: lower case, everything but letters
-// and digits a hyphen. "Mt. Sinai" is mt-sinai.
+// and digits a hyphen. "Mt. Sinai" is mt-sinai. A label with letters that have
+// no plain spelling gets eight digits of its hash, so that two hospitals named
+// in Greek or Chinese stay two, and keep their names from run to run.
 func siteID(label string) (consilium.SiteID, error) {
 	var b strings.Builder
+	lost := false
 	for _, r := range strings.ToLower(label) {
 		if f, ok := plainLetters[r]; ok {
 			b.WriteString(f)
@@ -86,18 +92,28 @@ func siteID(label string) (consilium.SiteID, error) {
 		}
 		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
 			b.WriteRune(r)
-		} else if s := b.String(); s != "" && s[len(s)-1] != '-' {
+			continue
+		}
+		if r >= 0x300 && r <= 0x36f { // an accent that stands by itself, as macOS writes them
+			continue
+		}
+		lost = lost || unicode.IsLetter(r) || unicode.IsNumber(r)
+		if s := b.String(); s != "" && s[len(s)-1] != '-' {
 			b.WriteByte('-')
 		}
 	}
 	s := strings.Trim(b.String(), "-")
-	if len(s) > 63 {
-		s = strings.Trim(s[:63], "-")
+	if !lost {
+		if s == "" {
+			return "", fmt.Errorf("no hospital is named")
+		}
+		return consilium.ParseSiteID(strings.TrimRight(s[:min(len(s), 63)], "-"))
 	}
 	if s == "" {
-		return "", fmt.Errorf("no hospital is named")
+		s = "site"
 	}
-	return consilium.ParseSiteID(s)
+	sum := sha256.Sum256([]byte(label))
+	return consilium.ParseSiteID(strings.TrimRight(s[:min(len(s), 54)], "-") + "-" + hex.EncodeToString(sum[:4]))
 }
 
 // plainLetters spells the letters of European hospital names without marks.

@@ -160,6 +160,7 @@ func TestRefusals(t *testing.T) {
 		{name: "open quote", src: "id,age\np1,\"4\n", want: "d.csv:2: not CSV: extraneous or missing \" in quoted-field; put the cell in double quotes and write a quote inside it twice"},
 		{name: "bare quote", src: "id,age\np1,4\"\n", want: "d.csv:2: not CSV: bare \" in non-quoted-field; put the cell in double quotes and write a quote inside it twice"},
 		{name: "semicolons", src: "id;age\np1;4\n", want: "d.csv:1: the columns are separated by semicolons; save the table with commas"},
+		{name: "old line ends", src: "id,age\rp1,4\r", want: "d.csv:1: the lines end with CR alone; save the table with LF or CRLF line ends"},
 		{name: "duplicate header", src: "id,age,age\n", want: "d.csv:1: header 3 stands twice; rename one of the two", local: "d.csv:1: header 3 stands twice (it is age); rename one of the two"},
 		{name: "short row", src: head + "p1,4\n", want: "d.csv:2: 2 cells, but the header has 7; put a cell that holds a comma in double quotes"},
 		{name: "missing column", src: "id,Age_,visits,dead,sex,seen,family\n", want: "d.csv:1: column age: the table has no such header; bind one of the table's headers to it, or rename the header",
@@ -454,6 +455,24 @@ func TestSplit(t *testing.T) {
 		if got := strings.TrimPrefix(err.Error(), "the table does not fit the study: "); got != c.want {
 			t.Errorf("got  %s\nwant %s", got, c.want)
 		}
+	}
+}
+
+// Hospitals are named in any script and keep the name that the table gives them.
+func TestSplitNames(t *testing.T) {
+	sites, err := Split([]byte("center,x\n東京大学,1\nΩμέγα,2\n\"The \"\"Old\"\" Clinic, Bern\",3\n  Zu\u0308rich ,4\n東京 1,5\n大阪 1,6\n東京大学,7\n"+strings.Repeat("長a", 40)+",8\n"), "center")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, s := range sites {
+		got[s.Label] = string(s.ID)
+	}
+	if diff := cmp.Diff(map[string]string{
+		"東京大学": "site-8302c97c", "Ωμέγα": "site-59b35e54", `The "Old" Clinic, Bern`: "the-old-clinic-bern", "Zu\u0308rich": "zurich",
+		"東京 1": "1-0dde9b72", "大阪 1": "1-cc71923c", strings.Repeat("長a", 40): strings.Repeat("a-", 27) + "81fa7d8a", // the first of each name's SHA-256
+	}, got); diff != "" {
+		t.Error(diff)
 	}
 }
 
