@@ -92,12 +92,22 @@ func Check(b Bundle) []Problem {
 			add(name, line, "limits", msg, lintHint(msg))
 			continue
 		}
-		alone := ast.NewCompiler().WithCapabilities(capabilities(boardBuiltins)).WithStrict(true)
-		alone.Compile(map[string]*ast.Module{name: mod})
-		for _, e := range alone.Errors {
-			add(name, lineOf(e.Location), "language", e.Message, regoHint(e))
+		warnings := warn(mod)
+		alone, err := newCompiler(capabilities(boardBuiltins))
+		if err != nil {
+			add("schema", 0, "schema", err.Error(), "")
+			continue
 		}
-		for _, w := range warn(mod) {
+		alone.Compile(map[string]*ast.Module{name: mod.Copy()})
+		for _, e := range alone.Errors {
+			line := lineOf(e.Location)
+			if hint := fieldHint(e); hint == "" {
+				add(name, line, "language", e.Message, regoHint(e))
+			} else if !slices.ContainsFunc(warnings, func(w Problem) bool { return w.Line == line && w.Rule == "field" }) {
+				add(name, line, "field", "no question has "+strings.TrimPrefix(e.Message, "undefined ref: "), hint)
+			}
+		}
+		for _, w := range warnings {
 			add(name, w.Line, w.Rule, w.Message, w.Suggestion)
 		}
 	}

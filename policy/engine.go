@@ -176,11 +176,18 @@ func compileBundle(b Bundle, timeout time.Duration) (*compiled, error) {
 		if err := lintOverlay(mod, m[1]); err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
+		// The compiler does not see through what may be null; this does.
+		if bad := unknownFields(mod); len(bad) > 0 {
+			return nil, fmt.Errorf("%s:%d: %s: %s", name, bad[0].Line, bad[0].Message, bad[0].Suggestion)
+		}
 		// Compiled alone first, with the narrower list of built-ins.
-		alone := ast.NewCompiler().WithCapabilities(board).WithStrict(true)
+		alone, err := newCompiler(board)
+		if err != nil {
+			return nil, err
+		}
 		alone.Compile(map[string]*ast.Module{name: mod.Copy()})
 		if alone.Failed() {
-			return nil, alone.Errors
+			return nil, withHints(alone.Errors)
 		}
 		if !slices.Contains(p.overlays, m[1]) {
 			p.overlays = append(p.overlays, m[1])
@@ -193,10 +200,13 @@ func compileBundle(b Bundle, timeout time.Duration) (*compiled, error) {
 		modules[name] = mod
 	}
 	store["overlays"], store["row_overlays"] = list(p.overlays), list(p.rowRules)
-	c := ast.NewCompiler().WithCapabilities(core).WithStrict(true)
+	c, err := newCompiler(core)
+	if err != nil {
+		return nil, err
+	}
 	c.Compile(modules)
 	if c.Failed() {
-		return nil, c.Errors
+		return nil, withHints(c.Errors)
 	}
 	if err := p.finish(c, store); err != nil {
 		return nil, err

@@ -13,7 +13,7 @@ import (
 // Input is one question. Which parts a point needs:
 //
 //	study       Study, Federation
-//	site        Study, Federation, Site
+//	site        Study, Federation, Site; Cohort once the rows have been read
 //	columns     Study, Federation, Site
 //	transfer    Study, Federation, Site, Artefact
 //	release     Study, Federation, Site, Release
@@ -26,6 +26,7 @@ type Input struct {
 	Study      *Study
 	Federation *Federation
 	Site       *SiteFacts
+	Cohort     *CohortFacts // of point site
 	Artefact   *Artefact
 	Release    *ReleaseFacts
 	Event      *Event
@@ -359,6 +360,11 @@ type Prior struct {
 	Difference int64 `json:"difference"` // patients by which the cohorts differ
 }
 
+// CohortFacts is what came of reading the rows, beside what was opened before.
+type CohortFacts struct {
+	Differences []int64 `json:"differences"` // of Differences; ascending, each once
+}
+
 // Event kinds.
 const (
 	EventWithdrawal = "withdrawal"
@@ -392,6 +398,11 @@ func (in Input) encode(p Point) ([]byte, error) {
 	}
 	if in.Site != nil {
 		m["site"] = in.Site
+	}
+	if in.Cohort != nil {
+		c := *in.Cohort
+		c.Differences = orEmpty(c.Differences)
+		m["cohort"] = c
 	}
 	if in.Artefact != nil {
 		m["artefact"] = in.Artefact

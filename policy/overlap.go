@@ -42,30 +42,50 @@ func Overlap(ledger []OpenedCohort, next OpenedCohort, k int, permits []string, 
 	if dp || slices.Contains(permits, PermitRepeat) {
 		return nil
 	}
-	mine := make(map[Member]bool, len(next.Patients))
-	for _, p := range next.Patients {
-		mine[p] = true
-	}
 	for i := range ledger {
-		old := &ledger[i]
-		// A cohort whose columns are not known may share every column.
-		if len(old.Columns) > 0 && len(next.Columns) > 0 &&
-			!slices.ContainsFunc(old.Columns, func(c string) bool { return slices.Contains(next.Columns, c) }) {
-			continue
-		}
-		theirs := make(map[Member]bool, len(old.Patients))
-		common := 0
-		for _, p := range old.Patients {
-			if !theirs[p] && mine[p] {
-				common++
-			}
-			theirs[p] = true
-		}
-		if d := len(mine) + len(theirs) - 2*common; d > 0 && d < k {
-			e := consilium.ErrOverlap.Withf("study %s opened nearly the same patients over some of the same columns; the difference would show the few by whom they differ", old.Study)
+		if d, ok := difference(&ledger[i], &next); ok && d > 0 && d < int64(k) {
+			e := consilium.ErrOverlap.Withf("study %s opened nearly the same patients over some of the same columns; the difference would show the few by whom they differ", ledger[i].Study)
 			e.Next = "wait until the cohorts differ by more, ask about other columns, use differential privacy, or ask the board for the permit " + PermitRepeat
 			return e
 		}
 	}
 	return nil
+}
+
+// Differences is by how many patients next differs from each cohort of the
+// ledger that it shares a column with, ascending and each number once: what a
+// hospital's decision is asked about (CohortFacts).
+func Differences(ledger []OpenedCohort, next OpenedCohort) []int64 {
+	var out []int64
+	for i := range ledger {
+		if d, ok := difference(&ledger[i], &next); ok {
+			out = append(out, d)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// difference counts the patients in one of two cohorts and not in the other.
+// A cohort whose columns are not known may share every column; two without a
+// common column are not compared.
+func difference(a, b *OpenedCohort) (int64, bool) {
+	if len(a.Columns) > 0 && len(b.Columns) > 0 &&
+		!slices.ContainsFunc(a.Columns, func(c string) bool { return slices.Contains(b.Columns, c) }) {
+		return 0, false
+	}
+	in := make(map[Member]uint8, len(a.Patients))
+	for _, p := range a.Patients {
+		in[p] |= 1
+	}
+	for _, p := range b.Patients {
+		in[p] |= 2
+	}
+	d := int64(0)
+	for _, who := range in {
+		if who != 3 {
+			d++
+		}
+	}
+	return d, true
 }

@@ -1,8 +1,10 @@
 package policy
 
 import (
+	"bytes"
 	"errors"
 	"math/rand/v2"
+	"path/filepath"
 	"testing"
 
 	"consilium"
@@ -82,5 +84,48 @@ func TestOverlapTwin(t *testing.T) {
 	cols := []string{"treat", "age", "steroids"}
 	if err := Overlap([]OpenedCohort{{Study: "s", Columns: cols, Patients: members(0, 100)}}, OpenedCohort{Columns: cols, Patients: members(1, 100)}, 11, nil, false); err == nil {
 		t.Error("the second opening is allowed")
+	}
+}
+
+// TestCohortDecision: the site's decision refuses exactly what Overlap refuses,
+// with a code and an article, and its record is a line of the decision log that
+// shows no number of patients.
+func TestCohortDecision(t *testing.T) {
+	e := demoEngine(t)
+	in := testInput(t, "amsterdam", nil)
+	old := []OpenedCohort{{Study: "s", Columns: []string{"a"}, Patients: members(0, 100)}, {Study: "other", Columns: []string{"b"}, Patients: members(0, 99)}}
+	for _, gone := range []int{0, 1, 10, 11, 50} {
+		next := OpenedCohort{Columns: []string{"a"}, Patients: members(gone, 100)}
+		q := in
+		q.Cohort = &CohortFacts{Differences: Differences(old, next)}
+		if len(q.Cohort.Differences) != 1 || q.Cohort.Differences[0] != int64(gone) {
+			t.Fatalf("%d gone: differences %v", gone, q.Cohort.Differences)
+		}
+		d, err := e.Decide(t.Context(), PointSite, q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		refused := Overlap(old, next, d.MinCohort, d.Permits, false) != nil
+		if d.Allow == refused || refused && (len(d.Reasons) != 1 || d.Reasons[0].Code != "COHORT_OVERLAP" || d.Reasons[0].Article == "") {
+			t.Errorf("%d gone: allow %v, Overlap refuses: %v: %v", gone, d.Allow, refused, d.Reasons)
+		}
+		a, err := OpenAudit(filepath.Join(t.TempDir(), "log"), auditKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rec, err := a.Append(AuditEntry{Time: q.Now, Node: "amsterdam", Point: PointSite, Input: q, Decision: d})
+		if err != nil || rec.Decision.Has("COHORT_OVERLAP") != refused || bytes.Contains(rec.InputMasked, []byte("differences")) {
+			t.Errorf("%d gone: %v, record %s", gone, err, rec.InputMasked)
+		}
+		if err := a.Close(); err != nil {
+			t.Fatal(err)
+		}
+		enc, err := q.Encode(PointSite)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p, back, err := ParseQuestion(enc); err != nil || p != PointSite || back.Cohort == nil {
+			t.Errorf("%d gone: the question does not come back: %v", gone, err)
+		}
 	}
 }

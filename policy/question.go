@@ -17,7 +17,7 @@ import (
 
 // questionParts names what a point's question holds beside point and now.
 var questionParts = map[Point][]string{
-	PointStudy: {"study", "federation"}, PointSite: {"study", "federation", "site"}, PointColumns: {"study", "federation", "site"},
+	PointStudy: {"study", "federation"}, PointSite: {"study", "federation", "site", "cohort"}, PointColumns: {"study", "federation", "site"},
 	PointRows: {"study", "federation", "site", "record"}, PointTransfer: {"study", "federation", "site", "artefact"},
 	PointRelease: {"study", "federation", "site", "release"}, PointWithdrawal: {"site", "event"},
 }
@@ -38,6 +38,7 @@ func ParseQuestion(b []byte) (Point, Input, error) {
 		Study      *Study        `json:"study"`
 		Federation *Federation   `json:"federation"`
 		Site       *SiteFacts    `json:"site"`
+		Cohort     *CohortFacts  `json:"cohort"`
 		Artefact   *Artefact     `json:"artefact"`
 		Release    *ReleaseFacts `json:"release"`
 		Event      *Event        `json:"event"`
@@ -49,7 +50,7 @@ func ParseQuestion(b []byte) (Point, Input, error) {
 	if !slices.Contains(Points(), q.Point) {
 		return "", Input{}, consilium.ErrInvalid.Withf("question: unknown point %q", clip(string(q.Point)))
 	}
-	in := Input{Now: q.Now, Study: q.Study, Federation: q.Federation, Site: q.Site, Artefact: q.Artefact, Release: q.Release, Event: q.Event, Record: q.Record}
+	in := Input{Now: q.Now, Study: q.Study, Federation: q.Federation, Site: q.Site, Cohort: q.Cohort, Artefact: q.Artefact, Release: q.Release, Event: q.Event, Record: q.Record}
 	again, err := in.encode(q.Point)
 	if err != nil {
 		return "", Input{}, consilium.ErrInvalid.Withf("question: %w", err)

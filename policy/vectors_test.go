@@ -100,7 +100,7 @@ func applyOne(doc any, path []string, op patchOp) (any, error) {
 
 // parts of a base document that a point's question holds.
 var pointParts = map[Point][]string{
-	PointStudy: {"study", "federation"}, PointSite: {"study", "federation", "site"}, PointColumns: {"study", "federation", "site"},
+	PointStudy: {"study", "federation"}, PointSite: {"study", "federation", "site", "cohort"}, PointColumns: {"study", "federation", "site"},
 	PointRows: {"study", "federation", "site", "record"}, PointTransfer: {"study", "federation", "site", "artefact"},
 	PointRelease: {"study", "federation", "site", "release"}, PointWithdrawal: {"site", "event"},
 }

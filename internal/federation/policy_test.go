@@ -48,7 +48,7 @@ func holdDecisions(t *testing.T, f *federation.Federation, rounds, threshold int
 				t.Errorf("%s: record %d lacks the policy or the input", rec.Node, rec.Seq)
 			}
 		}
-		if points[policy.PointStudy] == 0 || points[policy.PointSite] == 0 || points[policy.PointTransfer] == 0 ||
+		if points[policy.PointStudy] == 0 || points[policy.PointSite] < rounds+2 || points[policy.PointTransfer] == 0 ||
 			points[policy.PointRows] < rounds || points[policy.PointColumns] < rounds {
 			t.Errorf("%s: decided %v in %d rounds", s.Dir(), points, rounds)
 		}

@@ -102,8 +102,14 @@ func (v *Vault) Admit(ctx context.Context, r hatch.AdmitRequest) (hatch.AdmitRep
 		}
 		return hatch.AdmitReply{}, err
 	}
-	if err := v.checkOverlap(st, v.openedCohort(st, u)); err != nil {
-		return declined(site, string(consilium.CodeOf(err)), err)
+	site, why, err := v.decideCohort(ctx, st, v.openedCohort(st, u))
+	switch {
+	case err != nil:
+		return hatch.AdmitReply{}, err
+	case errors.Is(why, consilium.ErrOverlap):
+		return declined(site, string(consilium.CodeOf(why)), why)
+	case why != nil:
+		return refusal(site, nil)
 	}
 	if err := v.rehearse(ctx, st, in.Federation, u); err != nil {
 		if ctx.Err() != nil {

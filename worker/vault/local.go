@@ -184,8 +184,10 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 		return hatch.LocalReply{}, err
 	}
 	cohort := v.openedCohort(st, u)
-	if err := v.checkOverlap(st, cohort); err != nil {
+	if _, why, err := v.decideCohort(ctx, st, cohort); err != nil {
 		return hatch.LocalReply{}, err
+	} else if why != nil {
+		return hatch.LocalReply{}, why
 	}
 	st.cohort = cohort
 	derived, err := table.Derive(st.spec, st.record, u.selected)

@@ -1,7 +1,9 @@
 package vault
 
 import (
+	"context"
 	"encoding/json"
+	"slices"
 
 	"consilium"
 	"consilium/internal/canon"
@@ -27,10 +29,14 @@ func questionOf(spec *consilium.Spec) consilium.Digest {
 	return consilium.DomainLineage.Digest(b)
 }
 
-// checkOverlap refuses a cohort that differs by a few patients from one that
-// this hospital has helped to open: the difference of the two sums would be
-// those patients' values.
-func (v *Vault) checkOverlap(st *study, next *openedCohort) error {
+// decideCohort asks the site's rules once more, now with the cohort that came of
+// reading the rows beside those that this hospital has helped to open, and records
+// the answer before any row is used: the difference of two sums over nearly the
+// same patients would be the few patients' values.
+//
+// The second return is what refuses, or nil. An overlap keeps its own sentinel,
+// which names the earlier study for this hospital's log alone.
+func (v *Vault) decideCohort(ctx context.Context, st *study, next *openedCohort) (policy.Decision, error, error) {
 	var who, rows []policy.OpenedCohort
 	for _, c := range v.book.others(st.id) {
 		who = append(who, c.OpenedCohort)
@@ -39,13 +45,31 @@ func (v *Vault) checkOverlap(st *study, next *openedCohort) error {
 			rows = append(rows, c.OpenedCohort)
 		}
 	}
-	dp := st.spec.Privacy.DP != nil
-	if err := policy.Overlap(who, next.OpenedCohort, st.k(), st.permits(), dp); err != nil {
-		return err
-	}
 	same := next.OpenedCohort
 	same.Patients = next.Contents
-	return policy.Overlap(rows, same, st.k(), st.permits(), dp)
+	in, err := v.question(st)
+	if err != nil {
+		return policy.Decision{}, nil, err
+	}
+	in.Site = v.cfg.Facts
+	in.Cohort = &policy.CohortFacts{Differences: append(policy.Differences(who, next.OpenedCohort), policy.Differences(rows, same)...)}
+	slices.Sort(in.Cohort.Differences)
+	in.Cohort.Differences = slices.Compact(in.Cohort.Differences)
+	d, err := v.decide(ctx, st, policy.PointSite, in)
+	if err != nil {
+		return policy.Decision{}, nil, err
+	}
+	// The rule as code, with the k that all hospitals of the study share: should
+	// the two ever differ, the stricter one holds.
+	dp := st.spec.Privacy.DP != nil
+	why := policy.Overlap(who, next.OpenedCohort, st.k(), st.permits(), dp)
+	if why == nil {
+		why = policy.Overlap(rows, same, st.k(), st.permits(), dp)
+	}
+	if why == nil {
+		why = d.Err()
+	}
+	return d, why, nil
 }
 
 func (st *study) k() int {
