@@ -16,6 +16,8 @@ import (
 // whatever the replica and the journal say is owed now; nothing is remembered
 // only in the loop, so a restarted gate goes on where the old one died.
 type actor struct {
+	shelf boxShelf
+
 	gate  *Gate
 	study consilium.StudyID
 	log   *slog.Logger

@@ -184,6 +184,9 @@ func (a *actor) forgetSealing() {
 				continue
 			}
 			delete(a.sec.Sealing, name)
+			if p := a.rep.prev; p != nil && p.sealingName == name {
+				p.sealing = nil
+			}
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"consilium"
 	"consilium/internal/canon"
 	"consilium/internal/hybrid"
+	"consilium/internal/seal"
 )
 
 // replica is one study as this hospital can prove it: rebuilt from events,
@@ -65,6 +66,9 @@ type sealingKey struct {
 
 // round is one attempt of one round.
 type round struct {
+	sealing     *seal.Key // the own one for this round's boxes, once it was needed; forgotten with its bytes
+	sealingName string
+
 	opened   *consilium.RoundOpened
 	since    time.Time     // by this hospital's clock
 	wait     time.Duration // until the deadline, as the coordinator gave it

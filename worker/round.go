@@ -342,8 +342,7 @@ func (a *actor) fetchBox(ctx context.Context, boxes []consilium.Digest) ([]byte,
 	}
 	// The spool keeps what this hospital received until the round has closed: it
 	// may have to show it when the coordinators hold it no more.
-	kept := a.spoolPath("box-" + boxes[a.rep.position-1].String())
-	if b, err := os.ReadFile(kept); err == nil && consilium.DomainBox.Digest(b) == boxes[a.rep.position-1] {
+	if b := a.keptBox(boxes[a.rep.position-1]); b != nil {
 		return b, nil
 	}
 	src, err := a.gate.cfg.Coordinator.Fetch(ctx, boxes[a.rep.position-1], 0, 0)
@@ -359,10 +358,7 @@ func (a *actor) fetchBox(ctx context.Context, boxes []consilium.Digest) ([]byte,
 	if consilium.DomainBox.Digest(box) != boxes[a.rep.position-1] {
 		return nil, consilium.ErrBlobMissing.Withf("the coordinator gave another box than the header lists")
 	}
-	if err := os.MkdirAll(filepath.Dir(kept), 0o700); err != nil {
-		return nil, fmt.Errorf("%w: %w", errDisk, err)
-	}
-	if err := os.WriteFile(kept, box, 0o600); err != nil {
+	if err := a.keepBox(boxes[a.rep.position-1], box); err != nil {
 		return nil, fmt.Errorf("%w: %w", errDisk, err)
 	}
 	return box, nil
@@ -372,16 +368,22 @@ func (a *actor) fetchBox(ctx context.Context, boxes []consilium.Digest) ([]byte,
 // sealed.
 func (a *actor) sealingSecret() (*seal.Key, error) { return a.sealingSecretOf(a.rep.round) }
 
+// It is derived once: every box of the round is opened with it.
 func (a *actor) sealingSecretOf(rd *round) (*seal.Key, error) {
 	name := charterKey
 	if d := rd.opened.Sealing[a.rep.position-1]; !d.IsZero() {
 		name = d.String()
 	}
+	if rd.sealing != nil && rd.sealingName == name {
+		return rd.sealing, nil
+	}
 	b, ok := a.sec.Sealing[name]
 	if !ok {
 		return nil, consilium.ErrStale.Withf("this hospital no longer has the sealing key that the round names")
 	}
-	return seal.Parse(b)
+	key, err := seal.Parse(b)
+	rd.sealing, rd.sealingName = key, name
+	return key, err
 }
 
 // acknowledge tells the leader which dealings are sound: when all that can

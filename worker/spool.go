@@ -66,6 +66,7 @@ func (a *actor) openSpool(slot string, size int64) (io.ReadCloser, error) {
 
 // dropSpool removes what closed rounds left.
 func (a *actor) dropSpool() {
+	a.forgetBoxes()
 	if err := os.RemoveAll(filepath.Join(a.gate.spoolDir(), string(a.study))); err != nil {
 		a.log.Warn("spool not removed", "err", err)
 	}
