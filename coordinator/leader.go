@@ -26,7 +26,9 @@ func (n *Node) propose(op Op) error {
 		return consilium.ErrUnavailable.Withf("this node is starting")
 	}
 	f := r.Apply(EncodeCommand(Command{At: n.cfg.Now().UnixMilli(), Op: op}), applyTimeout)
-	switch err := f.Error(); {
+	// Not longer than this node lives: a command that enters the queue while raft
+	// shuts down is never answered.
+	switch err := await(n.life, f); {
 	case err == nil:
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
 		return n.notLeader()
