@@ -88,6 +88,9 @@ func (a *actor) run(ctx context.Context) error {
 			if err := a.rep.observe(ev, a.gate.cfg.Now()); err != nil {
 				a.log.Warn("event ignored", "seq", ev.Seq, "kind", ev.Kind.String(), "err", err)
 			}
+			if err := a.remember(ev); err != nil {
+				return err
+			}
 		}
 		next := time.Hour
 		if live, wait := a.gate.replayed(); !live {

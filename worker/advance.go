@@ -13,6 +13,12 @@ import (
 // advance does everything that is owed now and returns how long it may be
 // left alone; 0 means until the next event.
 func (a *actor) advance(ctx context.Context) (time.Duration, error) {
+	if err := a.gate.Stale(); err != nil {
+		if a.asked() && a.rep.enrols[a.gate.cfg.Site] == nil {
+			return 0, a.decline(ctx, consilium.Digest{}, string(consilium.ErrStale.Code), consilium.ErrStale.Msg)
+		}
+		return 0, err
+	}
 	if a.rep.charter == nil {
 		return 0, a.enrol(ctx)
 	}

@@ -359,8 +359,9 @@ func TestRolledBackEnrolment(t *testing.T) {
 }
 
 // TestRolledBackLock: a directory from before the lock, restored after the
-// round was opened. This hospital does what it must not, as one of the f would;
-// the others' locks keep the second set shut.
+// round was opened. The log holds the opening under the hospital's own
+// signature: it notices, votes for nothing, withdraws, and after a restart it
+// declines the next study too.
 func TestRolledBackLock(t *testing.T) {
 	h, ctx := start(t, sites)
 	dead := h.HaltAt(victim, "vote/after-promise")
@@ -372,6 +373,41 @@ func TestRolledBackLock(t *testing.T) {
 	must(t, h.Start(victim))
 	died(t, ctx, h, dead)
 	restore(t, h.Dir(victim), old)
+	must(t, h.Start(victim))
+	says := func(kind consilium.MessageKind) func([]federation.Post, []federation.Note) bool {
+		return func(posts []federation.Post, _ []federation.Note) bool {
+			return slices.ContainsFunc(posts, func(p federation.Post) bool { return p.Site == victim && p.Message.Kind == kind })
+		}
+	}
+	must(t, h.Until(ctx, "the withdrawal", says(consilium.KindWithdraw)))
+	must(t, h.Settle(ctx, id))
+	for _, p := range h.Posts() {
+		if v, err := consilium.ParseVote(p.Message.Body); p.Site == victim && p.Message.Kind == consilium.KindVote && err == nil && v.Attempt == 2 {
+			t.Error("the hospital votes for the second set")
+		}
+	}
+	must(t, h.Stop(victim))
+	must(t, h.Start(victim))
+	_, err := h.Submit("next", rounds, "")
+	must(t, err)
+	must(t, h.Until(ctx, "the refusal of the next study", says(consilium.KindDecline)))
+}
+
+// TestHiddenRollback: the same directory, and a coordinator that hides what the
+// hospital said. This hospital does what it must not, as one of the f would;
+// the others' locks keep the second set shut.
+func TestHiddenRollback(t *testing.T) {
+	h, ctx := start(t, sites)
+	dead := h.HaltAt(victim, "vote/after-promise")
+	must(t, h.StartAll())
+	id := submit(t, h, rounds, "second-attempt")
+	died(t, ctx, h, dead)
+	old := copyOf(t, h.Dir(victim))
+	dead = h.HaltAt(victim, "contribute/before-promise") // of attempt 2
+	must(t, h.Start(victim))
+	died(t, ctx, h, dead)
+	restore(t, h.Dir(victim), old)
+	h.Hide(victim, id)
 	must(t, h.Start(victim))
 	must(t, h.WaitLie(ctx, id))
 	r, err := h.Report(id)

@@ -18,13 +18,20 @@ import (
 // charterKey is where secrets.Sealing keeps the sealing key of the enrolment.
 const charterKey = "charter"
 
+// asked reports whether the board lets the study ask this hospital.
+func (a *actor) asked() bool {
+	r := a.rep
+	if r.submission == nil || !r.admitted || !r.boardApproved(a.gate.cfg.Now()) {
+		return false
+	}
+	only := r.spec.Sites.Only
+	return len(only) == 0 || slices.Contains(only, a.gate.cfg.Site)
+}
+
 // enrol brings a study from its submission to its charter.
 func (a *actor) enrol(ctx context.Context) error {
 	r := a.rep
-	if r.submission == nil || !r.admitted || !r.boardApproved(a.gate.cfg.Now()) {
-		return nil
-	}
-	if only := r.spec.Sites.Only; len(only) > 0 && !slices.Contains(only, a.gate.cfg.Site) {
+	if !a.asked() {
 		return nil
 	}
 	if a.posted["decline"] {
@@ -34,9 +41,6 @@ func (a *actor) enrol(ctx context.Context) error {
 		return a.promise(ctx, "decline", consilium.KindDecline, nil)
 	}
 	if _, enrolled := a.gate.journal.promise(a.study, "enrol"); !enrolled {
-		if r.enrols[a.gate.cfg.Site] != nil {
-			return consilium.ErrStale.Withf("the log holds an enrolment of this hospital that its journal does not: the journal was rolled back")
-		}
 		reply, err := a.gate.cfg.Vault.Admit(ctx, hatch.AdmitRequest{
 			Study: a.study, Submission: r.submitted, Approval: r.approved, Roster: a.gate.cfg.Roster.Payload,
 		})

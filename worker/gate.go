@@ -59,6 +59,9 @@ type Config struct {
 	Ledger      Ledger
 	Now         func() time.Time
 	Log         *slog.Logger
+	// Anchored is the head of this hospital's trail that its own ledger named
+	// last, or zero. A trail without it is older than the ledger.
+	Anchored consilium.Digest
 	// Crash, if set, is called at every named crash point; tests kill there.
 	Crash func(point string)
 }
@@ -98,6 +101,7 @@ type Gate struct {
 	actors map[consilium.StudyID]*actor
 	last   time.Time // when the last event came
 	live   bool      // history has been replayed
+	stale  string    // why the directory is not the newest, or ""
 }
 
 // Open recovers a gate from its directory. It refuses a roster that the
@@ -161,6 +165,11 @@ func Open(cfg Config) (*Gate, error) {
 		g.journal.close()
 		dir.Close()
 		return nil, err
+	}
+	if g.stale = g.journal.stale; g.stale == "" && !cfg.Anchored.IsZero() && !g.trail.Has(cfg.Anchored) {
+		if err := g.setStale("the hospital's ledger names an entry of the trail that the trail does not hold"); err != nil {
+			return nil, errors.Join(err, g.Close())
+		}
 	}
 	return g, nil
 }

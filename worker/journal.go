@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,6 +26,7 @@ const (
 	recordEnded   uint8 = 5 // a study is over
 	recordVector  uint8 = 6 // digest of the one vector of a round
 	recordThaw    uint8 = 7 // the frozen set of a study is void: nothing was opened under it
+	recordStale   uint8 = 8 // this directory is older than what the hospital promised
 )
 
 // journal is what a gate remembers across crashes. Every method that records
@@ -38,6 +40,11 @@ type journal struct {
 	vector map[consilium.StudyID]map[uint32]vector
 	ended  map[consilium.StudyID]bool
 	opened []openedSum
+	stale  string // why the directory is not the newest, or ""
+}
+
+type staleRecord struct {
+	Why string `json:"why"`
 }
 
 // frozen is what the first opening of an exact study fixes.
@@ -148,6 +155,12 @@ func (j *journal) replay(kind uint8, data []byte) error {
 			return err
 		}
 		j.keepEnded(r.Study)
+	case recordStale:
+		var r staleRecord
+		if err := json.Unmarshal(data, &r); err != nil {
+			return err
+		}
+		j.stale = r.Why
 	case recordVector:
 		var r vectorRecord
 		if err := json.Unmarshal(data, &r); err != nil {
@@ -218,6 +231,32 @@ func (j *journal) setPromise(study consilium.StudyID, slot string, message []byt
 		return err
 	}
 	j.keepPromise(r)
+	return nil
+}
+
+// promised reports whether some slot of the study holds this very statement.
+// Signatures of one statement may differ.
+func (j *journal) promised(study consilium.StudyID, m *consilium.Message) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.ended[study] {
+		return true // its slots are gone with it, and it takes no more statements
+	}
+	for _, b := range j.slots[study] {
+		if have, err := consilium.ParseMessage(b); err == nil && have.Kind == m.Kind && bytes.Equal(have.Body, m.Body) {
+			return true
+		}
+	}
+	return false
+}
+
+func (j *journal) setStale(why string) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err := j.append(recordStale, staleRecord{why}); err != nil {
+		return err
+	}
+	j.stale = why
 	return nil
 }
 

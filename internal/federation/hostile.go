@@ -44,6 +44,7 @@ type Hostile struct {
 	rogue  *hybrid.Key // the coordinator's own: worth nothing in a hospital's name
 	lure   *seal.Key   // a sealing key whose secret the coordinator has
 	now    func() time.Time
+	forged sync.Map // hospital and encoded statement, for statements signed with a lent key
 
 	mu      sync.Mutex    // guards the rest
 	moved   chan struct{} // closed and replaced at every change
@@ -194,7 +195,11 @@ func (h *Hostile) tell(study consilium.StudyID, kind consilium.EventKind, body [
 	h.seq++
 	h.log = append(h.log, ev)
 	for _, id := range to {
-		h.views[id] = append(h.views[id], ev)
+		// Who lent its key is not shown what was signed with it: its own gate would
+		// find that it has promised nothing of the kind, and end its part.
+		if _, lent := h.forged.Load(string(id) + string(body)); !lent {
+			h.views[id] = append(h.views[id], ev)
+		}
 	}
 	h.change()
 	return ev.Seq
@@ -211,7 +216,11 @@ func (h *Hostile) forge(key *hybrid.Key, by consilium.SiteID, kind consilium.Mes
 	if err != nil {
 		return nil, err
 	}
-	return &consilium.Message{Kind: kind, Study: study, By: string(by), Body: body, Signature: sig}, nil
+	m := &consilium.Message{Kind: kind, Study: study, By: string(by), Body: body, Signature: sig}
+	if key != h.rogue {
+		h.forged.Store(string(by)+string(m.Encode()), true)
+	}
+	return m, nil
 }
 
 // Settle returns when every running gate has acted on everything that it was
@@ -999,6 +1008,17 @@ func (h *Hostile) Cut(id consilium.SiteID, study consilium.StudyID, kind consili
 	// What comes while the view is cut waits with the rest.
 	h.views[id] = slices.Clone(view[:i])
 	return slices.Clone(view[i:])
+}
+
+// Hide takes back every statement of its own that a hospital, which must not be
+// running, was shown of a study.
+func (h *Hostile) Hide(id consilium.SiteID, study consilium.StudyID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.views[id] = slices.DeleteFunc(slices.Clone(h.views[id]), func(ev *consilium.Event) bool {
+		m, err := consilium.ParseMessage(ev.Body)
+		return ev.Study == study && ev.Kind == consilium.EventMessage && err == nil && m.By == string(id) && m.Kind == consilium.KindOpening
+	})
 }
 
 // Show appends events to what a hospital sees.

@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -127,6 +128,13 @@ func (t *Writer) Head() consilium.Digest {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.head
+}
+
+// Has reports whether the trail had this head at some time.
+func (t *Writer) Has(head consilium.Digest) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.ContainsFunc(t.links, func(l Link) bool { return l.Digest == head })
 }
 
 // Entries are all entries from the first, of every study.
