@@ -34,6 +34,7 @@ type Node struct {
 
 	dir    *durable.Dir // nil in memory
 	stores *raftStores
+	starts *starts
 	events *eventLog
 	fsm    *fsm
 	blobs  *replicator
@@ -109,6 +110,7 @@ func Open(ctx context.Context, c Config) (_ *Node, err error) {
 			"blobs/      encrypted vectors, sealed boxes, aggregates, sealed results",
 			"audit/      hash tiles and checkpoint of the audit log, derived from the events",
 			"joined      this directory belongs to a cluster",
+			"starts      the names of this directory's starts; peers: those of the others, by which an older copy is found",
 		); err != nil {
 			return nil, fmt.Errorf("coordinator: %w", err)
 		}
@@ -119,6 +121,9 @@ func Open(ctx context.Context, c Config) (_ *Node, err error) {
 		}
 	}
 	n.self = serverID(c.ID, n.incarnation)
+	if n.starts, err = openStarts(n.dir, n.self); err != nil {
+		return nil, fmt.Errorf("coordinator: %w", err)
+	}
 	if n.events, err = openEvents(eventsPath); err != nil {
 		return nil, err
 	}
@@ -413,7 +418,7 @@ func (n *Node) start(ctx context.Context) error {
 			n.log.Info("added to the cluster") // the leader was faster than we
 		}
 	}
-	layer := newStreamLayer(n.replication, n.self, &n.cfg)
+	layer := newStreamLayer(n.replication, n.starts, &n.cfg, n.end)
 	n.layer.Store(layer)
 	layer.recheck() // the roster may have changed in between
 	logger := raftLogger(n.log)

@@ -1,9 +1,9 @@
 package coordinator
 
 import (
-	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -33,8 +33,9 @@ func nodeOf[T ~string](id T) consilium.NodeID {
 	return consilium.NodeID(name)
 }
 
-// raftProtocol keeps replication connections apart from gRPC ones.
-const raftProtocol = "consilium-raft"
+// raftProtocol keeps replication connections apart from gRPC ones, and from
+// those of a release that begins them otherwise.
+const raftProtocol = "consilium-raft/2"
 
 // streamLayer carries Raft over TLS pinned by the roster, post-quantum as all
 // else. It implements raft.StreamLayer.
@@ -46,6 +47,9 @@ type streamLayer struct {
 	dial wire.Dialer
 	log  *slog.Logger
 
+	starts *starts
+	fatal  func(error) // ends the node
+
 	conns  chan net.Conn
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -54,9 +58,9 @@ type streamLayer struct {
 	open   map[*tls.Conn]struct{} // so that closing the layer, or a new roster, cuts them
 }
 
-func newStreamLayer(l net.Listener, self raft.ServerID, c *Config) *streamLayer {
+func newStreamLayer(l net.Listener, names *starts, c *Config, fatal func(error)) *streamLayer {
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &streamLayer{Listener: l, self: self, cert: c.Certificate, book: c.Book, dial: c.Dial, log: c.Logger,
+	s := &streamLayer{Listener: l, self: names.self, starts: names, fatal: fatal, cert: c.Certificate, book: c.Book, dial: c.Dial, log: c.Logger,
 		conns: make(chan net.Conn), ctx: ctx, cancel: cancel, open: map[*tls.Conn]struct{}{}}
 	s.wg.Add(1)
 	go s.listen()
@@ -121,19 +125,48 @@ func (s *streamLayer) welcome(conn net.Conn) (net.Conn, error) {
 		return nil, consilium.ErrForbidden.Withf("%s wants to replicate", id)
 	}
 	t.SetDeadline(time.Now().Add(preambleTimeout))
-	var n [1]byte
-	if _, err := io.ReadFull(t, n[:]); err != nil {
+	want, err := readName(t)
+	if err != nil {
 		return nil, err
 	}
-	want := make([]byte, n[0])
-	if _, err := io.ReadFull(t, want); err != nil {
+	from, err := readName(t)
+	if err != nil {
 		return nil, err
 	}
-	if !bytes.Equal(want, []byte(s.self)) {
+	if want != s.self {
 		return nil, consilium.ErrStale.Withf("%s wants %q, this data directory is %q", id, want, s.self)
+	}
+	if nodeOf(from) != consilium.NodeID(id.Name) {
+		return nil, consilium.ErrForbidden.Withf("%s calls itself %q", id, from)
+	}
+	if _, err := t.Write(s.starts.said(from)); err != nil {
+		return nil, err
+	}
+	if err := s.hear(from, t); err != nil {
+		return nil, err
 	}
 	t.SetDeadline(time.Time{})
 	return s.track(t)
+}
+
+// readName reads a server id: one byte of length, then the bytes.
+func readName(r io.Reader) (raft.ServerID, error) {
+	var n [1]byte
+	if _, err := io.ReadFull(r, n[:]); err != nil {
+		return "", err
+	}
+	name := make([]byte, n[0])
+	_, err := io.ReadFull(r, name)
+	return raft.ServerID(name), err
+}
+
+// hear ends the node if the other end knows it better than its own directory.
+func (s *streamLayer) hear(other raft.ServerID, r io.Reader) error {
+	err := s.starts.hear(other, r)
+	if errors.Is(err, errOlderCopy) {
+		s.fatal(err)
+	}
+	return err
 }
 
 // Accept hands Raft the next admitted connection.
@@ -151,7 +184,7 @@ func (s *streamLayer) Accept() (net.Conn, error) {
 func (s *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	node := nodeOf(address)
 	c, ok := s.book.Roster().Coordinator(node)
-	if !ok || len(address) > 255 {
+	if !ok || len(address) > 255 || len(s.self) > 255 {
 		return nil, consilium.ErrUnauthenticated.Withf("node %q is not in the roster", node)
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, timeout)
@@ -167,9 +200,15 @@ func (s *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (n
 		return nil, fmt.Errorf("replication to %s: %w", node, err)
 	}
 	t.SetDeadline(time.Now().Add(timeout))
-	if _, err := t.Write(append([]byte{byte(len(address))}, address...)); err != nil {
+	hello := append([]byte{byte(len(address))}, address...)
+	hello = append(append(hello, byte(len(s.self))), s.self...)
+	if _, err := t.Write(append(hello, s.starts.said(raft.ServerID(address))...)); err != nil {
 		t.Close()
 		return nil, err
+	}
+	if err := s.hear(raft.ServerID(address), t); err != nil {
+		t.Close()
+		return nil, fmt.Errorf("replication to %s: %w", node, err)
 	}
 	t.SetDeadline(time.Time{})
 	return s.track(t)
