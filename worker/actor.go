@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"consilium"
@@ -39,6 +40,8 @@ type actor struct {
 	releasedAt time.Time
 	result     *hatch.ReleaseReply
 	failed     error // why this hospital takes no further part, if so
+
+	doing atomic.Pointer[string] // for Gate.Studies; nil once the study has ended
 }
 
 func newActor(g *Gate, study consilium.StudyID) *actor {
@@ -122,6 +125,14 @@ func (a *actor) run(ctx context.Context) error {
 					next = wait
 				}
 			}
+		}
+		switch {
+		case a.failed != nil:
+			a.doing.Store(&Left)
+		case a.rep.charter != nil && a.rep.position != 0:
+			a.doing.Store(&Taking)
+		default:
+			a.doing.Store(&Watching)
 		}
 		timer.Reset(next)
 		select {
@@ -266,6 +277,7 @@ func (a *actor) finish(ctx context.Context) error {
 	if err := a.gate.journal.setEnded(a.study); err != nil {
 		return fmt.Errorf("%w: %w", errDisk, err)
 	}
+	a.doing.Store(nil)
 	a.log.Info("study ended", "phase", a.rep.ended.String(), "reason", a.rep.reason)
 	return nil
 }

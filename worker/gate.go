@@ -245,6 +245,26 @@ func (g *Gate) actor(study consilium.StudyID) (*actor, bool) {
 	return a, true
 }
 
+// Studies counts the studies that this gate follows, by what it does in them.
+func (g *Gate) Studies() map[string]int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	out := map[string]int{Taking: 0, Watching: 0, Left: 0}
+	for _, a := range g.actors {
+		if doing := a.doing.Load(); doing != nil {
+			out[*doing]++
+		}
+	}
+	return out
+}
+
+// What a gate does in a study.
+var (
+	Taking   = "taking part"
+	Watching = "watching" // not enrolled, or not yet
+	Left     = "left"     // takes no further part
+)
+
 // Trail returns the hospital's signed trail of a study: every decision, use,
 // contribution, opening and release, with the signature over its head.
 func (g *Gate) Trail(study consilium.StudyID) (*trail.Signed, error) { return g.trail.Export(study) }

@@ -49,6 +49,12 @@ type workerConfig struct {
 	Isolation    string          `yaml:"isolation"`
 	Datasets     []datasetConfig `yaml:"datasets"`
 	Streams      []streamConfig  `yaml:"streams"`
+	Retention    retentionConfig `yaml:"retention"`
+}
+
+// retentionConfig is how long a hospital keeps what it need not keep.
+type retentionConfig struct {
+	Replays *time.Duration `yaml:"replays"` // what a result followed from, after the study's last round; 0 for nothing
 }
 
 type datasetConfig struct {

@@ -499,36 +499,8 @@ func TestProcesses(t *testing.T) {
 	if testing.Short() {
 		t.Skip("skipped: -short")
 	}
-	k := provisionAll(t)
-	start(t, "witness runs", "ledger", "witness", "--config", k.config("board-1"))
-	nodes := map[string]*process{}
-	for id := range k.health {
-		nodes[id] = k.startNode(t, id)
-	}
-	var wg sync.WaitGroup
-	for i := range testSites {
-		wg.Go(func() {
-			id := site(i)
-			for _, args := range [][]string{
-				{"ledger", "anchor", "--config", k.config(id)},
-				{"consent", "issue", "--config", k.config(id), "--patients", filepath.Join(k.kit(id), "patients.txt"), "--keys", filepath.Join(k.kit(id), "patients"),
-					"--form", "research consent 1", "--level", "general", "--scopes", "general", "--purposes", "DUO:0000042", "--given-by", "self", "--answers", "explicit,informed"},
-			} {
-				// A process of its own, as at the desk: the vault is a child of it.
-				if out, err := exec.Command(program(t), args...).CombinedOutput(); err != nil {
-					t.Errorf("%s: %v\n%s", strings.Join(args, " "), err, out)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	if t.Failed() {
-		t.FailNow()
-	}
-	workers := map[string]*process{}
-	for i := range testSites {
-		workers[site(i)] = k.startSite(t, site(i))
-	}
+	r := bring(t)
+	k, nodes, workers := r.kits, r.nodes, r.workers
 	checkVaults(t, workers)
 	study := filepath.Join(k.dir, "study.yaml")
 	write(t, study, testStudy)

@@ -5,10 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"consilium"
@@ -192,6 +194,42 @@ func runLedgerAudit(ctx context.Context, e *env, args []string) error {
 	}
 	fmt.Fprintf(e.stdout, "%s: the trail of %s, anchored as entry %d of the ledger; it names no patient\n", *out, id, rec.Index)
 	return nil
+}
+
+// anchoredTrail is the head of this hospital's trail that its ledger named last,
+// at the end of some study; zero if it named none. The ledger is read from its end.
+func (h *hospital) anchoredTrail(ctx context.Context) (consilium.Digest, error) {
+	view := provenance.DirView(h.config.ledgerDir())
+	raw, err := view.Checkpoint(ctx)
+	if errors.Is(err, fs.ErrNotExist) {
+		return consilium.Digest{}, nil
+	}
+	if err != nil {
+		return consilium.Digest{}, err
+	}
+	cp, err := provenance.ParseCheckpoint(raw)
+	if err != nil {
+		return consilium.Digest{}, err
+	}
+	const step = 256
+	for to := cp.Size; to > 0; {
+		from := (to - 1) / step * step
+		entries, err := view.Entries(ctx, from, to, cp.Size)
+		if err != nil {
+			return consilium.Digest{}, err
+		}
+		for _, raw := range slices.Backward(entries) {
+			e, err := provenance.ParseEntry(raw)
+			if err != nil || e.Domain != consilium.DomainAuditRecord {
+				continue
+			}
+			if r, err := provenance.ParseRecord(e.Payload); err == nil && r.Outcome == "trail" {
+				return r.Digests["trail"], nil
+			}
+		}
+		to = from
+	}
+	return consilium.Digest{}, nil
 }
 
 // anchored finds the ledger entry that pins the trail at the study's end.

@@ -25,11 +25,12 @@ import (
 
 // clerkReply is the child's one answer.
 type clerkReply struct {
-	Tables   []tableReport  `json:"tables,omitempty"`
-	Receipts [][]byte       `json:"receipts,omitempty"`
-	Erased   *erasure       `json:"erased,omitempty"`
-	Error    string         `json:"error"`
-	Code     consilium.Code `json:"code"`
+	Tables   []tableReport   `json:"tables,omitempty"`
+	Receipts [][]byte        `json:"receipts,omitempty"`
+	Erased   *erasure        `json:"erased,omitempty"`
+	Replayed *vault.Replayed `json:"replayed,omitempty"`
+	Error    string          `json:"error"`
+	Code     consilium.Code  `json:"code"`
 }
 
 // tableReport is one table held against the ledger.

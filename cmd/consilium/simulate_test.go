@@ -216,6 +216,25 @@ func TestSimulate(t *testing.T) {
 	if _, err := archive.Verify(filepath.Join(dir, "audit"), archive.Options{}); err != nil {
 		t.Error(err)
 	}
+	replay := func(data string) (int, string) {
+		code, stdout, stderr := consiliumRun("study", "replay", "--archive", filepath.Join(dir, "audit"), "--data", data, "--site-column", "site")
+		return code, stdout + stderr
+	}
+	if code, says := replay(simulateData + "/heart.csv"); code != exitDone || !strings.Contains(says, "to the last bit") {
+		t.Errorf("replay: %d %s", code, says)
+	}
+	rows, err := os.ReadFile(simulateData + "/heart.csv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(rows)), "\n")
+	other := filepath.Join(dir, "other.csv")
+	if err := os.WriteFile(other, []byte(strings.Join(lines[:len(lines)-1], "\n")+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, says := replay(other); code != exitFailed || !strings.Contains(says, "differs") {
+		t.Errorf("replay without the last row: %d %s", code, says)
+	}
 	if page, err := os.ReadFile(filepath.Join(dir, "report.html")); err != nil || !bytes.Contains(page, []byte("transplant")) {
 		t.Errorf("report: %v", err)
 	}

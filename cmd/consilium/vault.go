@@ -51,6 +51,8 @@ type vaultSettings struct {
 	Register  *register                      `json:"register"`
 	Policies  string                         `json:"policies"`
 	Log       slog.Level                     `json:"log"`
+	Keep      time.Duration                  `json:"keep"`            // of replays, as vault.Config has it
+	Study     consilium.StudyID              `json:"study,omitempty"` // task replay
 	Streams   []streamSource                 `json:"streams,omitempty"`
 	Dataset   string                         `json:"dataset,omitempty"` // task receipt
 	Patient   string                         `json:"patient,omitempty"` // tasks receipt and erase
@@ -128,6 +130,9 @@ func runVault(ctx context.Context, e *env, args []string) error {
 		return err
 	}
 	defer v.Close()
+	if s.Task == "replay" {
+		return s.replay(context.WithoutCancel(ctx), e, v)
+	}
 	// Signals are the gate's business: a terminal sends them to both, and a
 	// cancelled call would look like a failed study. The vault ends when its
 	// input does.
@@ -153,7 +158,7 @@ func (s *vaultSettings) open(stderr io.Writer) (*vault.Vault, error) {
 	return vault.Open(vault.Config{
 		Site: s.Site, Dir: s.Dir, Datasets: s.Datasets, Pseudonym: s.Pseudonym, KEK: kek, LedgerDir: s.LedgerDir,
 		Witnesses: provenance.SingleWitness(s.Witness, ""), BoardKeys: s.BoardKeys, Threshold: s.Threshold,
-		Facts: facts, Register: s.Register.of, Policies: policies.find, Learned: learned(),
+		Keep: s.Keep, Facts: facts, Register: s.Register.of, Policies: policies.find, Learned: learned(),
 		Log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: s.Log})).With("room", "vault"),
 	})
 }

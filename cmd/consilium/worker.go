@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
@@ -129,6 +127,11 @@ func (h *hospital) settings(task string) (*vaultSettings, error) {
 	}
 	s := &vaultSettings{Task: task, Site: h.site, Dir: h.config.vaultDir(), LedgerDir: h.config.ledgerDir(), Witness: h.kit.roster.Board.Witness,
 		BoardKeys: h.kit.board.Keys, Threshold: h.kit.board.Threshold, Facts: h.facts.JSON(), Register: h.register, Policies: h.config.Policies, Log: slog.LevelInfo}
+	if keep := h.config.Retention.Replays; keep != nil {
+		if s.Keep = *keep; s.Keep <= 0 {
+			s.Keep = -1
+		}
+	}
 	for _, d := range h.datasets {
 		id, ok := streams[d.Name]
 		if !ok {
@@ -220,6 +223,7 @@ type runningWorker struct {
 	wire     *wire.Client
 	stderr   io.Writer
 	up       atomic.Bool
+	gate     atomic.Pointer[worker.Gate] // the last one that was opened
 	restarts atomic.Uint64
 
 	mu        sync.Mutex // guards the two below
@@ -333,8 +337,13 @@ func (w *runningWorker) once(ctx context.Context) error {
 		return err
 	}
 	calls := newVaultCalls(c)
+	anchored, err := w.anchoredTrail(ctx)
+	if err != nil {
+		return errors.Join(err, c.stop(5*time.Second))
+	}
 	gate, err := worker.Open(worker.Config{
-		Site: w.site, Dir: w.config.gateDir(), Signer: w.kit.signer, Secret: w.kit.signer.Seed(), Roster: w.kit.signed,
+		Anchored: anchored,
+		Site:     w.site, Dir: w.config.gateDir(), Signer: w.kit.signer, Secret: w.kit.signer.Seed(), Roster: w.kit.signed,
 		BoardKeys: w.kit.board.Keys, Threshold: w.kit.board.Threshold, Coordinator: w.wire, Vault: calls, Ledger: w.desk.ledger, Log: w.log,
 	})
 	if err != nil {
@@ -351,6 +360,7 @@ func (w *runningWorker) once(ctx context.Context) error {
 		<-calls.dead
 		cancel(errVaultEnded)
 	}()
+	w.gate.Store(gate)
 	w.up.Store(true)
 	w.log.Info("worker runs", "site", string(w.site), "vault", c.cmd.Process.Pid, "roster", w.kit.roster.Version)
 	err = gate.Run(running)
@@ -358,39 +368,4 @@ func (w *runningWorker) once(ctx context.Context) error {
 	cancel(nil)
 	err = errors.Join(err, gate.Close())
 	return outcome(cause, err, c.stop(5*time.Second), stopped, w.log)
-}
-
-// serveHealth answers /healthz, /readyz and /metrics until ctx ends.
-func serveHealth(ctx context.Context, address string, w *runningWorker) error {
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return fmt.Errorf("health: %w", err)
-	}
-	up := func() int {
-		if w.up.Load() {
-			return 1
-		}
-		return 0
-	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(rw http.ResponseWriter, _ *http.Request) { io.WriteString(rw, "ok\n") })
-	mux.HandleFunc("GET /readyz", func(rw http.ResponseWriter, _ *http.Request) {
-		if up() == 0 {
-			http.Error(rw, "gate and vault are not running", http.StatusServiceUnavailable)
-			return
-		}
-		io.WriteString(rw, "ok\n")
-	})
-	mux.HandleFunc("GET /metrics", func(rw http.ResponseWriter, _ *http.Request) {
-		rw.Header().Set("Content-Type", "text/plain; version=0.0.4")
-		fmt.Fprintf(rw, "# HELP consilium_worker_up Gate and vault are running.\n# TYPE consilium_worker_up gauge\nconsilium_worker_up %d\n", up())
-		fmt.Fprintf(rw, "# HELP consilium_vault_restarts_total Vaults that ended by themselves.\n# TYPE consilium_vault_restarts_total counter\nconsilium_vault_restarts_total %d\n", w.restarts.Load())
-		fmt.Fprintf(rw, "# HELP consilium_roster_expires_seconds Unix time at which the installed roster ends.\n# TYPE consilium_roster_expires_seconds gauge\nconsilium_roster_expires_seconds %d\n", w.kit.book.Roster().NotAfter)
-	})
-	s := &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second, MaxHeaderBytes: 8 << 10}
-	defer context.AfterFunc(ctx, func() { s.Close() })()
-	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
 }

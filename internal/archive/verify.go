@@ -47,6 +47,7 @@ type Summary struct {
 	By         string                 `json:"by"`
 	Notes      []string               `json:"notes"`
 	Ended      string                 `json:"ended"`
+	Spec       *consilium.Spec        `json:"-"` // as the team submitted it
 }
 
 // Declined is a hospital that did not take part, and why.
@@ -106,7 +107,7 @@ func Verify(dir string, o Options) (*Summary, error) {
 		if err != nil {
 			return nil, misfit(eventsFile, "submission", "%w", err)
 		}
-		s.Name, s.Question, s.Team = spec.Name, spec.Question, proof.Submission.Team
+		s.Spec, s.Name, s.Question, s.Team = spec, spec.Name, spec.Question, proof.Submission.Team
 	}
 	if proof.Charter != nil {
 		s.Charter, s.Threshold, s.Faults = proof.Digest, proof.Charter.Threshold, proof.Charter.Faults

@@ -211,11 +211,7 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 		if err := v.budget.spend(debit{Study: st.id, Round: r.Round, Dataset: st.spec.Data.Dataset, RowSet: rowSet, Releases: releases}, v.cfg.Budget); err != nil {
 			return hatch.LocalReply{}, err
 		}
-		// A secret, so that nobody else can take the noise away; of the round and its
-		// rows and never of the attempt, so that no repetition averages it out.
-		var round [4]byte
-		binary.BigEndian.PutUint32(round[:], r.Round)
-		rows.Noise = consilium.DomainNoise.Digest(v.cfg.Pseudonym, []byte(st.id), round[:], rowSet[:])
+		rows.Noise = v.noise(st, r.Round, rowSet)
 	}
 	memory, err := st.analysis.Local(ctx, state, st.memory, rows, w)
 	if err != nil {
@@ -225,8 +221,22 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 	if err != nil {
 		return hatch.LocalReply{}, err
 	}
+	if !keepable(state, layout) {
+		// Too large: nothing of it is kept.
+	} else if err := v.replays.add(st.id, replayLocal, localReplay{Round: r.Round, RowSet: u.rowSet, Vector: vectorDigest(lanes), State: stateDigest(state)}); err != nil {
+		return hatch.LocalReply{}, err
+	}
 	st.lanes, st.made, st.pending = lanes, r.Round, memory
 	return hatch.LocalReply{Contribute: true, Lanes: lanes.Len(), RowSet: u.rowSet, Decision: u.decision, Ledger: u.ledger, Records: u.records}, nil
+}
+
+// noise seeds the noise of differential privacy: a secret, so that nobody else
+// can take the noise away; of the round and its rows and never of the attempt, so
+// that no repetition averages it out.
+func (v *Vault) noise(st *study, round uint32, rowSet consilium.Digest) consilium.Digest {
+	var r [4]byte
+	binary.BigEndian.PutUint32(r[:], round)
+	return consilium.DomainNoise.Digest(v.cfg.Pseudonym, []byte(st.id), r[:], rowSet[:])
 }
 
 // Lanes implements hatch.Vault.
@@ -271,10 +281,20 @@ func (v *Vault) Update(_ context.Context, r hatch.UpdateRequest) (hatch.Shape, e
 		return hatch.Shape{}, err
 	}
 	// If Update fails, the gate hands the sums over again.
+	sums := st.sums
 	st.sums = nil
 	next, err := st.analysis.Update(st.state, models.Opened{Round: r.Round, Contributors: r.Contributors, Values: values})
 	if err != nil {
 		return hatch.Shape{}, err
+	}
+	if keepable(next, layout) {
+		kept, err := v.replays.addSums(st.id, r.Round, sums)
+		if err != nil {
+			return hatch.Shape{}, err
+		}
+		if err := v.replays.add(st.id, replayUpdate, updateReplay{r.Round, r.Contributors, kept, stateDigest(next)}); err != nil {
+			return hatch.Shape{}, err
+		}
 	}
 	st.state, st.round = next, r.Round+1
 	return st.shape()

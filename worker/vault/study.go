@@ -119,6 +119,13 @@ func (v *Vault) Start(ctx context.Context, r hatch.StartRequest) (hatch.Shape, e
 		return hatch.Shape{}, err
 	}
 	st.round = 1
+	if err := v.replays.sweep(); err != nil {
+		return hatch.Shape{}, err
+	}
+	if err := v.replays.add(st.id, replayStart, startedReplay{Submission: r.Submission, Approval: r.Approval, Roster: r.Roster, Charter: r.Charter, Position: r.Position,
+		MinCohort: st.facts.MinCohort, Permits: st.facts.Permits, Assume: v.cfg.Assume, DeleteBy: deleteBy(st.spec)}); err != nil {
+		return hatch.Shape{}, err
+	}
 	v.studies[r.Study] = st
 	return st.shape()
 }
@@ -167,6 +174,12 @@ func (v *Vault) Adopt(_ context.Context, r hatch.AdoptRequest) (hatch.Shape, err
 	state, err := models.ParseState(r.State)
 	if err != nil {
 		return hatch.Shape{}, consilium.ErrInvalid.With(err)
+	}
+	// What Update made here is known.
+	if keepable(state, consilium.Layout{}) && (st.round != r.Round+1 || stateDigest(state) != stateDigest(st.state)) {
+		if err := v.replays.add(st.id, replayAdopt, adoptReplay{r.Round, r.State}); err != nil {
+			return hatch.Shape{}, err
+		}
 	}
 	st.state, st.round = state, r.Round+1
 	return st.shape()
@@ -272,6 +285,9 @@ func (v *Vault) Release(ctx context.Context, r hatch.ReleaseRequest) (hatch.Rele
 	if err != nil {
 		return hatch.ReleaseReply{}, err
 	}
+	if err := v.replays.add(st.id, replayResult, resultReplay{r.Contributors, consilium.DomainResult.Digest(doc)}); err != nil {
+		return hatch.ReleaseReply{}, err
+	}
 	out := hatch.ReleaseReply{Allow: decision.Allow, Decision: digest, Result: doc, Files: res.Files, Records: []hatch.Record{rec}}
 	if !decision.Allow {
 		out.Code, out.Reason = decision.Code(), decision.Err().Error()
@@ -283,6 +299,10 @@ func (v *Vault) Release(ctx context.Context, r hatch.ReleaseRequest) (hatch.Rele
 // resultDocument is the `result` half of result.json: the same bytes at every
 // hospital and on every run over the same rows.
 func (v *Vault) resultDocument(st *study, res *models.Result, contributors []consilium.Position) ([]byte, error) {
+	return v.document(st, res, contributors, v.cfg.Assume)
+}
+
+func (v *Vault) document(st *study, res *models.Result, contributors []consilium.Position, assume []string) ([]byte, error) {
 	sites := resultSites{Enrolled: len(st.charter.Members), Contributed: len(contributors), Excluded: []consilium.SiteID{}, Contributors: []consilium.SiteID{}}
 	for i := range st.charter.Members {
 		if slices.Contains(contributors, consilium.Position(i+1)) {
@@ -294,7 +314,7 @@ func (v *Vault) resultDocument(st *study, res *models.Result, contributors []con
 	return assemble(res.JSON, map[string]any{
 		"study": st.spec.Name, "question": st.spec.Question, "spec": consilium.SpecDigest(st.submission.SpecBytes),
 		"sites": sites, "min_cohort": st.facts.MinCohort, "permits": append([]string{}, st.facts.Permits...), "dp": st.spec.Privacy.DP,
-	}, v.cfg.Assume)
+	}, assume)
 }
 
 type resultSites struct {

@@ -46,6 +46,7 @@ type Config struct {
 	Policies  func(consilium.Digest) (*policy.Engine, error)
 	Register  func(patient string) Register // the hospital's own register, by its own patient number
 	Learned   map[string]models.Constructor // analysis types that models does not own
+	Keep      time.Duration                 // how long replays are kept; zero means DefaultKeepReplays, negative not at all
 	Budget    Budget                        // of privacy, by dataset; zero means DefaultBudget
 	Assume    []string                      // assumptions to be listed in every result, for simulate
 	Now       func() time.Time
@@ -62,6 +63,7 @@ type Vault struct {
 	batches   *provenance.BatchDir
 	consents  *consentStore
 	decisions *policy.Audit
+	replays   *replays
 
 	mu      sync.Mutex // guards the rest
 	ledger  *ledgerGate
@@ -78,6 +80,9 @@ func Open(cfg Config) (*Vault, error) {
 	}
 	if cfg.Budget == (Budget{}) {
 		cfg.Budget = DefaultBudget
+	}
+	if cfg.Keep == 0 {
+		cfg.Keep = DefaultKeepReplays
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -106,6 +111,9 @@ func Open(cfg Config) (*Vault, error) {
 	if v.budget, err = openBudgetBook(filepath.Join(cfg.Dir, "budget")); err != nil {
 		return fail(err)
 	}
+	if v.replays, err = openReplays(cfg.Dir, cfg.Keep, cfg.Now); err != nil {
+		return fail(err)
+	}
 	if v.salts, err = provenance.OpenSalts(filepath.Join(cfg.Dir, "salts"), cfg.KEK); err != nil {
 		return fail(err)
 	}
@@ -123,6 +131,9 @@ func (v *Vault) Close() error {
 	}
 	if v.decisions != nil {
 		errs = append(errs, v.decisions.Close())
+	}
+	if v.replays != nil {
+		errs = append(errs, v.replays.closeAll())
 	}
 	if v.budget != nil {
 		errs = append(errs, v.budget.close())
@@ -210,7 +221,7 @@ func (v *Vault) Forget(_ context.Context, id consilium.StudyID) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	delete(v.studies, id)
-	return nil
+	return errors.Join(v.replays.close(id), v.replays.sweep())
 }
 
 // verifyApproval checks that the board's payloads fit each other. Their

@@ -1,0 +1,216 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"consilium"
+	"consilium/internal/durable"
+	"consilium/worker/vault"
+)
+
+// TestBackup copies a hospital and a coordinator node that are stopped, loses
+// their directories and puts the copies back. While nothing was promised in
+// between they go on; once something was, each finds that its directory is an
+// older one and takes no part: the hospital by its own ledger and by the log,
+// the node by its peers.
+func TestBackup(t *testing.T) {
+	if testing.Short() {
+		t.Skip("skipped: -short")
+	}
+	r := bring(t)
+	const hospital, node = "site-1", "c2"
+	first := r.submit(t, r.study)
+	r.done(first)
+	must(t, "ledger", "audit", "--config", r.config(hospital), "--study", first, "--wait", "20s", "--out", filepath.Join(r.dir, "trail.json"))
+	backup := func(id, to string) []string {
+		return []string{"backup", "--config", r.config(id), "--out", filepath.Join(r.dir, to)}
+	}
+	restore := func(id, from string) []string {
+		return []string{"restore", "--config", r.config(id), "--from", filepath.Join(r.dir, from)}
+	}
+	refused := func(says string, args ...string) {
+		t.Helper()
+		if _, stderr, code := try(t.Context(), args...); code == exitDone || !strings.Contains(stderr, says) {
+			t.Errorf("consilium %s: %d %s", strings.Join(args, " "), code, stderr)
+		}
+	}
+	refused("is running", backup(hospital, "no")...)
+	refused("is running", backup(node, "no")...)
+	out := filepath.Join(r.dir, "out")
+	r.result(t, first, out)
+	refused("is running", "study", "replay", first, "--config", r.config(hospital))
+	r.workers[hospital].stop()
+	r.nodes[node].stop()
+	t.Run("replay", func(t *testing.T) { replays(t, r, first, hospital, filepath.Join(out, "audit")) })
+	must(t, backup(hospital, "hospital")...)
+	must(t, backup(node, "node")...)
+	refused("written once", backup(node, "node")...)
+	refused("may be newer", restore(node, "node")...)
+	refused("another kit", restore("site-2", "hospital")...)
+
+	// The directories are lost.
+	lose := func(id string) {
+		t.Helper()
+		if err := os.RemoveAll(filepath.Join(r.kit(id), "data")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lose(hospital)
+	lose(node)
+	for _, d := range []string{"gate/journal", "vault/cohorts", "ledger/checkpoint"} {
+		path := filepath.Join(r.dir, "hospital", "data", d)
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed := append([]byte{}, b...)
+		changed[len(b)/2] ^= 1
+		if err := os.WriteFile(path, changed, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		refused(d+" is not as it was", restore(hospital, "hospital")...)
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(t, restore(hospital, "hospital")...)
+	must(t, restore(node, "node")...)
+	r.nodes[node] = r.startNode(t, node)
+	r.workers[hospital] = r.startSite(t, hospital)
+	second := r.submit(t, r.study)
+	r.done(second)
+	must(t, "ledger", "audit", "--config", r.config(hospital), "--study", second, "--wait", "20s", "--out", filepath.Join(r.dir, "trail-2.json"))
+
+	// The same copies again: they are older now.
+	r.workers[hospital].stop()
+	r.nodes[node].stop()
+	kept := filepath.Join(r.dir, "kept")
+	if err := os.CopyFS(kept, os.DirFS(filepath.Join(r.kit(hospital), "data"))); err != nil {
+		t.Fatal(err)
+	}
+	lose(hospital)
+	lose(node)
+	must(t, restore(hospital, "hospital")...)
+	must(t, restore(node, "node")...)
+	old := start(t, "", "coordinator", "--config", r.config(node))
+	<-old.done
+	if !strings.Contains(old.log.String(), "put back from an older copy") {
+		t.Errorf("the older copy of a node ends otherwise: %s", old.log)
+	}
+	delete(r.nodes, node)
+	r.workers[hospital] = r.startSite(t, hospital)
+	r.says(r.workers[hospital], "put back from an older copy")
+	third := r.submit(t, r.study)
+	declined := false
+	r.watch(third, func(ev *consilium.Event) error {
+		m, err := consilium.ParseMessage(ev.Body)
+		if ev.Kind == consilium.EventMessage && err == nil && m.By == hospital {
+			if m.Kind != consilium.KindDecline {
+				t.Errorf("the older copy says %s", m.Kind)
+			}
+			declined = true
+		}
+		if ev.Kind == consilium.EventDone || ev.Kind == consilium.EventAborted {
+			if ev.Kind != consilium.EventDone || !declined {
+				t.Errorf("%s, declined %v: %s", ev.Kind, declined, ev.Body)
+			}
+			return errSeen
+		}
+		return nil
+	})
+	// The ledger alone tells too, where only the gate is an older one.
+	r.workers[hospital].stop()
+	data := filepath.Join(r.kit(hospital), "data")
+	if err := os.RemoveAll(data); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(data, os.DirFS(kept)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(data, "gate")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(filepath.Join(data, "gate"), os.DirFS(filepath.Join(r.dir, "hospital", "data", "gate"))); err != nil {
+		t.Fatal(err)
+	}
+	r.workers[hospital] = r.startSite(t, hospital)
+	r.says(r.workers[hospital], "names an entry of the trail")
+	r.stopAll()
+}
+
+// replays runs a finished study again at a hospital, and finds what was changed
+// since.
+func replays(t *testing.T, r *running, id, hospital, archived string) {
+	again := func(more ...string) (rounds []vault.ReplayedRound, says string, code int) {
+		t.Helper()
+		// A process of its own: the vault is a child of it.
+		cmd := exec.Command(program(t), append([]string{"study", "replay", id, "--config", r.config(hospital), "--json"}, more...)...)
+		var stdout, stderr bytes.Buffer
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		err := cmd.Run()
+		var exit *exec.ExitError
+		if err != nil && !errors.As(err, &exit) {
+			t.Fatal(err)
+		}
+		var doc struct{ Rounds []vault.ReplayedRound }
+		json.Unmarshal([]byte(strings.SplitN(stdout.String(), "\n", 2)[0]), &doc)
+		return doc.Rounds, stdout.String() + stderr.String(), cmd.ProcessState.ExitCode()
+	}
+	same := func(rounds []vault.ReplayedRound) bool {
+		return len(rounds) > 1 && !slices.ContainsFunc(rounds, func(x vault.ReplayedRound) bool { return x.Vector != vault.ReplaySame || x.State != vault.ReplaySame })
+	}
+	rounds, says, code := again("--archive", archived)
+	if code != exitDone || !same(rounds) || !strings.Contains(says, `"archived":"same"`) {
+		t.Fatalf("%d %s", code, says)
+	}
+	// A sum that somebody made larger by one.
+	path := filepath.Join(r.kit(hospital), "data", "vault", "replays", id)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := durable.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var records []durable.Record
+	changed := false
+	if err := log.Replay(func(kind uint8, data []byte) error {
+		if kind == 3 && !changed {
+			changed = true
+			data = bytes.Clone(data)
+			data[7]++ // the last byte of the first sum, after the round
+		}
+		records = append(records, durable.Record{Kind: kind, Data: data})
+		return nil
+	}); err != nil || !changed {
+		t.Fatal(changed, err)
+	}
+	if err := errors.Join(log.Rewrite(records), log.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if rounds, says, code := again(); code != exitFailed || !strings.Contains(says, "differs") || same(rounds) {
+		t.Errorf("a changed sum: %d %s", code, says)
+	}
+	if err := os.WriteFile(path, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	// A row that is not what it was: the step is not run on it, and that is said.
+	table := filepath.Join(r.kit(hospital), "cohort.csv")
+	edit(t, table, ",placebo,", ",active,")
+	if rounds, says, code := again(); code != exitDone || same(rounds) || !strings.Contains(says, "not those of then") {
+		t.Errorf("a changed row: %d %s", code, says)
+	}
+	write(t, table, r.tables[hospital])
+	if _, says, code := again(); code != exitDone {
+		t.Errorf("put right again: %d %s", code, says)
+	}
+}
