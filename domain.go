@@ -84,6 +84,7 @@ const (
 	DomainAuditRecord  Domain = "consilium/audit-record/v1"
 	DomainTrail        Domain = "consilium/trail/v1"
 	DomainLineage      Domain = "consilium/lineage/v1"
+	DomainSpan         Domain = "consilium/span/v1"
 	DomainTransfer     Domain = "consilium/transfer/v1"
 	DomainAssessment   Domain = "consilium/assessment/v1"
 	DomainTeamEnvelope Domain = "consilium/team-envelope/v1"
@@ -113,7 +114,7 @@ func Domains() []Domain {
 		DomainStateKey, DomainAnswerKey, DomainShowKey, DomainPublicMask, DomainRoundKey, DomainCheck, DomainSeed, DomainVector, DomainRowSet,
 		DomainCohort, DomainHoldout, DomainNoise, DomainSchema, DomainRowSalt, DomainBatch, DomainSource, DomainDeviceBatch, DomainPseudonym,
 		DomainConsent, DomainWithdrawal, DomainReceipt, DomainManifest, DomainSaltStore, DomainSubject, DomainModel, DomainArchive, DomainAuditMask, DomainAuditRecord,
-		DomainTrail, DomainLineage, DomainTransfer, DomainAssessment, DomainTeamEnvelope, DomainSealedBox, DomainSealedState, DomainSealedReveal,
+		DomainTrail, DomainLineage, DomainSpan, DomainTransfer, DomainAssessment, DomainTeamEnvelope, DomainSealedBox, DomainSealedState, DomainSealedReveal,
 		DomainCredential, DomainKeyEvent, DomainNextKey, DomainGuardian, DomainMandate, DomainAccess, DomainDIDDocument, DomainSuperRoot, DomainAnchor,
 	}
 }

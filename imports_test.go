@@ -28,6 +28,7 @@ var walls = map[string][]string{
 	"consilium/internal/fixed":   {"consilium"},
 	"consilium/internal/durable": {"consilium"},
 	"consilium/internal/blob":    {"consilium", "internal/durable"},
+	"consilium/internal/span":    {"consilium"},
 
 	// The four engines do not know each other.
 	"consilium/he":         {"consilium", "internal/vec", "internal/seal"},
@@ -64,14 +65,14 @@ var walls = map[string][]string{
 	"consilium/internal/archive": {"consilium", "provenance", "internal/canon", "internal/client", "internal/hybrid", "internal/trail"},
 
 	"consilium/api/v1":        {},
-	"consilium/internal/wire": {"consilium", "api/v1", "internal/hybrid"},
+	"consilium/internal/wire": {"consilium", "api/v1", "internal/hybrid", "internal/span"},
 
 	// The coordinator cannot name a secret: not he/party, not models.
 	"consilium/coordinator": {"consilium", "api/v1", "he", "provenance", "policy", "internal/blob", "internal/canon",
-		"internal/durable", "internal/hybrid", "internal/wire"},
+		"internal/durable", "internal/hybrid", "internal/span", "internal/wire"},
 	// The gate has a socket and keys; it cannot name a row.
 	"consilium/worker": {"consilium", "he", "he/party", "provenance", "internal/blob", "internal/canon", "internal/durable",
-		"internal/hatch", "internal/hybrid", "internal/seal", "internal/trail", "internal/wire"},
+		"internal/hatch", "internal/hybrid", "internal/seal", "internal/span", "internal/trail", "internal/wire"},
 	// The vault has rows; it has neither a socket nor an identity key.
 	"consilium/worker/vault": {"consilium", "models", "models/net", "policy", "provenance", "internal/canon", "internal/dp",
 		"internal/durable", "internal/fixed", "internal/hatch", "internal/table"},
@@ -101,6 +102,7 @@ var owners = map[string][]string{
 	"google.golang.org/grpc":          {"consilium/api/v1", "consilium/internal/wire", "consilium/coordinator"},
 	"github.com/ethereum/go-ethereum": {"consilium/cmd/consilium-anchor", "consilium/cmd/consilium-anchor/evm"},
 	"github.com/cometbft":             {},
+	"go.opentelemetry.io":             {"consilium/internal/span"},
 }
 
 // offline rooms may not import a package that opens a socket.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"consilium"
+	"consilium/internal/span"
 	"consilium/internal/wire"
 	"consilium/provenance"
 )
@@ -45,6 +46,7 @@ type Config struct {
 	Dial    wire.Dialer                                // optional: TCP
 	Metrics string                                     // optional: host:port of /metrics, /healthz and /readyz
 	Logger  *slog.Logger                               // optional: discard
+	Trace   *span.Tracer                               // optional: no spans
 
 	MaxContribution uint64           // bytes of one encrypted vector; default 16 GiB
 	MaxBlob         uint64           // bytes of a sealed state or result; default 4 GiB

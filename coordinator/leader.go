@@ -320,7 +320,9 @@ func profileOf(u Upload) (he.Profile, error) {
 // the stored bytes once, in step, and checks each against the digest that its
 // hospital signed: what does not match is dropped here and fetched from a peer
 // on the next try.
-func (n *Node) sum(ctx context.Context, w Work) error {
+func (n *Node) sum(ctx context.Context, w Work) (err error) {
+	ctx, end := n.cfg.Trace.Step(ctx, w.Study, w.Round, w.Attempt, "sum")
+	defer func() { end(err) }()
 	if len(w.Parts) == 0 {
 		return fmt.Errorf("sum over an empty set of %s", w.Study)
 	}

@@ -137,14 +137,14 @@ func Open(ctx context.Context, c Config) (_ *Node, err error) {
 	if n.audit, err = newAuditLog(n.events, AuditOrigin(roster), c.NoteKey, auditDir); err != nil {
 		return nil, err
 	}
-	n.peers = wire.NewPeerClient(wire.ClientOptions{Certificate: c.Certificate, Book: c.Book, Dial: c.Dial})
+	n.peers = wire.NewPeerClient(wire.ClientOptions{Certificate: c.Certificate, Book: c.Book, Dial: c.Dial, Trace: c.Trace})
 	n.blobs = newReplicator(n, local, n.peers)
 	n.fsm = newFSM(n.events, local, c.Logger, func(err error) {
 		n.log.Error("this node cannot go on", "error", err)
 		n.end(err)
 	})
 	n.server = &server{n: n}
-	n.grpc = wire.NewServer(wire.ServerOptions{Certificate: c.Certificate, Book: c.Book, Members: n.server, Peers: n.server, Audit: n.audit, Logger: c.Logger})
+	n.grpc = wire.NewServer(wire.ServerOptions{Certificate: c.Certificate, Book: c.Book, Members: n.server, Peers: n.server, Audit: n.audit, Logger: c.Logger, Trace: c.Trace})
 	me, _ := roster.Coordinator(c.ID)
 	if n.members, err = c.Listen(me.Address); err != nil {
 		return nil, fmt.Errorf("coordinator: %w", err)

@@ -27,12 +27,14 @@ func (k WorkKind) String() string {
 // and stays owed until a command settles it, so a new leader goes on where the
 // old one died; doing it twice does no harm.
 type Work struct {
-	Kind  WorkKind
-	Study consilium.StudyID
-	Due   int64              // WorkTick: Unix milliseconds; it may lie in the future
-	Set   consilium.Digest   // WorkSum: the certified set
-	Parts []Part             // WorkSum: ascending positions
-	Blobs []consilium.Digest // WorkCollect
+	Kind    WorkKind
+	Study   consilium.StudyID
+	Round   uint32             // WorkSum
+	Attempt uint32             // WorkSum
+	Due     int64              // WorkTick: Unix milliseconds; it may lie in the future
+	Set     consilium.Digest   // WorkSum: the certified set
+	Parts   []Part             // WorkSum: ascending positions
+	Blobs   []consilium.Digest // WorkCollect
 }
 
 // Part is one contribution of a certified set.
@@ -53,7 +55,7 @@ func (s *State) Pending() []Work {
 			out = append(out, Work{Kind: WorkDecide, Study: st.id})
 		}
 		if st.phase == consilium.PhaseOpening && st.sum == nil {
-			w := Work{Kind: WorkSum, Study: st.id, Set: st.setDigest()}
+			w := Work{Kind: WorkSum, Study: st.id, Round: st.round, Attempt: st.attempt, Set: st.setDigest()}
 			for _, m := range st.set {
 				k := st.contributions[m.Position-1]
 				w.Parts = append(w.Parts, Part{m.Position, m.Header, k.ciphertext, k.upload})

@@ -188,11 +188,22 @@ func (a *actor) promise(ctx context.Context, slot string, kind consilium.Message
 	if a.posted[slot] {
 		return nil
 	}
+	ctx, end := a.step(ctx, kind.String())
 	m, err := a.promised(slot, kind, build)
-	if err != nil {
-		return err
+	if err == nil {
+		err = a.post(ctx, slot, m)
 	}
-	return a.post(ctx, slot, m)
+	end(err)
+	return err
+}
+
+// step begins a span of what this hospital does now.
+func (a *actor) step(ctx context.Context, name string) (context.Context, func(error)) {
+	var round, attempt uint32
+	if rd := a.rep.round; rd != nil {
+		round, attempt = rd.opened.Round, rd.opened.Attempt
+	}
+	return a.gate.cfg.Trace.Step(ctx, a.study, round, attempt, name)
 }
 
 // promised returns the slot's message, building and journalling it first if

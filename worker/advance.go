@@ -14,10 +14,13 @@ import (
 // left alone; 0 means until the next event.
 func (a *actor) advance(ctx context.Context) (time.Duration, error) {
 	if err := a.gate.Stale(); err != nil {
-		if a.asked() && a.rep.enrols[a.gate.cfg.Site] == nil {
+		switch {
+		case a.rep.enrols[a.gate.cfg.Site] != nil || a.rep.charter != nil:
+			return 0, err
+		case a.asked():
 			return 0, a.decline(ctx, consilium.Digest{}, string(consilium.ErrStale.Code), consilium.ErrStale.Msg)
 		}
-		return 0, err
+		return 0, nil
 	}
 	if a.rep.charter == nil {
 		return 0, a.enrol(ctx)

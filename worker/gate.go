@@ -15,6 +15,7 @@ import (
 	"consilium/internal/durable"
 	"consilium/internal/hatch"
 	"consilium/internal/hybrid"
+	"consilium/internal/span"
 	"consilium/internal/trail"
 	"consilium/internal/wire"
 
@@ -59,6 +60,7 @@ type Config struct {
 	Ledger      Ledger
 	Now         func() time.Time
 	Log         *slog.Logger
+	Trace       *span.Tracer // nil: no spans
 	// Anchored is the head of this hospital's trail that its own ledger named
 	// last, or zero. A trail without it is older than the ledger.
 	Anchored consilium.Digest

@@ -98,7 +98,9 @@ func (a *actor) contribute(ctx context.Context) error {
 func (a *actor) makeContribution(ctx context.Context, name string) (bool, error) {
 	r, rd, now := a.rep, a.rep.round, a.now
 	round := rd.opened.Round
-	reply, err := a.gate.cfg.Vault.Local(ctx, hatch.LocalRequest{Study: a.study, Round: round, State: a.sec.State})
+	local, end := a.step(ctx, "local")
+	reply, err := a.gate.cfg.Vault.Local(local, hatch.LocalRequest{Study: a.study, Round: round, State: a.sec.State})
+	end(err)
 	if err != nil {
 		return false, err
 	}
@@ -277,8 +279,10 @@ func (a *actor) upload(ctx context.Context, name string) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errDisk, err)
 	}
-	err = a.gate.cfg.Coordinator.Upload(ctx, m, boxes, wire.Shape{Lanes: a.now.lanes, Bits: a.now.profile.Bits}, h.Size,
+	uploading, end := a.step(ctx, "upload")
+	err = a.gate.cfg.Coordinator.Upload(uploading, m, boxes, wire.Shape{Lanes: a.now.lanes, Bits: a.now.profile.Bits}, h.Size,
 		func() (io.ReadCloser, error) { return a.openSpool(name, int64(h.Size)) })
+	end(err)
 	if late(err) {
 		a.log.Info("contribution came late", "round", h.Round, "err", err)
 		err = nil

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"gopkg.in/yaml.v3"
 
 	"consilium"
+	"consilium/internal/span"
 	"consilium/internal/studyfile"
 	"consilium/policy"
 	"consilium/worker/vault"
@@ -35,6 +37,24 @@ type commonConfig struct {
 	Data       string `yaml:"data"`   // everything durable
 	Health     string `yaml:"health"` // host:port of /healthz, /readyz and /metrics; "" for none
 	Log        string `yaml:"log"`    // debug, info, warn or error
+
+	Tracing tracingConfig `yaml:"tracing"`
+}
+
+// tracingConfig says where spans go; nowhere unless it names a place.
+type tracingConfig struct {
+	OTLP  string  `yaml:"otlp"`  // URL of an OTLP/HTTP receiver
+	File  string  `yaml:"file"`  // a file, relative to the config
+	Ratio float64 `yaml:"ratio"` // of rounds that are traced; default all
+}
+
+// tracer opens a node's tracer, or nil.
+func (c *commonConfig) tracer(ctx context.Context, path, node string) (*span.Tracer, error) {
+	file := c.Tracing.File
+	if file != "" && !filepath.IsAbs(file) {
+		file = filepath.Join(filepath.Dir(path), file)
+	}
+	return span.Open(ctx, node, span.Config{OTLP: c.Tracing.OTLP, File: file, Ratio: c.Tracing.Ratio})
 }
 
 func (c *commonConfig) common() *commonConfig { return c }

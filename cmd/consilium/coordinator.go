@@ -127,8 +127,14 @@ func runCoordinator(ctx context.Context, e *env, args []string) error {
 	if c.ListenRaft != "" {
 		listen[me.Raft] = c.ListenRaft
 	}
+	trace, err := c.tracer(ctx, *path, "coordinator/"+c.ID)
+	if err != nil {
+		return err
+	}
+	defer trace.Close()
 	n, err := coordinator.Open(ctx, coordinator.Config{
-		ID: me.ID, Book: k.book, Certificate: k.cert, Signer: k.signer, NoteKey: note, Dir: c.Data,
+		Trace: trace,
+		ID:    me.ID, Book: k.book, Certificate: k.cert, Signer: k.signer, NoteKey: note, Dir: c.Data,
 		Listen: func(address string) (net.Listener, error) {
 			if other, ok := listen[address]; ok {
 				address = other

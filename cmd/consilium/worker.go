@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"consilium"
+	"consilium/internal/span"
 	"consilium/internal/wire"
 	"consilium/policy"
 	"consilium/provenance"
@@ -190,7 +191,11 @@ func runWorker(ctx context.Context, e *env, args []string) error {
 	}
 	defer d.Close()
 	w := &runningWorker{hospital: h, settings: settings, desk: d, stderr: e.stderr}
-	w.wire = wire.NewClient(wire.ClientOptions{Certificate: h.kit.cert, Book: h.kit.book, Logger: h.log})
+	if w.trace, err = h.config.tracer(ctx, *path, "site/"+string(h.site)); err != nil {
+		return err
+	}
+	defer w.trace.Close()
+	w.wire = wire.NewClient(wire.ClientOptions{Certificate: h.kit.cert, Book: h.kit.book, Logger: h.log, Trace: w.trace})
 	defer w.wire.Close()
 	group, gctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return d.serve(gctx, &h.config, h.log) })
@@ -221,6 +226,7 @@ type runningWorker struct {
 	settings *vaultSettings
 	desk     *desk
 	wire     *wire.Client
+	trace    *span.Tracer
 	stderr   io.Writer
 	up       atomic.Bool
 	gate     atomic.Pointer[worker.Gate] // the last one that was opened
@@ -342,8 +348,8 @@ func (w *runningWorker) once(ctx context.Context) error {
 		return errors.Join(err, c.stop(5*time.Second))
 	}
 	gate, err := worker.Open(worker.Config{
-		Anchored: anchored,
-		Site:     w.site, Dir: w.config.gateDir(), Signer: w.kit.signer, Secret: w.kit.signer.Seed(), Roster: w.kit.signed,
+		Anchored: anchored, Trace: w.trace,
+		Site: w.site, Dir: w.config.gateDir(), Signer: w.kit.signer, Secret: w.kit.signer.Seed(), Roster: w.kit.signed,
 		BoardKeys: w.kit.board.Keys, Threshold: w.kit.board.Threshold, Coordinator: w.wire, Vault: calls, Ledger: w.desk.ledger, Log: w.log,
 	})
 	if err != nil {

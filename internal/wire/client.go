@@ -21,6 +21,7 @@ import (
 
 	"consilium"
 	"consilium/api/v1"
+	"consilium/internal/span"
 )
 
 // Dialer opens a connection to a roster address.
@@ -33,6 +34,7 @@ type ClientOptions struct {
 	Dial        Dialer       // nil: TCP
 	Logger      *slog.Logger // nil: discard
 	Prefer      consilium.NodeID
+	Trace       *span.Tracer // nil: none
 }
 
 // pool keeps one connection for each node and address.
@@ -40,18 +42,19 @@ type pool struct {
 	cert tls.Certificate
 	book *Book
 	dial Dialer
+	span *span.Tracer
 
 	mu     sync.Mutex
 	conns  map[string]*grpc.ClientConn
 	closed bool
 }
 
-func newPool(cert tls.Certificate, book *Book, dial Dialer) *pool {
+func newPool(cert tls.Certificate, book *Book, dial Dialer, t *span.Tracer) *pool {
 	if dial == nil {
 		d := &net.Dialer{Timeout: 5 * time.Second}
 		dial = func(ctx context.Context, address string) (net.Conn, error) { return d.DialContext(ctx, "tcp", address) }
 	}
-	return &pool{cert: cert, book: book, dial: dial, conns: map[string]*grpc.ClientConn{}}
+	return &pool{cert: cert, book: book, dial: dial, span: t, conns: map[string]*grpc.ClientConn{}}
 }
 
 // conn is the connection to a node at the address that the roster in force
@@ -74,6 +77,8 @@ func (p *pool) conn(node consilium.NodeID) (*grpc.ClientConn, error) {
 	cc, err := grpc.NewClient("passthrough:///"+address,
 		grpc.WithTransportCredentials(credentials.NewTLS(ClientConfig(p.cert, p.book, node))),
 		grpc.WithContextDialer(p.dial),
+		grpc.WithUnaryInterceptor(p.unary),
+		grpc.WithStreamInterceptor(p.stream),
 		grpc.WithDisableRetry(),
 		grpc.WithDisableServiceConfig(),
 		grpc.WithNoProxy(),
@@ -118,7 +123,7 @@ func NewClient(o ClientOptions) *Client {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Client{pool: newPool(o.Certificate, o.Book, o.Dial), book: o.Book, log: o.Logger, leader: o.Prefer}
+	return &Client{pool: newPool(o.Certificate, o.Book, o.Dial, o.Trace), book: o.Book, log: o.Logger, leader: o.Prefer}
 }
 
 // Close ends all connections and with them all calls.

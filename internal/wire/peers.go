@@ -16,7 +16,7 @@ type PeerClient struct{ pool *pool }
 
 // NewPeerClient connects lazily.
 func NewPeerClient(o ClientOptions) *PeerClient {
-	return &PeerClient{newPool(o.Certificate, o.Book, o.Dial)}
+	return &PeerClient{newPool(o.Certificate, o.Book, o.Dial, o.Trace)}
 }
 
 // Close ends all connections.

@@ -18,6 +18,7 @@ import (
 
 	"consilium"
 	"consilium/api/v1"
+	"consilium/internal/span"
 )
 
 // Deadlines of calls as the server enforces them; a client may set less.
@@ -42,6 +43,7 @@ type Server struct {
 	grpc *grpc.Server
 	book *Book
 	log  *slog.Logger
+	span *span.Tracer
 	stop context.CancelFunc // ends streams that would last for ever
 }
 
@@ -53,12 +55,13 @@ type ServerOptions struct {
 	Peers       Peers
 	Audit       Audit
 	Logger      *slog.Logger
+	Trace       *span.Tracer // nil: none
 }
 
 // NewServer makes a server that Serve runs.
 func NewServer(o ServerOptions) *Server {
 	stopping, stop := context.WithCancel(context.Background())
-	s := &Server{book: o.Book, log: o.Logger, stop: stop}
+	s := &Server{book: o.Book, log: o.Logger, span: o.Trace, stop: stop}
 	s.grpc = grpc.NewServer(
 		grpc.Creds(serverCredentials{credentials.NewTLS(ServerConfig(o.Certificate, o.Book)), o.Logger}),
 		grpc.MaxRecvMsgSize(maxMessage),
@@ -141,7 +144,9 @@ func (s *Server) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo,
 	}
 	limited, cancel := context.WithTimeout(admitted, unaryTimeout)
 	defer cancel()
-	return handler(limited, req)
+	traced, end := s.span.Serve(limited, info.FullMethod, header(ctx))
+	defer func() { end(err) }()
+	return handler(traced, req)
 }
 
 type stream struct {
@@ -158,7 +163,9 @@ func (s *Server) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerIn
 	if err != nil {
 		return err
 	}
-	return handler(srv, stream{ss, admitted})
+	traced, end := s.span.Serve(admitted, info.FullMethod, header(ctx))
+	defer func() { end(err) }()
+	return handler(srv, stream{ss, traced})
 }
 
 // edge is where an error is logged once and becomes a status. A panic is a

@@ -421,7 +421,7 @@ func TestRolesOverTheWire(t *testing.T) {
 	n, _ := serve(t, w, book, discard(), "c1")
 	ctx := testContext(t)
 	for _, who := range []string{"site/london", "researcher/team", "board/ada", "coordinator/c2", "auditor/eve"} {
-		p := newPool(w.certs[who], book, n.Dial)
+		p := newPool(w.certs[who], book, n.Dial, nil)
 		cc, err := p.conn("c1")
 		if err != nil {
 			t.Fatal(err)
@@ -512,7 +512,7 @@ func TestGarbage(t *testing.T) {
 	boxes, _ := proto.Marshal(&apiv1.UploadRequest{Part: &apiv1.UploadRequest_Boxes{Boxes: &apiv1.Chunk{Data: make([]byte, 12)}}})
 	conns := map[Role]*grpc.ClientConn{}
 	for role, who := range map[Role]string{RoleSite: "site/london", RoleResearcher: "researcher/team", RoleBoard: "board/ada", RoleCoordinator: "coordinator/c2", RoleAuditor: "auditor/eve"} {
-		p := newPool(w.certs[who], book, n.Dial)
+		p := newPool(w.certs[who], book, n.Dial, nil)
 		defer p.close()
 		if conns[role], err = p.conn("c1"); err != nil {
 			t.Fatal(err)
