@@ -172,33 +172,16 @@ func newDescribe(facts consilium.Facts, a *consilium.AnalysisSpec) (Analysis, er
 
 // dropUngrouped leaves out the rows whose group is missing, and counts them.
 func (f *frame) dropUngrouped(by *grouping) {
-	keep := 0
-	seen := map[int32]bool{}
-	f.patients = 0
-	for i := 0; i < f.n; i++ {
-		ok := true
+	before := f.n
+	f.keep(func(i int) bool {
 		for _, c := range by.columns {
-			ok = ok && f.code[c][i] >= 0
+			if f.code[c][i] < 0 {
+				return false
+			}
 		}
-		if !ok {
-			f.missing++
-			continue
-		}
-		for _, v := range f.num {
-			v[keep] = v[i]
-		}
-		for _, v := range f.code {
-			v[keep] = v[i]
-		}
-		f.patient[keep] = f.patient[i]
-		if !seen[f.patient[i]] {
-			seen[f.patient[i]] = true
-			f.patients++
-		}
-		keep++
-	}
-	f.n = keep
-	f.patient = f.patient[:keep]
+		return true
+	})
+	f.missing += int64(before - f.n)
 }
 
 // hospital is what one hospital adds for the comparison of hospitals: that it
