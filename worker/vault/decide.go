@@ -2,7 +2,6 @@ package vault
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -186,42 +185,30 @@ func (v *Vault) decideRelease(ctx context.Context, st *study, doc []byte, r hatc
 		return policy.Decision{}, err
 	}
 	in.Site = v.cfg.Facts
-	patients, err := leastPatients(doc)
-	if err != nil {
+	if in.Release, err = v.releaseFacts(st, doc, r.Contributors); err != nil {
 		return policy.Decision{}, err
-	}
-	in.Release = &policy.ReleaseFacts{
-		Patients: patients, Contributors: len(r.Contributors), SmallestCell: smallestCell(doc, st.facts), DP: st.spec.Privacy.DP != nil,
-		Prior: v.priors(st), ContainsRecords: false,
 	}
 	return v.decide(ctx, st, policy.PointRelease, in)
 }
 
-// leastPatients is the number of patients of the smallest analysis that a
-// result speaks of. An analysis that ended with a problem publishes its reason
-// and no count, so it does not take part: one model that cannot be fitted must
-// not withhold the others, and its team must learn why.
-func leastPatients(doc []byte) (int64, error) {
-	type part struct {
-		Patients int64           `json:"patients"`
-		Error    json.RawMessage `json:"error"`
+// releaseFacts describes an opened result to the rules.
+func (v *Vault) releaseFacts(st *study, doc []byte, contributors []consilium.Position) (*policy.ReleaseFacts, error) {
+	patients, err := leastPatients(doc)
+	if err != nil {
+		return nil, err
 	}
-	var counts struct {
-		part
-		Analyses []part `json:"analyses"`
+	prior, err := v.priors(st, contributors)
+	if err != nil {
+		return nil, err
 	}
-	if err := json.Unmarshal(doc, &counts); err != nil {
-		return 0, err
+	out := &policy.ReleaseFacts{
+		Patients: patients, Contributors: len(contributors), SmallestCell: smallestCell(doc, st.facts), DP: st.spec.Privacy.DP != nil,
+		Prior: prior, ContainsRecords: len(contributors) < 2 || v.identifies(st, doc),
 	}
-	list := counts.Analyses
-	if len(list) == 0 {
-		list = []part{counts.part}
-	}
-	least := policy.Never
-	for _, a := range list {
-		if a.Error == nil {
-			least = min(least, a.Patients)
+	if out.DP {
+		if out.EpsilonSpentMicro, out.EpsilonBudgetMicro, err = v.budget.account(st.spec.Data.Dataset, v.cfg.Budget); err != nil {
+			return nil, err
 		}
 	}
-	return least, nil
+	return out, nil
 }
