@@ -33,8 +33,8 @@
 // FHIR leaves open whether the outermost provision of R4 limits a consent or is
 // an exception to it where it names no type: the specification's text and its
 // own examples differ. Such a document denies. Of several exceptions side by side
-// inside one denial none ever permits, since each leaves the others' branches
-// denied: write them as one provision, or nest them. Dates without a zone are read as
+// inside one denial all must be met, since each leaves the others' branches denied:
+// write them as alternatives of one provision. Dates without a zone are read as
 // UTC. The tables of codes are short: a code that they lack is never permitted.
 //
 // Reading list: hl7.org/fhir/R4/consent.html and R5; DUO (EBISPOT/DUO,

@@ -128,9 +128,9 @@ func TestFHIR(t *testing.T) {
 		// Any branch that ends in deny denies: mental health to f001 is permitted
 		// two deep, and a sibling denies mental health and addiction.
 		{"R5 a sibling denies", r5("permit", `{`+psy+`,"provision":[{"actor":[{"reference":{"reference":"Organization/f001"}}]}]},{"securityLabel":[{"code":"PSY"},{"code":"ETH"}]}`), "glucose age variant"},
-		// Two exceptions side by side inside of a denial: each leaves the other's
-		// branch denied.
-		{"R5 two exceptions of one denial", r5("permit", `{`+psy+`,"provision":[{"actor":[{"reference":{"reference":"Organization/f001"}}]},{"purpose":[{"code":"HRESCH"}]}]}`), "glucose age drugs variant"},
+		// Two exceptions side by side inside of a denial: both must be met,
+		// since each leaves the other's branch denied.
+		{"R5 two exceptions of one denial", r5("permit", `{`+psy+`,"provision":[{"actor":[{"reference":{"reference":"Organization/f001"}}]},{"purpose":[{"code":"TREAT"}]}]}`), "glucose age drugs variant"},
 		{"R4 permit and deny at one depth", r4("OPTOUT", `{"provision":[{"type":"permit"},{"type":"deny",`+sud+`}]}`), "glucose age phq9 variant"},
 		// Children inherit.
 		{"R4 child is bound by its parent", r4("OPTOUT", `{"type":"deny","provision":[{"type":"permit",`+psy+`,"provision":[{"type":"permit",`+sud+`}]}]}`), "phq9"},
