@@ -5,55 +5,61 @@ import (
 	"errors"
 	"maps"
 
+	"consilium"
 	"consilium/internal/canon"
 )
 
+// Transfer is one artefact with what was decided about it.
+type Transfer struct {
+	Artefact Artefact
+	Decision Decision
+}
+
 // DecideTransfers asks PointTransfer about every artefact in list, under one
-// policy and with everything else as in says. It returns the first denial, or
-// the last permission, with the artefact that it is about. Each answer is Decide's; only the reading of the question
-// is shared, which in a federation of 50 hospitals is nine tenths of the time of
-// 100 questions that differ in one recipient.
-func (e *Engine) DecideTransfers(ctx context.Context, in Input, list []Artefact) (Decision, Artefact, error) {
+// policy and with everything else as in says, up to the first denial. The last of
+// the answers is that denial, or a permission. Each answer is Decide's; only the
+// reading of the question is shared, which in a federation of 50 hospitals is nine
+// tenths of the time of 100 questions that differ in one recipient.
+func (e *Engine) DecideTransfers(ctx context.Context, in Input, list []Artefact) ([]Transfer, error) {
 	if len(list) == 0 {
-		return Decision{}, Artefact{}, errors.New("policy: no transfer to decide")
+		return nil, errors.New("policy: no transfer to decide")
 	}
 	p := e.p.Load()
 	in.Artefact = &list[0]
 	doc, digest, bad := p.document(PointTransfer, in)
 	if bad != nil {
-		return p.seal(*bad, digest), list[0], nil
+		return []Transfer{{list[0], p.seal(*bad, digest)}}, nil
 	}
 	all, err := allSchemas()
 	if err != nil {
-		return Decision{}, Artefact{}, err
+		return nil, err
 	}
-	var d Decision
+	var out []Transfer
 	for i := range list {
-		question := doc
+		question, one := doc, in
+		one.Artefact = &list[i]
+		var d Decision
 		if i > 0 {
-			if question, err = all.about(doc, &list[i]); err != nil {
-				in.Artefact = &list[i]
-				d = deny(PointTransfer, CodeInput, "%v", err)
-				if _, digest, bad = p.document(PointTransfer, in); bad != nil {
-					d = *bad
-				}
-				return p.seal(d, digest), list[i], nil
+			question, err = all.about(doc, &list[i])
+		}
+		if err != nil {
+			d = deny(PointTransfer, CodeInput, "%v", err)
+			if _, _, bad := p.document(PointTransfer, one); bad != nil {
+				d = *bad
 			}
+		} else if d, err = e.evaluate(ctx, p, PointTransfer, question); err != nil {
+			return nil, err
 		}
-		if d, err = e.evaluate(ctx, p, PointTransfer, question); err != nil {
-			return Decision{}, Artefact{}, err
+		b, err := one.encode(PointTransfer)
+		if err != nil {
+			return nil, err
 		}
-		if d.Allow && i < len(list)-1 {
-			continue
+		d = p.seal(d, consilium.DomainDecision.Digest([]byte("input"), b))
+		if out = append(out, Transfer{list[i], d}); !d.Allow {
+			break
 		}
-		// The answer that leaves here names its own question.
-		in.Artefact = &list[i]
-		if _, digest, bad = p.document(PointTransfer, in); bad != nil {
-			d = *bad
-		}
-		break
 	}
-	return p.seal(d, digest), *in.Artefact, nil
+	return out, nil
 }
 
 // about is doc with another artefact, checked like the first.

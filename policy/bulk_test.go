@@ -31,11 +31,17 @@ func TestDecideTransfers(t *testing.T) {
 		return d
 	}
 	together := func(list []Artefact) Decision {
-		d, _, err := e.DecideTransfers(t.Context(), in, list)
+		all, err := e.DecideTransfers(t.Context(), in, list)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return d
+		// Every one on the way is there, with its own question.
+		for i, x := range all {
+			if x.Artefact != list[i] || !reflect.DeepEqual(x.Decision, single(list[i])) {
+				t.Errorf("%d: %+v", i, x)
+			}
+		}
+		return all[len(all)-1].Decision
 	}
 	for i := range list {
 		if want := single(list[i]); !want.Allow {
@@ -62,7 +68,7 @@ func TestDecideTransfers(t *testing.T) {
 			}
 		}
 	}
-	if d, _, err := e.DecideTransfers(t.Context(), in, nil); err == nil || d.Allow {
+	if all, err := e.DecideTransfers(t.Context(), in, nil); err == nil || len(all) > 0 {
 		t.Error("no transfers were allowed")
 	}
 }

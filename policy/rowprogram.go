@@ -134,7 +134,7 @@ func (p *compiled) compileRule(ctx context.Context, to *plan, r rowRule, input a
 			}
 			return never, refuse(nil, "%s: %s", r.code, firstLine(err))
 		}
-		n, err := translate(to, pq, &asking{p.compiler, p.storage, input, now, words})
+		n, err := translate(to, pq, &asking{ctx, p.compiler, p.storage, input, now, words})
 		if err != nil {
 			return never, err
 		}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -19,6 +20,8 @@ import (
 	"consilium"
 	"consilium/internal/canon"
 	"consilium/internal/wire"
+	"consilium/policy"
+	"consilium/worker/vault"
 )
 
 // finding is one line of a preflight.
@@ -108,6 +111,7 @@ func (p *preflight) all(ctx context.Context, h *hospital) {
 	p.tables(h)
 	p.space(h)
 	p.policies(h)
+	p.stops(h)
 	p.witness(ctx, h)
 	p.coordinators(ctx, h)
 }
@@ -121,6 +125,25 @@ func (p *preflight) validity(check string, until time.Time, next string) {
 		p.found = append(p.found, finding{Check: check, OK: true, Found: "ends on " + until.UTC().Format(time.DateOnly), Next: next})
 	default:
 		p.good(check, "valid until %s", until.UTC().Format(time.DateOnly))
+	}
+}
+
+// stops: what the board has stopped is read before every use of rows; what cannot
+// be read stops everything.
+func (p *preflight) stops(h *hospital) {
+	dir := vault.StopDir(h.config.vaultDir())
+	if _, err := os.Stat(h.config.vaultDir()); errors.Is(err, fs.ErrNotExist) {
+		p.good("stops", "%s is made with the vault, when the worker starts for the first time", dir)
+		return
+	}
+	list, err := policy.ReadStops(dir, h.kit.board.Keys)
+	switch {
+	case err != nil:
+		p.bad("stops", err, "")
+	case len(list) == 0:
+		p.good("stops", "the board has stopped nothing")
+	default:
+		p.good("stops", "the board has stopped something in %d files in %s", len(list), dir)
 	}
 }
 

@@ -40,6 +40,9 @@ func (v *Vault) decideStudy(ctx context.Context, st *study) (policy.Decision, er
 func (v *Vault) Admit(ctx context.Context, r hatch.AdmitRequest) (hatch.AdmitReply, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if err := v.holds(r.Log); err != nil {
+		return hatch.AdmitReply{}, err
+	}
 	st, err := v.begin(r.Study, r.Submission, r.Approval, r.Roster)
 	if err != nil {
 		return hatch.AdmitReply{}, err
@@ -79,13 +82,8 @@ func (v *Vault) Admit(ctx context.Context, r hatch.AdmitRequest) (hatch.AdmitRep
 	if !columns.Allow {
 		return refusal(columns, nil)
 	}
-	sent, about, err := st.engine.DecideTransfers(ctx, in, v.transfers(st, in.Federation))
+	sent, err := v.decideTransfers(ctx, st, in)
 	if err != nil {
-		return hatch.AdmitReply{}, err
-	}
-	message := in
-	message.Artefact = &about
-	if err := v.recordDecision(st, policy.AuditEntry{Point: policy.PointTransfer, Input: message, Decision: sent}); err != nil {
 		return hatch.AdmitReply{}, err
 	}
 	if !sent.Allow {
@@ -118,6 +116,22 @@ func (v *Vault) Admit(ctx context.Context, r hatch.AdmitRequest) (hatch.AdmitRep
 		return declined(site, string(consilium.CodeOf(err)), err)
 	}
 	return allowed(site, u.records)
+}
+
+// decideTransfers asks about everything that the protocol sends, and records each
+// answer. It returns the first denial, or the last permission.
+func (v *Vault) decideTransfers(ctx context.Context, st *study, in policy.Input) (policy.Decision, error) {
+	all, err := st.engine.DecideTransfers(ctx, in, v.transfers(st, in.Federation))
+	if err != nil {
+		return policy.Decision{}, err
+	}
+	entries := make([]policy.AuditEntry, len(all))
+	for i := range all {
+		message := in
+		message.Artefact = &all[i].Artefact
+		entries[i] = policy.AuditEntry{Point: policy.PointTransfer, Input: message, Decision: all[i].Decision}
+	}
+	return all[len(all)-1].Decision, v.recordDecision(st, entries...)
 }
 
 // transfers lists what the protocol sends, to whom.

@@ -66,7 +66,15 @@ func (v *Vault) decideCohort(ctx context.Context, st *study, next *openedCohort)
 		why = policy.Overlap(rows, same, st.k(), st.permits(), dp)
 	}
 	if why == nil {
-		why = d.Err()
+		return d, d.Err(), nil
+	}
+	if d.Allow {
+		// The rule as written lets it pass: the log holds what was done.
+		d.Allow, d.Reasons = false, []policy.Reason{{Code: "COHORT_OVERLAP", Message: "the cohort differs from an earlier one by too few patients, by the comparison in code",
+			Kind: policy.Policy, Regime: "ENGINE"}}
+		if err := v.recordDecision(st, policy.AuditEntry{Point: policy.PointSite, Input: in, Decision: d}); err != nil {
+			return policy.Decision{}, nil, err
+		}
 	}
 	return d, why, nil
 }
