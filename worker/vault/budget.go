@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 
 	"consilium"
@@ -15,7 +16,8 @@ import (
 const recordDebit uint8 = 1
 
 // Budget bounds what all differentially private studies together may learn
-// about one patient of a dataset.
+// about one patient of this hospital, whichever of its tables they use: a table
+// may be bound under two names, and a patient may stand in two tables.
 type Budget struct {
 	Epsilon float64
 	Delta   float64
@@ -24,11 +26,11 @@ type Budget struct {
 // DefaultBudget is for hospitals that set none.
 var DefaultBudget = Budget{Epsilon: 10, Delta: 1e-6}
 
-// debit is what one round of one study costs every patient of a dataset.
+// debit is what one round of one study costs every patient of the hospital.
 type debit struct {
 	Study    consilium.StudyID `json:"study"`
 	Round    uint32            `json:"round"`
-	Dataset  string            `json:"dataset"`
+	Dataset  string            `json:"dataset"` // for whoever reads the book; it opens no account of its own
 	RowSet   consilium.Digest  `json:"row_set"` // salted: the same rows of the same round draw the same noise
 	Releases []dp.Release      `json:"releases"`
 }
@@ -83,8 +85,10 @@ func (d *debit) valid() error {
 	return nil
 }
 
-// spend debits a round, or refuses it if the dataset's patients would have lost
-// more than the budget. It returns once the debit is durable.
+// spend debits a round, or refuses it if the hospital's patients would have lost
+// more than the budget. It returns once the debit is durable. The same round with
+// the same rows and the same noise costs nothing more; with other noise it is
+// refused, since both vectors would draw from one key.
 func (b *budgetBook) spend(d debit, budget Budget) error {
 	if err := d.valid(); err != nil {
 		return err
@@ -97,16 +101,17 @@ func (b *budgetBook) spend(d debit, budget Budget) error {
 	var all []dp.Release
 	for _, have := range b.list {
 		if have.Study == d.Study && have.Round == d.Round && have.RowSet == d.RowSet && have.Dataset == d.Dataset {
+			if !slices.Equal(have.Releases, d.Releases) {
+				return consilium.ErrPolicy.Withf("round %d of study %s was debited for other releases of the same rows: the study, its policy or this hospital's software changed in between; submit the study again", d.Round, d.Study)
+			}
 			return nil
 		}
-		if have.Dataset == d.Dataset {
-			all = append(all, have.Releases...)
-		}
+		all = append(all, have.Releases...)
 	}
 	before := dp.Epsilon(all, budget.Delta)
 	if after := dp.Epsilon(append(all, d.Releases...), budget.Delta); after > budget.Epsilon {
-		return consilium.ErrPolicy.Withf("the privacy budget of dataset %s is spent: epsilon %.3g of %v is used, this study would make it %.3g; ask for less, or the hospital to raise its budget",
-			d.Dataset, before, budget.Epsilon, after)
+		return consilium.ErrPolicy.Withf("this hospital's privacy budget is spent: epsilon %.3g of %v is used, this study would make it %.3g; ask for less, or the hospital to raise its budget",
+			before, budget.Epsilon, after)
 	}
 	data, err := json.Marshal(&d)
 	if err != nil {
@@ -119,20 +124,18 @@ func (b *budgetBook) spend(d debit, budget Budget) error {
 	return nil
 }
 
-// account states, in millionths of epsilon, what the studies over a dataset have
-// spent and what may be spent: the one rounded up, the other down.
-func (b *budgetBook) account(dataset string, budget Budget) (spent, total int64, err error) {
+// account states, in millionths of epsilon, what all studies have spent and what
+// may be spent: the one rounded up, the other down.
+func (b *budgetBook) account(budget Budget) (spent, total int64, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var all []dp.Release
 	for _, have := range b.list {
-		if have.Dataset == dataset {
-			all = append(all, have.Releases...)
-		}
+		all = append(all, have.Releases...)
 	}
 	used, may := math.Ceil(dp.Epsilon(all, budget.Delta)*1e6), math.Floor(budget.Epsilon*1e6)
 	if !(used >= 0 && used <= float64(policy.Never)) || !(may >= 0 && may <= float64(policy.Never)) {
-		return 0, 0, consilium.ErrPolicy.Withf("the privacy budget of dataset %s cannot be told: epsilon %v of %v is used", dataset, used/1e6, budget.Epsilon)
+		return 0, 0, consilium.ErrPolicy.Withf("the privacy budget cannot be told: epsilon %v of %v is used", used/1e6, budget.Epsilon)
 	}
 	return int64(used), int64(may), nil
 }
