@@ -190,26 +190,23 @@ func (a *Audit) Holds(head consilium.Digest) bool {
 // the decision's strength, and the log takes no more records until it is opened
 // again.
 func (a *Audit) Append(entry AuditEntry) (AuditRecord, error) {
-	recs, err := a.AppendAll([]AuditEntry{entry})
+	rec, err := a.record(&entry)
 	if err != nil {
+		return AuditRecord{}, err
+	}
+	recs := []AuditRecord{rec}
+	if err := a.chain(recs); err != nil {
 		return AuditRecord{}, err
 	}
 	return recs[0], nil
 }
 
-// AppendAll writes decisions in their order, durable together.
-func (a *Audit) AppendAll(entries []AuditEntry) ([]AuditRecord, error) {
-	recs := make([]AuditRecord, len(entries))
-	for i := range entries {
-		var err error
-		if recs[i], err = a.record(&entries[i]); err != nil {
-			return nil, err
-		}
-	}
+// chain gives records their places and writes them, durable together.
+func (a *Audit) chain(recs []AuditRecord) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.bad != nil {
-		return nil, consilium.ErrPolicy.Withf("the decision log is not writable (%w): nothing may be done", a.bad)
+		return consilium.ErrPolicy.Withf("the decision log is not writable (%w): nothing may be done", a.bad)
 	}
 	var all []byte
 	var lines [][]byte
@@ -218,7 +215,7 @@ func (a *Audit) AppendAll(entries []AuditEntry) ([]AuditRecord, error) {
 		recs[i].Seq, recs[i].Prev = a.seq+1+uint64(i), prev
 		line, err := recs[i].encode()
 		if err != nil {
-			return nil, err
+			return err
 		}
 		prev = lineDigest(line)
 		lines = append(lines, line)
@@ -226,13 +223,13 @@ func (a *Audit) AppendAll(entries []AuditEntry) ([]AuditRecord, error) {
 	}
 	if err := a.to.Append(all); err != nil {
 		a.bad = err
-		return nil, consilium.ErrPolicy.Withf("the decision could not be logged (%w): nothing may be done", err)
+		return consilium.ErrPolicy.Withf("the decision could not be logged (%w): nothing may be done", err)
 	}
 	for _, line := range lines {
 		a.seq, a.prev = a.seq+1, lineDigest(line)
 		a.held[a.prev] = true
 	}
-	return recs, nil
+	return nil
 }
 
 // record is an entry's record without its place in the chain.
@@ -298,17 +295,20 @@ func (a *Audit) masked(p Point, input []byte) (json.RawMessage, error) {
 	if _, err := all.check("input:"+string(p), v); err != nil {
 		return json.RawMessage("{}"), nil
 	}
-	m, ok := all.mask(all["input:"+string(p)], v, func(x any) string {
-		b, err := canon.Marshal(x)
-		if err != nil {
-			return ""
-		}
-		return a.mac("field", b)
-	})
+	m, ok := all.mask(all["input:"+string(p)], v, a.maskedField)
 	if !ok {
 		return json.RawMessage("{}"), nil
 	}
 	return canon.Marshal(m)
+}
+
+// maskedField is what stands for a field that is marked hash.
+func (a *Audit) maskedField(x any) string {
+	b, err := canon.Marshal(x)
+	if err != nil {
+		return ""
+	}
+	return a.mac("field", b)
 }
 
 // VerifyAudit reads a log from its first record and checks the chain. It

@@ -125,13 +125,8 @@ func (v *Vault) decideTransfers(ctx context.Context, st *study, in policy.Input)
 	if err != nil {
 		return policy.Decision{}, err
 	}
-	entries := make([]policy.AuditEntry, len(all))
-	for i := range all {
-		message := in
-		message.Artefact = &all[i].Artefact
-		entries[i] = policy.AuditEntry{Point: policy.PointTransfer, Input: message, Decision: all[i].Decision}
-	}
-	return all[len(all)-1].Decision, v.recordDecision(st, entries...)
+	_, err = v.decisions.AppendTransfers(v.entry(st, policy.AuditEntry{Input: in}), all)
+	return all[len(all)-1].Decision, err
 }
 
 // transfers lists what the protocol sends, to whom.

@@ -31,13 +31,14 @@ func (v *Vault) decide(ctx context.Context, st *study, point policy.Point, in po
 }
 
 // recordDecision appends to the decision log.
-func (v *Vault) recordDecision(st *study, entries ...policy.AuditEntry) error {
-	for i := range entries {
-		e := &entries[i]
-		e.Time, e.Node, e.Study, e.Round = e.Input.Now, string(v.cfg.Site), st.id, st.round
-	}
-	_, err := v.decisions.AppendAll(entries)
+func (v *Vault) recordDecision(st *study, e policy.AuditEntry) error {
+	_, err := v.decisions.Append(v.entry(st, e))
 	return err
+}
+
+func (v *Vault) entry(st *study, e policy.AuditEntry) policy.AuditEntry {
+	e.Time, e.Node, e.Study, e.Round = e.Input.Now, string(v.cfg.Site), st.id, st.round
+	return e
 }
 
 // holds refuses a decision log that does not hold the line which the hospital's
