@@ -383,15 +383,19 @@ func (a *train) evaluated(n *models.State, v view, o models.Opened) *models.Stat
 	}
 	if v.head[headRestored] == 0 {
 		point := a.point(o)
-		n.F64 = append(n.F64, point[:]...)
+		again := false
 		if a.strategy.patience > 0 {
-			if loss := a.watched(v, point); !(loss < v.head[headBestLoss]) {
+			if loss := a.watched(v, point); loss < v.head[headBestLoss]-a.strategy.minDelta {
+				v.head[headBest], v.head[headBestLoss] = float64(n.Iteration), loss
+			} else {
 				v.restore()
 				v.head[headRestored] = 1
-				return n
-			} else {
-				v.head[headBest], v.head[headBestLoss] = float64(n.Iteration), loss
+				again = true
 			}
+		}
+		n.F64 = append(n.F64, point[:]...) // from here on v is of the old slice
+		if again {
+			return n
 		}
 	}
 	n.F64 = append(append(n.F64, o.Values["training"]...), o.Values["holdout"]...)
