@@ -344,7 +344,7 @@ func TestPatience(t *testing.T) {
 		t.Error("the weights are not those of the best round")
 	}
 	// Still getting better at the end: the last model, without another round.
-	spec.Strategy = &consilium.Strategy{Name: "fedavg", Rounds: 3, LocalEpochs: 1, Rate: 0.05, Patience: 2}
+	spec.Strategy = &consilium.Strategy{Name: "fedavg", Rounds: 3, LocalEpochs: 1, Rate: 0.01, Patience: 2}
 	o = simulate(t, facts, spec, rows).Outcome
 	if *o.BestRound != 3 || len(o.Curves.HoldoutLoss) != 4 {
 		t.Errorf("best after %d of 3 rounds, %d points", *o.BestRound, len(o.Curves.HoldoutLoss))
