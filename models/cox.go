@@ -62,7 +62,7 @@ func newCox(facts consilium.Facts, a *consilium.AnalysisSpec) (Analysis, error) 
 			if strata.n*(grid.cells+2) > maxCommon {
 				return nil, consilium.ErrInvalid.Withf("baseline: %d strata on %d cells are too many", strata.n, grid.cells)
 			}
-			c.common = &commonSpec{grid: grid, strata: strata, join: !facts.Permitted(PermitFineGrid)}
+			c.common = &commonSpec{grid: grid, strata: strata, join: !facts.Permitted(PermitFineGrid), efron: c.efron}
 		default:
 			return nil, consilium.ErrInvalid.Withf("baseline %q%s; want stratified, piecewise or common", b.Kind, suggest(b.Kind, []string{"stratified", "piecewise", "common"}))
 		}
@@ -169,8 +169,12 @@ func (c *coxSpec) groups(data *frame) [][]int {
 		}
 		return data.num[name][i]
 	}
+	names := c.strata
+	if c.common != nil {
+		names = c.common.strata.columns
+	}
 	compare := func(i, j int) int {
-		for _, s := range c.strata {
+		for _, s := range names {
 			switch a, b := value(s, i), value(s, j); {
 			case a < b:
 				return -1

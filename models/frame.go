@@ -303,6 +303,38 @@ func unique(names ...string) []string {
 	return out
 }
 
+// keep leaves out the rows for which in is false.
+func (f *frame) keep(in func(row int) bool) {
+	keep := 0
+	seen := map[int32]bool{}
+	f.patients = 0
+	for i := 0; i < f.n; i++ {
+		if !in(i) {
+			continue
+		}
+		for _, v := range f.num {
+			v[keep] = v[i]
+		}
+		for _, v := range f.code {
+			v[keep] = v[i]
+		}
+		f.patient[keep] = f.patient[i]
+		if !seen[f.patient[i]] {
+			seen[f.patient[i]] = true
+			f.patients++
+		}
+		keep++
+	}
+	f.n = keep
+	f.patient = f.patient[:keep]
+	for name, v := range f.num {
+		f.num[name] = v[:keep]
+	}
+	for name, v := range f.code {
+		f.code[name] = v[:keep]
+	}
+}
+
 // patientsWith counts distinct patients over the rows for which in is true.
 func (f *frame) patientsWith(in func(row int) bool) float64 {
 	seen := make([]bool, f.ordinals)

@@ -183,9 +183,13 @@ func (a *actor) auditOwn(ctx context.Context, sp *round) error {
 		a.verdict.audited = true
 		return nil
 	}
+	salt, err := party.VectorSalt(a.gate.cfg.Secret, a.study, sp.opened.Round)
+	if err != nil {
+		return err
+	}
 	audit := party.Audit(ctx, &party.Encryption{
 		Profile: now.profile, Lanes: now.lanes, At: r.atRound(sp, r.position), Threshold: r.charter.Threshold, State: sp.opened.State,
-		Vector: v.Vector, Group: now.group, Seed: seed,
+		Salt: salt, Vector: v.Vector, Group: now.group, Seed: seed,
 		Source: &laneSource{ctx: ctx, vault: a.gate.cfg.Vault, study: a.study, round: sp.opened.Round, lanes: now.lanes},
 	}, sp.headers[r.position].header)
 	if ctx.Err() != nil {
@@ -238,7 +242,8 @@ func inOrder(openings map[consilium.Position]*party.OpeningShare) []*party.Openi
 
 // show gives the group what this hospital received and had to add. t members
 // signed one list of at most t-1-f accused, so with what the dishonest hold no t
-// shares of anybody's key come together.
+// shares of anybody's key come together. Who did not open has nothing to answer
+// for, and shows nothing.
 func (a *actor) show(ctx context.Context, sp *round) error {
 	r, now := a.rep, a.now
 	name := slot("show", sp.opened)
@@ -248,19 +253,28 @@ func (a *actor) show(ctx context.Context, sp *round) error {
 	if _, promised := a.gate.journal.promise(a.study, name); promised {
 		return a.promise(ctx, name, consilium.KindShow, nil)
 	}
+	if _, opened := a.gate.journal.promise(a.study, slot("opening", sp.opened)); !opened {
+		return nil
+	}
 	key, err := a.sealingSecretOf(sp)
 	if err != nil {
 		return err
 	}
 	var headers, boxes [][]byte
-	for _, m := range sp.proposed.Members {
+	answers := make([][]byte, len(sp.proposed.Members))
+	for i, m := range sp.proposed.Members {
+		for _, v := range sp.answers {
+			if v.Position == m.Position && v.To == r.position {
+				answers[i] = v.Sealed
+			}
+		}
 		box, err := a.fetchBox(ctx, sp.headers[m.Position].header.Boxes)
 		if err != nil {
 			return err
 		}
 		headers, boxes = append(headers, sp.headers[m.Position].body), append(boxes, box)
 	}
-	sealed, err := party.ShowShares(now.profile, now.group, r.atRound(sp, r.position), sp.proposed, headers, boxes, key)
+	sealed, err := party.ShowShares(now.profile, now.group, r.atRound(sp, r.position), sp.proposed, headers, boxes, answers, key)
 	if err != nil {
 		return err
 	}

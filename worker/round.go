@@ -121,7 +121,11 @@ func (a *actor) makeContribution(ctx context.Context, name string) (bool, error)
 		}
 	}
 	source := &laneSource{ctx: ctx, vault: a.gate.cfg.Vault, study: a.study, round: round, lanes: now.lanes}
-	digest, err := digestLanes(now.group, source)
+	salt, err := party.VectorSalt(a.gate.cfg.Secret, a.study, round)
+	if err != nil {
+		return false, err
+	}
+	digest, err := digestLanes(salt, source)
 	if err != nil {
 		return false, err
 	}
@@ -161,7 +165,7 @@ func (a *actor) makeContribution(ctx context.Context, name string) (bool, error)
 	defer file.Close()
 	dealing, err := party.Contribute(ctx, &party.Encryption{
 		Profile: now.profile, Lanes: now.lanes, At: at, Threshold: r.charter.Threshold, State: rd.opened.State,
-		Vector: digest, Holders: holders, Group: now.group, Seed: seed, Source: source,
+		Salt: salt, Vector: digest, Holders: holders, Group: now.group, Seed: seed, Source: source,
 	}, file)
 	if err != nil {
 		return false, err
@@ -173,7 +177,7 @@ func (a *actor) makeContribution(ctx context.Context, name string) (bool, error)
 		return false, fmt.Errorf("%w: %w", errDisk, err)
 	}
 	h := &consilium.Header{
-		Layout: now.layout, RowSet: rowSet, Decision: reply.Decision,
+		Sealing: rd.opened.SealingDigest(), Layout: now.layout, RowSet: rowSet, Decision: reply.Decision,
 		Ledger: a.salted(consilium.DomainBatch, reply.Ledger), NextSealing: next.Public(),
 	}
 	if err := dealing.Header(h); err != nil {
@@ -209,8 +213,8 @@ func (a *actor) salted(domain consilium.Domain, d consilium.Digest) consilium.Di
 	return domain.Digest([]byte("salted"), a.gate.cfg.Secret, []byte(a.study), d[:])
 }
 
-func digestLanes(group *party.GroupKey, s *laneSource) (consilium.Digest, error) {
-	h := party.NewVectorHash(group.Salt(consilium.DomainVector))
+func digestLanes(salt [32]byte, s *laneSource) (consilium.Digest, error) {
+	h := party.NewVectorHash(salt)
 	buf := make([]int32, lanesPerCall)
 	for {
 		n, err := s.Read(buf)
@@ -307,6 +311,11 @@ func (a *actor) verifyDealings(ctx context.Context) error {
 		}
 		if now.bad[p] != "" {
 			// found by its answer to somebody
+		} else if sh.header.Sealing != rd.opened.SealingDigest() {
+			if err := a.otherKeys(p); err != nil {
+				return err
+			}
+			continue
 		} else if sh.header.State != rd.opened.State || sh.header.Layout != now.layout {
 			now.bad[p] = "it builds on another state or layout"
 		} else {
@@ -333,6 +342,22 @@ func (a *actor) verifyDealings(ctx context.Context) error {
 		now.told[p] = true
 	}
 	return a.answerComplaints(ctx)
+}
+
+// otherKeys passes over a dealing by other sealing keys than this hospital was
+// told of. The list is the coordinator's word: told to the dealer and to this
+// hospital differently, it makes an honest box that does not open. A complaint
+// would make the dealer publish the share of an honest hospital, and a few of
+// those with what the dishonest hold are its key. So nobody is accused: the
+// dealing is no member of any set that this hospital votes for, and the trail
+// keeps the dealer's signed word for the list that it was told.
+func (a *actor) otherKeys(p consilium.Position) error {
+	rd, now, site := a.rep.round, a.now, a.rep.charter.Members[p-1].Site
+	now.bad[p], now.told[p] = "it was dealt by other sealing keys than this hospital was told of", true
+	a.log.Error("the coordinator told another hospital of other sealing keys, or that hospital says so", "round", rd.opened.Round, "dealer", string(site))
+	return a.note(rd.opened.Round, "other-keys", map[string]any{
+		"attempt": rd.opened.Attempt, "dealer": site, "header": rd.headers[p].digest, "dealt": rd.headers[p].header.Sealing, "told": rd.opened.SealingDigest(),
+	})
 }
 
 // fetchBox reads the box that a header lists for this hospital.

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -185,6 +186,17 @@ func TestBadInput(t *testing.T) {
 			write(t, filepath.Join(dir, "x.json"), `{"kind": "Card"`)
 			return []string{"provision", "roster", "--cards", dir, "--name", testName, "--threshold", "2", "--out", filepath.Join(t.TempDir(), "r.json")}
 		}, exitFailed, []string{"x.json", "card.json of the kit"}},
+		"roster: most coordinators replaced at once": {func(t *testing.T) []string {
+			dir := cards(t)
+			for _, id := range []string{"c1", "c2"} {
+				if err := os.Remove(filepath.Join(dir, id+".json")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			next := []string{"provision", "roster", "--cards", dir, "--name", testName, "--threshold", "2", "--previous", filepath.Join(k.dir, "roster.json"), "--out", filepath.Join(t.TempDir(), "r.json")}
+			must(t, append(slices.Clone(next), "--fresh-cluster")...)
+			return next
+		}, exitFailed, []string{"keeps 1 of the 3 coordinators", "in several rosters"}},
 		"roster: changed after signing": {func(t *testing.T) []string {
 			path := filepath.Join(team, kitRoster)
 			keep(t, path)

@@ -71,6 +71,37 @@ func tricks() []lie {
 			},
 		},
 		{
+			name: "two-key-lists", tells: "it tells one hospital of other sealing keys than the others, so that its sound boxes do not open and it answers the complaints of honest hospitals",
+			at: map[string]func(*course) (bool, error){whenContributed: func(c *course) (bool, error) {
+				if c.round > 1 {
+					return false, nil
+				}
+				if c.attempt == 1 {
+					for p, u := range c.uploads {
+						c.kept[fmt.Sprintf("header %d", p)] = u.digest[:]
+					}
+					c.open(1, 2)
+					return true, nil
+				}
+				c.sprung = true
+				return true, nil // the complaints and answers are all it wants
+			}},
+			opened: func(c *course, o consilium.RoundOpened) bool {
+				if c.round != 1 || c.attempt != 2 {
+					return false
+				}
+				// The keys that honest hospitals published in the first attempt are
+				// theirs, and valid; only they were told of others.
+				c.h.tell(c.id, consilium.EventOpened, o.Encode(), c.h.others(c.h.victim())...)
+				o.Sealing = slices.Clone(o.Sealing)
+				for _, p := range c.framed() {
+					copy(o.Sealing[p-1][:], c.kept[fmt.Sprintf("header %d", p)])
+				}
+				c.h.tell(c.id, consilium.EventOpened, o.Encode(), c.h.victim())
+				return true
+			},
+		},
+		{
 			name: "bad-box", tells: "a dishonest hospital deals one hospital a box that does not open and answers its complaint with nonsense",
 			at: map[string]func(*course) (bool, error){whenContributed: func(c *course) (bool, error) {
 				if c.round > 1 || c.attempt > 1 || c.kept["dealt"] != nil {
@@ -178,6 +209,18 @@ func tricks() []lie {
 			}},
 		},
 	}
+}
+
+// framed are f honest hospitals but the victim: those whose shares are missing
+// where the f last ones collude.
+func (c *course) framed() []consilium.Position {
+	var out []consilium.Position
+	for i := range c.charter.Members {
+		if p := consilium.Position(i + 1); p != c.place(c.h.victim()) && len(out) < c.charter.Faults {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 func (h *Hostile) others(id consilium.SiteID) []consilium.SiteID {
@@ -293,7 +336,8 @@ func (c *course) dealBadly() error {
 	}
 	at := consilium.At{Charter: c.digest, Round: c.round, Attempt: c.attempt, Position: c.place(who)}
 	zeros := make([]int32, u.shape.Lanes)
-	vector := party.VectorDigest(group, zeros)
+	salt := consilium.DomainVector.Digest([]byte("a salt of the coordinator's"))
+	vector := party.VectorDigest(salt, zeros)
 	secret := make([]byte, 32)
 	rand.Read(secret)
 	seed, err := party.NewSeed(secret, at, vector)
@@ -303,7 +347,7 @@ func (c *course) dealBadly() error {
 	src := party.Lanes(zeros)
 	var buf bytes.Buffer
 	d, err := party.Contribute(context.Background(), &party.Encryption{Profile: p, Lanes: u.shape.Lanes, At: at, Threshold: c.charter.Threshold,
-		State: c.state, Vector: vector, Holders: holders, Group: group, Seed: seed, Source: &src}, &buf)
+		State: c.state, Salt: salt, Vector: vector, Holders: holders, Group: group, Seed: seed, Source: &src}, &buf)
 	if err != nil {
 		return err
 	}

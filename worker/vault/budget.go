@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 
 	"consilium"
@@ -14,7 +15,8 @@ import (
 const recordDebit uint8 = 1
 
 // Budget bounds what all differentially private studies together may learn
-// about one patient of a dataset.
+// about one patient of this hospital, whichever of its tables they use: a table
+// may be bound under two names, and a patient may stand in two tables.
 type Budget struct {
 	Epsilon float64
 	Delta   float64
@@ -23,11 +25,11 @@ type Budget struct {
 // DefaultBudget is for hospitals that set none.
 var DefaultBudget = Budget{Epsilon: 10, Delta: 1e-6}
 
-// debit is what one round of one study costs every patient of a dataset.
+// debit is what one round of one study costs every patient of the hospital.
 type debit struct {
 	Study    consilium.StudyID `json:"study"`
 	Round    uint32            `json:"round"`
-	Dataset  string            `json:"dataset"`
+	Dataset  string            `json:"dataset"` // for whoever reads the book; it opens no account of its own
 	RowSet   consilium.Digest  `json:"row_set"` // salted: the same rows of the same round draw the same noise
 	Releases []dp.Release      `json:"releases"`
 }
@@ -82,8 +84,10 @@ func (d *debit) valid() error {
 	return nil
 }
 
-// spend debits a round, or refuses it if the dataset's patients would have lost
-// more than the budget. It returns once the debit is durable.
+// spend debits a round, or refuses it if the hospital's patients would have lost
+// more than the budget. It returns once the debit is durable. The same round with
+// the same rows and the same noise costs nothing more; with other noise it is
+// refused, since both vectors would draw from one key.
 func (b *budgetBook) spend(d debit, budget Budget) error {
 	if err := d.valid(); err != nil {
 		return err
@@ -96,16 +100,17 @@ func (b *budgetBook) spend(d debit, budget Budget) error {
 	var all []dp.Release
 	for _, have := range b.list {
 		if have.Study == d.Study && have.Round == d.Round && have.RowSet == d.RowSet && have.Dataset == d.Dataset {
+			if !slices.Equal(have.Releases, d.Releases) {
+				return consilium.ErrPolicy.Withf("round %d of study %s was debited for other releases of the same rows: the study, its policy or this hospital's software changed in between; submit the study again", d.Round, d.Study)
+			}
 			return nil
 		}
-		if have.Dataset == d.Dataset {
-			all = append(all, have.Releases...)
-		}
+		all = append(all, have.Releases...)
 	}
 	before := dp.Epsilon(all, budget.Delta)
 	if after := dp.Epsilon(append(all, d.Releases...), budget.Delta); after > budget.Epsilon {
-		return consilium.ErrPolicy.Withf("the privacy budget of dataset %s is spent: epsilon %.3g of %v is used, this study would make it %.3g; ask for less, or the hospital to raise its budget",
-			d.Dataset, before, budget.Epsilon, after)
+		return consilium.ErrPolicy.Withf("this hospital's privacy budget is spent: epsilon %.3g of %v is used, this study would make it %.3g; ask for less, or the hospital to raise its budget",
+			before, budget.Epsilon, after)
 	}
 	data, err := json.Marshal(&d)
 	if err != nil {

@@ -46,7 +46,7 @@ type Config struct {
 	Policies  func(consilium.Digest) (*policy.Engine, error)
 	Register  func(patient string) Register // the hospital's own register, by its own patient number
 	Learned   map[string]models.Constructor // analysis types that models does not own
-	Budget    Budget                        // of privacy, by dataset; zero means DefaultBudget
+	Budget    Budget                        // of privacy, over all tables; zero means DefaultBudget
 	Assume    []string                      // assumptions to be listed in every result, for simulate
 	Now       func() time.Time
 	Log       *slog.Logger
