@@ -80,6 +80,43 @@ func block(sum []float64, z [][]float64, mean, w, r []float64, from, to int, scr
 	}
 }
 
+// addColumns adds Σ_j beta_j x_j to eta, column after column at every row.
+func addColumns(eta []float64, x [][]float64, beta []float64) {
+	inParallel(len(eta), func(from, to int) {
+		for ; from < to; from += blockRows {
+			sum := eta[from:min(from+blockRows, to)]
+			for j := range x {
+				b, column := beta[j], x[j][from:][:len(sum)]
+				for i, v := range column {
+					sum[i] += float64(b * v)
+				}
+			}
+		}
+	})
+}
+
+// inParallel runs visit over stretches of rows on all processors; what it does
+// at one row may not depend on another.
+func inParallel(n int, visit func(from, to int)) {
+	const stretch = 16 * blockRows
+	workers := min(runtime.GOMAXPROCS(0), (n+stretch-1)/stretch)
+	if workers <= 1 {
+		visit(0, n)
+		return
+	}
+	var group sync.WaitGroup
+	for k := range workers {
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			for from := k * stretch; from < n; from += workers * stretch {
+				visit(from, min(from+stretch, n))
+			}
+		}()
+	}
+	group.Wait()
+}
+
 // inBlocks runs visit over stretches of rows on all processors. Each stretch
 // fills sums of its own, which are added up in the order of the rows.
 func inBlocks(n int, out []total, visit func(from, to int, out []total)) {
