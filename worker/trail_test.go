@@ -44,3 +44,32 @@ func TestTrailIsStorage(t *testing.T) {
 		t.Error("the vote was promised without its trail entry")
 	}
 }
+
+// TestDecisionLogOfTrail: the vault is told the head of its decision log as of the
+// newest use of rows, whatever came after it.
+func TestDecisionLogOfTrail(t *testing.T) {
+	key, err := hybrid.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &Gate{}
+	if g.trail, err = trail.Open(filepath.Join(t.TempDir(), "trail"), "hospital", key, time.Now); err != nil {
+		t.Fatal(err)
+	}
+	defer g.trail.Close()
+	if d, err := g.decisionLog(); err != nil || !d.IsZero() {
+		t.Errorf("a trail without a use: %s, %v", d, err)
+	}
+	one, two := consilium.DomainTrail.Digest([]byte("1")), consilium.DomainTrail.Digest([]byte("2"))
+	for _, e := range []struct {
+		kind string
+		body map[string]any
+	}{{"use", map[string]any{"log": one}}, {"use", map[string]any{"log": two}}, {"vote", map[string]any{"log": one}}} {
+		if err := g.trail.Write("s-aaaaaaaaaaaaaaaa", 1, e.kind, e.body); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if d, err := g.decisionLog(); err != nil || d != two {
+		t.Errorf("%s, %v", d, err)
+	}
+}

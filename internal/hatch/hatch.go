@@ -49,9 +49,10 @@ type Vault interface {
 // AdmitRequest names a submitted and approved study.
 type AdmitRequest struct {
 	Study      consilium.StudyID
-	Submission []byte // payload
-	Approval   []byte // payload
-	Roster     []byte // payload
+	Submission []byte           // payload
+	Approval   []byte           // payload
+	Roster     []byte           // payload
+	Log        consilium.Digest // head of the vault's decision log as the trail last says it; zero without a use
 }
 
 // AdmitReply is the site's admission decision.
@@ -78,6 +79,7 @@ type StartRequest struct {
 	Approval   []byte
 	Roster     []byte
 	Position   consilium.Position
+	Log        consilium.Digest // as of AdmitRequest
 }
 
 // Shape is where an analysis stands and the shape of the vector that its next

@@ -10,6 +10,7 @@ import (
 	"consilium"
 	"consilium/internal/dp"
 	"consilium/internal/durable"
+	"consilium/policy"
 )
 
 const recordDebit uint8 = 1
@@ -121,6 +122,22 @@ func (b *budgetBook) spend(d debit, budget Budget) error {
 	}
 	b.list = append(b.list, d)
 	return nil
+}
+
+// account states, in millionths of epsilon, what all studies have spent and what
+// may be spent: the one rounded up, the other down.
+func (b *budgetBook) account(budget Budget) (spent, total int64, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var all []dp.Release
+	for _, have := range b.list {
+		all = append(all, have.Releases...)
+	}
+	used, may := math.Ceil(dp.Epsilon(all, budget.Delta)*1e6), math.Floor(budget.Epsilon*1e6)
+	if !(used >= 0 && used <= float64(policy.Never)) || !(may >= 0 && may <= float64(policy.Never)) {
+		return 0, 0, consilium.ErrPolicy.Withf("the privacy budget cannot be told: epsilon %v of %v is used", used/1e6, budget.Epsilon)
+	}
+	return int64(used), int64(may), nil
 }
 
 func (b *budgetBook) close() error { return b.log.Close() }

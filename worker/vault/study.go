@@ -81,6 +81,9 @@ func (v *Vault) begin(id consilium.StudyID, submission, approval, roster []byte)
 func (v *Vault) Start(ctx context.Context, r hatch.StartRequest) (hatch.Shape, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if err := v.holds(r.Log); err != nil {
+		return hatch.Shape{}, err
+	}
 	if st, ok := v.studies[r.Study]; ok {
 		return st.shape()
 	}

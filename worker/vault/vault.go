@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -87,6 +89,13 @@ func Open(cfg Config) (*Vault, error) {
 		return nil, errors.New("vault: key-encryption key, facts, register, ledger, policies and board keys are all needed: a vault without one of them would let rows through")
 	case len(cfg.Pseudonym) < 32:
 		return nil, fmt.Errorf("vault: pseudonym key of %d bytes, want at least 32", len(cfg.Pseudonym))
+	}
+	// Made once, before the vault: a directory of stops that is missing later was
+	// taken away, and nothing is read until it is back.
+	if _, err := os.Stat(filepath.Join(cfg.Dir, "VERSION")); errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(StopDir(cfg.Dir), 0o700); err != nil {
+			return nil, err
+		}
 	}
 	dir, err := durable.Prepare(cfg.Dir, "worker-vault")
 	if err != nil {
