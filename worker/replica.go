@@ -49,6 +49,7 @@ type replica struct {
 	sealing  map[consilium.Digest]sealingKey // every header's next sealing key, by header digest
 	round    *round
 	prev     *round                              // the round that closed before it
+	included uint32                              // the last closed round with this hospital in its set
 	offered  map[uint32][]*consilium.SealedState // by round, in the order of the log, one of each member
 	volume   uint64                              // bytes of one contribution, over all closed rounds
 	lastDone bool
@@ -700,6 +701,9 @@ func (r *replica) count() {
 		}
 		rd.closed, rd.next, rd.done = true, o.next, o.done
 		r.volume += rd.least()
+		if _, in := rd.proposed.Has(r.position); in {
+			r.included = rd.opened.Round
+		}
 		for p, s := range rd.states {
 			if s.Set == rd.set && (outcome{s.Next, s.Done, s.Reject}) == o {
 				rd.signers = append(rd.signers, p)

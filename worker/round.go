@@ -98,7 +98,7 @@ func (a *actor) contribute(ctx context.Context) error {
 func (a *actor) makeContribution(ctx context.Context, name string) (bool, error) {
 	r, rd, now := a.rep, a.rep.round, a.now
 	round := rd.opened.Round
-	reply, err := a.gate.cfg.Vault.Local(ctx, hatch.LocalRequest{Study: a.study, Round: round, State: a.sec.State})
+	reply, err := a.gate.cfg.Vault.Local(ctx, hatch.LocalRequest{Study: a.study, Round: round, State: a.sec.State, Included: a.rep.included})
 	if err != nil {
 		return false, err
 	}

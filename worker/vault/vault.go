@@ -216,7 +216,7 @@ func (v *Vault) Forget(_ context.Context, id consilium.StudyID) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	delete(v.studies, id)
-	return nil
+	return forgetMemory(v.cfg.Dir, id)
 }
 
 // verifyApproval checks that the board's payloads fit each other. Their
