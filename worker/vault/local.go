@@ -208,12 +208,15 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 			return hatch.LocalReply{}, err
 		}
 		rowSet := v.salt(st, u.rowSet)
-		if err := v.budget.spend(debit{Study: st.id, Round: r.Round, Dataset: st.spec.Data.Dataset, RowSet: rowSet, Releases: releases}, v.cfg.Budget); err != nil {
+		if err := v.budget.spend(debit{Study: st.id, Round: r.Round, Dataset: st.spec.Data.Dataset, RowSet: rowSet, Releases: releases}, v.cfg.Budget.orDefault()); err != nil {
 			return hatch.LocalReply{}, err
 		}
 		rows.Noise = v.noise(st, r.Round, rowSet)
 	}
-	memory, err := st.analysis.Local(ctx, state, st.memory, rows, w)
+	// The log, not this process, knows which round was last opened with this
+	// hospital in its set.
+	st.memory.settle(r.Included)
+	memory, err := st.analysis.Local(ctx, state, st.memory.opened, rows, w)
 	if err != nil {
 		return hatch.LocalReply{}, err
 	}
@@ -226,7 +229,10 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 	} else if err := v.replays.add(st.id, replayLocal, localReplay{Round: r.Round, RowSet: u.rowSet, Vector: vectorDigest(lanes), State: stateDigest(state)}); err != nil {
 		return hatch.LocalReply{}, err
 	}
-	st.lanes, st.made, st.pending = lanes, r.Round, memory
+	if err := st.memory.put(r.Round, memory); err != nil {
+		return hatch.LocalReply{}, err
+	}
+	st.lanes, st.made = lanes, r.Round
 	return hatch.LocalReply{Contribute: true, Lanes: lanes.Len(), RowSet: u.rowSet, Decision: u.decision, Ledger: u.ledger, Records: u.records}, nil
 }
 

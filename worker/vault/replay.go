@@ -404,6 +404,7 @@ func (v *Vault) Replay(ctx context.Context, id consilium.StudyID) (*Replayed, er
 	}
 	out := &Replayed{Study: id, Rounds: []ReplayedRound{}}
 	var rowsGone error
+	var memory []byte // of the site, as of the last opened round
 	for round := uint32(1); !st.state.Done; round++ {
 		r := rounds[round]
 		if r == nil || r.update == nil && r.adopt == nil {
@@ -413,7 +414,7 @@ func (v *Vault) Replay(ctx context.Context, id consilium.StudyID) (*Replayed, er
 		done := ReplayedRound{Round: round, Vector: "not computed here"}
 		if r.local != nil {
 			if rowsGone == nil {
-				done.Vector, rowsGone = v.again(ctx, st, round, r)
+				done.Vector, rowsGone = v.again(ctx, st, &memory, round, r)
 			}
 			if rowsGone != nil {
 				done.Vector = "not run: " + rowsGone.Error()
@@ -487,7 +488,7 @@ func (v *Vault) resume(id consilium.StudyID, s *startedReplay) (*study, error) {
 }
 
 // again takes the hospital's own step of one round once more.
-func (v *Vault) again(ctx context.Context, st *study, round uint32, r *replayedRound) (string, error) {
+func (v *Vault) again(ctx context.Context, st *study, memory *[]byte, round uint32, r *replayedRound) (string, error) {
 	if st.engine == nil {
 		// The policy as it stands now, and only while the approval holds.
 		now := v.cfg.Now().Unix()
@@ -528,7 +529,7 @@ func (v *Vault) again(ctx context.Context, st *study, round uint32, r *replayedR
 	if st.spec.Privacy.DP != nil {
 		rows.Noise = v.noise(st, round, v.salt(st, u.rowSet))
 	}
-	memory, err := st.analysis.Local(ctx, st.state, st.memory, rows, w)
+	next, err := st.analysis.Local(ctx, st.state, *memory, rows, w)
 	if err != nil {
 		return "", err
 	}
@@ -537,7 +538,7 @@ func (v *Vault) again(ctx context.Context, st *study, round uint32, r *replayedR
 		return "", err
 	}
 	if r.update != nil && slices.Contains(r.update.Contributors, st.position) {
-		st.memory = memory
+		*memory = next
 	}
 	if vectorDigest(lanes) != r.local.Vector {
 		return ReplayDiffers, nil
