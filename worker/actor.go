@@ -41,7 +41,11 @@ type actor struct {
 	result     *hatch.ReleaseReply
 	failed     error // why this hospital takes no further part, if so
 
+	held  time.Duration // how long this hospital begins nothing in this study; 0 if it may
+	needs uint64        // bytes, once the vault has said
+
 	doing atomic.Pointer[string] // for Gate.Studies; nil once the study has ended
+	busy  atomic.Bool            // for Gate.Busy
 }
 
 func newActor(g *Gate, study consilium.StudyID) *actor {
@@ -84,6 +88,10 @@ func (a *actor) run(ctx context.Context) error {
 	if a.sec, err = a.gate.secrets.load(a.study); err != nil {
 		return fmt.Errorf("%w: %w", errDisk, err)
 	}
+	if a.sec.Memory > 0 {
+		a.gate.memory.keep(a.study, a.sec.Memory)
+	}
+	defer a.gate.memory.release(a.study)
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -126,6 +134,7 @@ func (a *actor) run(ctx context.Context) error {
 				}
 			}
 		}
+		a.busy.Store(a.contributed())
 		switch {
 		case a.failed != nil:
 			a.doing.Store(&Left)
@@ -142,6 +151,17 @@ func (a *actor) run(ctx context.Context) error {
 		case <-timer.C:
 		}
 	}
+}
+
+// contributed reports whether the others count on this hospital in the open
+// round: it has promised a contribution to it.
+func (a *actor) contributed() bool {
+	rd := a.rep.round
+	if rd == nil || rd.closed || rd.rejected || a.failed != nil || a.rep.ended.Ended() {
+		return false
+	}
+	_, ok := a.gate.journal.promise(a.study, slot("header", rd.opened))
+	return ok
 }
 
 // retryable tells what may come right by itself from what may not.
@@ -200,8 +220,8 @@ func (a *actor) promise(ctx context.Context, slot string, kind consilium.Message
 // step begins a span of what this hospital does now.
 func (a *actor) step(ctx context.Context, name string) (context.Context, func(error)) {
 	var round, attempt uint32
-	if rd := a.rep.round; rd != nil {
-		round, attempt = rd.opened.Round, rd.opened.Attempt
+	if a.rep != nil && a.rep.round != nil {
+		round, attempt = a.rep.round.opened.Round, a.rep.round.opened.Attempt
 	}
 	return a.gate.cfg.Trace.Step(ctx, a.study, round, attempt, name)
 }
@@ -289,6 +309,7 @@ func (a *actor) finish(ctx context.Context) error {
 		return fmt.Errorf("%w: %w", errDisk, err)
 	}
 	a.doing.Store(nil)
+	a.busy.Store(false)
 	a.log.Info("study ended", "phase", a.rep.ended.String(), "reason", a.rep.reason)
 	return nil
 }

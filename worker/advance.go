@@ -22,8 +22,13 @@ func (a *actor) advance(ctx context.Context) (time.Duration, error) {
 		}
 		return 0, nil
 	}
+	if a.rep.mixed != nil && a.rep.charter == nil {
+		return 0, a.rep.mixed
+	}
+	a.held = 0
 	if a.rep.charter == nil {
-		return 0, a.enrol(ctx)
+		err := a.enrol(ctx)
+		return a.held, err
 	}
 	if a.rep.position == 0 {
 		return 0, nil // a charter without this hospital
@@ -81,7 +86,7 @@ func (a *actor) advance(ctx context.Context) (time.Duration, error) {
 		return 0, err
 	}
 	w, err := a.leaveState(ctx)
-	return soonest(soonest(wait, u), w), err
+	return soonest(soonest(soonest(wait, u), w), a.held), err
 }
 
 // afterClose does what a closed round asks for until the next one opens, and

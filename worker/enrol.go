@@ -41,6 +41,16 @@ func (a *actor) enrol(ctx context.Context) error {
 		return a.promise(ctx, "decline", consilium.KindDecline, nil)
 	}
 	if _, enrolled := a.gate.journal.promise(a.study, "enrol"); !enrolled {
+		if a.held = a.gate.hold(); a.held > 0 {
+			return nil // the others go on, and wait for us until their deadline
+		}
+		if a.needs > 0 {
+			// It did not fit the last time. The decision is taken again when it does.
+			if ok, err := a.gate.memory.take(a.study, r.admittedAt, a.needs); err != nil || !ok {
+				a.held = again
+				return err
+			}
+		}
 		log, err := a.gate.decisionLog()
 		if err != nil {
 			return err
@@ -56,6 +66,16 @@ func (a *actor) enrol(ctx context.Context) error {
 		}
 		if !reply.Allow {
 			return a.decline(ctx, reply.Decision, reply.Code, reply.Reason)
+		}
+		a.needs = max(reply.Memory, 1)
+		switch ok, err := a.gate.memory.take(a.study, r.admittedAt, a.needs); {
+		case err != nil:
+			a.log.Warn("no memory for the study", "err", err)
+			return a.decline(ctx, reply.Decision, string(consilium.ErrTooLarge.Code), consilium.ErrTooLarge.Msg)
+		case !ok:
+			a.log.Info("the study waits for memory", "bytes", a.needs)
+			a.held = again
+			return nil
 		}
 		if err := a.makeEnrolSecret(); err != nil {
 			return err
@@ -130,7 +150,7 @@ func (a *actor) makeEnrolSecret() error {
 		return err
 	}
 	a.sec.Sealing[charterKey] = kb
-	a.sec.Enrol = &enrolSecret{Nonce: nonce, Contribution: c.Secret()}
+	a.sec.Enrol, a.sec.Memory = &enrolSecret{Nonce: nonce, Contribution: c.Secret()}, a.needs
 	if err := a.gate.secrets.save(a.study, a.sec); err != nil {
 		return fmt.Errorf("%w: %w", errDisk, err)
 	}

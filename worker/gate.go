@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"consilium"
@@ -62,6 +63,7 @@ type Config struct {
 	Now         func() time.Time
 	Log         *slog.Logger
 	Trace       *span.Tracer // nil: no spans
+	Limits      Limits
 	// Anchored is the head of this hospital's trail that its own ledger named
 	// last, or zero. A trail without it is older than the ledger.
 	Anchored consilium.Digest
@@ -99,6 +101,8 @@ type Gate struct {
 	trail   *trail.Writer
 	dir     *durable.Dir
 	log     *slog.Logger
+	memory  *capacity
+	paused  atomic.Bool
 
 	mu     sync.Mutex // guards the rest
 	actors map[consilium.StudyID]*actor
@@ -150,6 +154,7 @@ func Open(cfg Config) (*Gate, error) {
 	g := &Gate{
 		cfg: cfg, roster: roster, rosterD: consilium.RosterDigest(cfg.Roster.Payload), dir: dir,
 		log:    cfg.Log.With("site", string(cfg.Site)),
+		memory: newCapacity(cfg.Limits.Memory),
 		actors: map[consilium.StudyID]*actor{},
 	}
 	if g.secrets, err = newSecretStore(filepath.Join(cfg.Dir, "secrets")); err != nil {

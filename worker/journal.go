@@ -387,13 +387,14 @@ func equalSites(a, b []consilium.SiteID) bool {
 // replaced whole, so what a round no longer needs is gone from it ("best
 // effort": Go and storage may keep copies).
 type secrets struct {
-	Enrol   *enrolSecret      `json:"enrol,omitempty"` // gone once the charter is signed by all
-	Group   []byte            `json:"group,omitempty"` // the group key of Round, as he/party encodes it
-	Round   uint32            `json:"round"`           // the round that Group and State belong to
-	State   []byte            `json:"state,omitempty"` // analysis state that Round starts from
-	Next    []byte            `json:"next,omitempty"`  // the state after Round, once this hospital has opened its sum
-	Sealing map[string][]byte `json:"sealing"`         // secret by the header digest that published it; "charter" for the first
-	Dealt   map[string][]byte `json:"dealt,omitempty"` // seed and masks of each dealing of Round, by slot; gone when it closes
+	Enrol   *enrolSecret      `json:"enrol,omitempty"`  // gone once the charter is signed by all
+	Group   []byte            `json:"group,omitempty"`  // the group key of Round, as he/party encodes it
+	Round   uint32            `json:"round"`            // the round that Group and State belong to
+	State   []byte            `json:"state,omitempty"`  // analysis state that Round starts from
+	Next    []byte            `json:"next,omitempty"`   // the state after Round, once this hospital has opened its sum
+	Sealing map[string][]byte `json:"sealing"`          // secret by the header digest that published it; "charter" for the first
+	Memory  uint64            `json:"memory,omitempty"` // bytes that the study is estimated to need here
+	Dealt   map[string][]byte `json:"dealt,omitempty"`  // seed and masks of each dealing of Round, by slot; gone when it closes
 }
 
 type enrolSecret struct {

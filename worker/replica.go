@@ -30,10 +30,12 @@ type replica struct {
 	submitter  *consilium.Message
 	spec       *consilium.Spec
 
-	approval  *consilium.Approval
-	approved  []byte // payload
-	approvers map[string]consilium.Signature
-	admitted  bool
+	approval   *consilium.Approval
+	approved   []byte // payload
+	approvers  map[string]consilium.Signature
+	admitted   bool
+	admittedAt uint64 // place in the log
+	mixed      error  // why the draft is of another release, if it is
 
 	enrols  map[consilium.SiteID]*consilium.Enrol
 	draft   *consilium.Charter
@@ -138,7 +140,7 @@ func (r *replica) observe(ev *consilium.Event, now time.Time) error {
 		}
 		return r.message(m)
 	case consilium.EventAdmitted:
-		r.admitted = true
+		r.admitted, r.admittedAt = true, ev.Seq
 	case consilium.EventDrafted:
 		return r.takeDraft(ev.Body)
 	case consilium.EventChartered:
@@ -332,7 +334,10 @@ func (r *replica) takeDraft(payload []byte) error {
 	}
 	var c consilium.Charter
 	if err := strict(payload, &c); err != nil {
-		return err
+		return r.otherRelease(payload, err)
+	}
+	if c.Protocol != consilium.ProtocolVersion {
+		return r.otherRelease(payload, nil)
 	}
 	if !c.Confirmation.IsZero() {
 		return fmt.Errorf("%w: a draft with a confirmation", errForged)
@@ -384,6 +389,21 @@ func (r *replica) takeDraft(payload []byte) error {
 	}
 	r.draft, r.drafted = &c, payload
 	return nil
+}
+
+// otherRelease notes a draft of another release, so that this hospital leaves the
+// study and says why, instead of being waited for. Two releases may round
+// differently: they must not compute one study together.
+func (r *replica) otherRelease(payload []byte, err error) error {
+	var head struct {
+		Protocol int `json:"protocol"`
+	}
+	if json.Unmarshal(payload, &head) != nil || head.Protocol == consilium.ProtocolVersion {
+		return err
+	}
+	r.mixed = &consilium.Error{Code: consilium.ErrInvalid.Code, Msg: fmt.Sprintf("the study is drafted in protocol %d, this hospital's release speaks %d", head.Protocol, consilium.ProtocolVersion),
+		Next: "install one release at all hospitals and coordinators, and submit the study again"}
+	return r.mixed
 }
 
 // takeCharter accepts the enrolment certificate when every member has signed

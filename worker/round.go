@@ -85,6 +85,9 @@ func (a *actor) contribute(ctx context.Context) error {
 		return nil
 	}
 	if _, ok := a.gate.journal.promise(a.study, name); !ok {
+		if a.held = a.gate.hold(); a.held > 0 {
+			return nil
+		}
 		made, err := a.makeContribution(ctx, name)
 		if err != nil || !made {
 			return err

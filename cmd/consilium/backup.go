@@ -37,7 +37,8 @@ type backupOf struct {
 	Of         string                `json:"of"`   // Worker, Coordinator or Witness
 	Pin        string                `json:"pin"`  // SHA-256 of card.json's bytes: whose it is
 	At         time.Time             `json:"at"`
-	Files      map[string]backupFile `json:"files"` // below data/, with slashes
+	Dirs       []string              `json:"dirs"`  // below data/, with slashes; an empty one can mean something too
+	Files      map[string]backupFile `json:"files"`
 }
 
 type backupFile struct {
@@ -150,7 +151,7 @@ func runBackup(ctx context.Context, e *env, args []string) error {
 	}
 	var total int64
 	err = filepath.WalkDir(c.Data, func(from string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
+		if err != nil {
 			return err
 		}
 		rel, err := filepath.Rel(c.Data, from)
@@ -158,6 +159,12 @@ func runBackup(ctx context.Context, e *env, args []string) error {
 			return err
 		}
 		rel = filepath.ToSlash(rel)
+		if d.IsDir() {
+			if rel != "." {
+				m.Dirs = append(m.Dirs, rel)
+			}
+			return nil
+		}
 		if keptOut(rel) || !d.Type().IsRegular() {
 			return nil
 		}
@@ -255,6 +262,14 @@ func runRestore(ctx context.Context, e *env, args []string) error {
 	part := c.Data + ".restoring"
 	if err := os.RemoveAll(part); err != nil {
 		return err
+	}
+	for _, rel := range m.Dirs {
+		if !filepath.IsLocal(filepath.FromSlash(rel)) {
+			return consilium.ErrInvalid.Withf("%s lists %q", backupManifest, rel)
+		}
+		if err := os.MkdirAll(filepath.Join(part, filepath.FromSlash(rel)), 0o700); err != nil {
+			return durable.Full(err)
+		}
 	}
 	for _, rel := range slices.Sorted(maps.Keys(m.Files)) {
 		if _, err := copyFile(filepath.Join(*from, "data", filepath.FromSlash(rel)), filepath.Join(part, filepath.FromSlash(rel))); err != nil {

@@ -443,9 +443,9 @@ func (k *kits) leader(ctx context.Context) (string, error) {
 			if err != nil {
 				return "", err
 			}
-			resp, err := http.DefaultClient.Do(req)
+			resp, err := (&http.Client{Timeout: time.Second}).Do(req)
 			if err != nil {
-				continue // that node is down
+				continue // that node is down, or stands still
 			}
 			b, err := io.ReadAll(resp.Body)
 			resp.Body.Close()

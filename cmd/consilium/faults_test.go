@@ -160,7 +160,7 @@ func killed(role string) fault {
 	}}
 }
 
-func stopped2(role string) fault {
+func frozen(role string) fault {
 	return fault{"SIGSTOP " + role, func(s *stormy) {
 		id := s.who(role)
 		pid := s.process(id).cmd.Process.Pid
@@ -173,7 +173,7 @@ func stopped2(role string) fault {
 }
 
 // wire holds or cuts what role says and hears.
-func wire2(name, role string, r rule) fault {
+func severed(name, role string, r rule) fault {
 	return fault{name + " " + role, func(s *stormy) {
 		id := s.who(role)
 		s.links.isolate(id, r)
@@ -264,10 +264,10 @@ func TestFaults(t *testing.T) {
 	s.endure(t, "a bit of everything", plan{
 		{0, "enrolling"}:    killed("leader"),
 		{1, "contributing"}: killed("vault"),
-		{2, "certifying"}:   stopped2("follower"),
+		{2, "certifying"}:   frozen("follower"),
 		{3, "opening"}:      killed("gate"),
-		{4, "updating"}:     wire2("partition of the", "leader", rule{cut: true}),
-		{5, "contributing"}: wire2("held wires of the", "leader", rule{held: true}),
+		{4, "updating"}:     severed("partition of the", "leader", rule{cut: true}),
+		{5, "contributing"}: severed("held wires of the", "leader", rule{held: true}),
 		{6, "releasing"}:    killed("follower"),
 	})
 	if os.Getenv("CONSILIUM_FAULTS") != "all" {
@@ -275,7 +275,7 @@ func TestFaults(t *testing.T) {
 		return
 	}
 	for _, role := range []string{"leader", "follower", "gate", "vault"} {
-		for _, f := range []fault{killed(role), stopped2(role)} {
+		for _, f := range []fault{killed(role), frozen(role)} {
 			s.endure(t, f.name, plan{
 				{0, "enrolling"}: f, {1, "contributing"}: f, {2, "certifying"}: f, {3, "opening"}: f, {4, "updating"}: f, {6, "releasing"}: f,
 			})
@@ -283,8 +283,8 @@ func TestFaults(t *testing.T) {
 	}
 	for _, role := range []string{"leader", "follower", "gate"} {
 		s.endure(t, "partition of the "+role, plan{
-			{1, "contributing"}: wire2("partition of the", role, rule{cut: true}), {3, "certifying"}: wire2("partition of the", role, rule{cut: true}),
-			{5, "opening"}: wire2("held wires of the", role, rule{held: true}),
+			{1, "contributing"}: severed("partition of the", role, rule{cut: true}), {3, "certifying"}: severed("partition of the", role, rule{cut: true}),
+			{5, "opening"}: severed("held wires of the", role, rule{held: true}),
 		})
 	}
 	s.endure(t, "a hospital on 200 kB/s", plan{{0, "enrolling"}: {"slow", func(s *stormy) { s.links.isolate("site-4", rule{rate: 200 << 10}) }}})

@@ -207,10 +207,10 @@ func socketOf(a *net.TCPAddr) string {
 	return ""
 }
 
-// netListen is a server that answers one byte with the same.
-type netListen struct{ net.Listener }
+// echo is a server that answers one byte with the same.
+type echo struct{ net.Listener }
 
-func (n *netListen) listen(address string) (*netListen, error) {
+func (n *echo) listen(address string) (*echo, error) {
 	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, err
@@ -227,11 +227,11 @@ func (n *netListen) listen(address string) (*netListen, error) {
 			}()
 		}
 	}()
-	return &netListen{l}, nil
+	return &echo{l}, nil
 }
 
 // ask sends a byte and wants it back within a second.
-func (n *netListen) ask(address string) error {
+func (n *echo) ask(address string) error {
 	c, err := net.Dial("tcp", address)
 	if err != nil {
 		return err

@@ -59,7 +59,7 @@ type erasure struct {
 }
 
 func (s *vaultSettings) clerical(ctx context.Context, e *env) error {
-	lock, err := durable.Prepare(s.Dir, "worker-vault")
+	lock, err := vault.Take(s.Dir)
 	if err := greet(e, err); err != nil {
 		return err
 	}

@@ -62,6 +62,7 @@ type AdmitReply struct {
 	Reason   string
 	Decision consilium.Digest
 	Records  []Record
+	Memory   uint64 // bytes that the study is estimated to need at this hospital
 }
 
 // Record is one entry for the hospital's own ledger: canonical JSON without

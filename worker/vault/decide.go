@@ -115,7 +115,7 @@ func (v *Vault) Admit(ctx context.Context, r hatch.AdmitRequest) (hatch.AdmitRep
 		v.cfg.Log.Error("study declined", "study", string(st.id), "err", err)
 		return declined(site, string(consilium.CodeOf(err)), err)
 	}
-	return allowed(site, u.records)
+	return allowed(st.needs, site, u.records)
 }
 
 // decideTransfers asks about everything that the protocol sends, and records each
@@ -168,8 +168,8 @@ func reply(out hatch.AdmitReply, d policy.Decision, records []hatch.Record) (hat
 	return out, nil
 }
 
-func allowed(d policy.Decision, records []hatch.Record) (hatch.AdmitReply, error) {
-	return reply(hatch.AdmitReply{Allow: true}, d, records)
+func allowed(needs uint64, d policy.Decision, records []hatch.Record) (hatch.AdmitReply, error) {
+	return reply(hatch.AdmitReply{Allow: true, Memory: needs}, d, records)
 }
 
 func refusal(d policy.Decision, records []hatch.Record) (hatch.AdmitReply, error) {

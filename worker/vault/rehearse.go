@@ -4,6 +4,8 @@ import (
 	"context"
 	"slices"
 
+	"github.com/apache/arrow/go/v17/arrow"
+
 	"consilium"
 	"consilium/internal/fixed"
 	"consilium/internal/table"
@@ -11,6 +13,24 @@ import (
 	"consilium/models/net"
 	"consilium/policy"
 )
+
+// needs estimates the memory of a study at this hospital: its columns, and for
+// its largest round the vector as lanes, the sums as they come and as they are
+// added, their values, and the state before and after.
+func (v *Vault) needs(facts consilium.Facts, rows arrow.Record) (uint64, error) {
+	const perLane, perValue = 4 + 4 + 8, 8 + 2*8
+	list, err := models.Describe(facts, v.cfg.Learned)
+	if err != nil {
+		return 0, err
+	}
+	var most uint64
+	for _, d := range list {
+		for _, l := range d.Layouts {
+			most = max(most, uint64(l.Lanes())*perLane+uint64(l.Values())*perValue)
+		}
+	}
+	return most + 2*uint64(rows.NumRows())*uint64(rows.NumCols())*8, nil
+}
 
 // rehearse takes the first local step of the study's analyses and throws the
 // outcome away. A row that they cannot use, such as an interval that ends
@@ -36,6 +56,9 @@ func (v *Vault) rehearse(ctx context.Context, st *study, f *policy.Federation, u
 	}
 	layout, err := analysis.Layout(state)
 	if err != nil {
+		return err
+	}
+	if st.needs, err = v.needs(facts, st.record); err != nil {
 		return err
 	}
 	derived, err := table.Derive(st.spec, st.record, u.selected)

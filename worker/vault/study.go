@@ -26,6 +26,7 @@ type study struct {
 	site       *consilium.Site
 	engine     *policy.Engine
 	decided    *policy.Decision // of the study rules, while the study is being admitted
+	needs      uint64           // bytes, estimated while it is being admitted
 
 	// From Start on.
 	charter  *consilium.Charter

@@ -75,6 +75,19 @@ type Vault struct {
 
 var _ hatch.Vault = (*Vault)(nil)
 
+// Take takes a vault's directory for this process: the vault itself, and whoever
+// anchors its rows, which comes first. The directory of the board's stops is made
+// once, before it: one that is missing later was taken away, and nothing is read
+// until it is back.
+func Take(dir string) (*durable.Dir, error) {
+	if _, err := os.Stat(filepath.Join(dir, "VERSION")); errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(StopDir(dir), 0o700); err != nil {
+			return nil, durable.Full(err)
+		}
+	}
+	return durable.Prepare(dir, "worker-vault")
+}
+
 // Open recovers a vault from its directory.
 func Open(cfg Config) (*Vault, error) {
 	if cfg.Now == nil {
@@ -92,14 +105,7 @@ func Open(cfg Config) (*Vault, error) {
 	case len(cfg.Pseudonym) < 32:
 		return nil, fmt.Errorf("vault: pseudonym key of %d bytes, want at least 32", len(cfg.Pseudonym))
 	}
-	// Made once, before the vault: a directory of stops that is missing later was
-	// taken away, and nothing is read until it is back.
-	if _, err := os.Stat(filepath.Join(cfg.Dir, "VERSION")); errors.Is(err, fs.ErrNotExist) {
-		if err := os.MkdirAll(StopDir(cfg.Dir), 0o700); err != nil {
-			return nil, err
-		}
-	}
-	dir, err := durable.Prepare(cfg.Dir, "worker-vault")
+	dir, err := Take(cfg.Dir)
 	if err != nil {
 		return nil, err
 	}
