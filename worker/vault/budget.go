@@ -10,6 +10,7 @@ import (
 	"consilium"
 	"consilium/internal/dp"
 	"consilium/internal/durable"
+	"consilium/policy"
 )
 
 const recordDebit uint8 = 1
@@ -18,12 +19,20 @@ const recordDebit uint8 = 1
 // about one patient of this hospital, whichever of its tables they use: a table
 // may be bound under two names, and a patient may stand in two tables.
 type Budget struct {
-	Epsilon float64
-	Delta   float64
+	Epsilon float64 `json:"epsilon"`
+	Delta   float64 `json:"delta"`
 }
 
 // DefaultBudget is for hospitals that set none.
 var DefaultBudget = Budget{Epsilon: 10, Delta: 1e-6}
+
+// orDefault is the budget that was set, which may be zero, or DefaultBudget.
+func (b *Budget) orDefault() Budget {
+	if b == nil {
+		return DefaultBudget
+	}
+	return *b
+}
 
 // debit is what one round of one study costs every patient of the hospital.
 type debit struct {
@@ -108,7 +117,7 @@ func (b *budgetBook) spend(d debit, budget Budget) error {
 		all = append(all, have.Releases...)
 	}
 	before := dp.Epsilon(all, budget.Delta)
-	if after := dp.Epsilon(append(all, d.Releases...), budget.Delta); after > budget.Epsilon {
+	if after := dp.Epsilon(append(all, d.Releases...), budget.Delta); !(after <= budget.Epsilon) {
 		return consilium.ErrPolicy.Withf("this hospital's privacy budget is spent: epsilon %.3g of %v is used, this study would make it %.3g; ask for less, or the hospital to raise its budget",
 			before, budget.Epsilon, after)
 	}
@@ -121,6 +130,22 @@ func (b *budgetBook) spend(d debit, budget Budget) error {
 	}
 	b.list = append(b.list, d)
 	return nil
+}
+
+// account states, in millionths of epsilon, what all studies have spent and what
+// may be spent: the one rounded up, the other down.
+func (b *budgetBook) account(budget Budget) (spent, total int64, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var all []dp.Release
+	for _, have := range b.list {
+		all = append(all, have.Releases...)
+	}
+	used, may := math.Ceil(dp.Epsilon(all, budget.Delta)*1e6), math.Floor(budget.Epsilon*1e6)
+	if !(used >= 0 && used <= float64(policy.Never)) || !(may >= 0 && may <= float64(policy.Never)) {
+		return 0, 0, consilium.ErrPolicy.Withf("the privacy budget cannot be told: epsilon %v of %v is used", used/1e6, budget.Epsilon)
+	}
+	return int64(used), int64(may), nil
 }
 
 func (b *budgetBook) close() error { return b.log.Close() }
