@@ -37,7 +37,7 @@ type backupOf struct {
 	Of         string                `json:"of"`   // Worker, Coordinator or Witness
 	Pin        string                `json:"pin"`  // SHA-256 of card.json's bytes: whose it is
 	At         time.Time             `json:"at"`
-	Dirs       []string              `json:"dirs"`  // below data/, with slashes; an empty one can mean something too
+	Dirs       []string              `json:"dirs"` // below data/, with slashes; an empty one can mean something too
 	Files      map[string]backupFile `json:"files"`
 }
 

@@ -72,6 +72,7 @@ type workerConfig struct {
 	Datasets     []datasetConfig `yaml:"datasets"`
 	Streams      []streamConfig  `yaml:"streams"`
 	Retention    retentionConfig `yaml:"retention"`
+	Limits       limitsConfig    `yaml:"limits"`
 }
 
 // retentionConfig is how long a hospital keeps what it need not keep.

@@ -34,11 +34,13 @@ const (
 
 type deskRequest struct {
 	Entries [][]byte `json:"entries"`
-	Await   bool     `json:"await"` // until a witnessed checkpoint covers them
+	Await   bool     `json:"await"`          // until a witnessed checkpoint covers them
+	Busy    bool     `json:"busy,omitempty"` // instead: how many open rounds count on this hospital
 }
 
 type deskReply struct {
 	Indices []uint64 `json:"indices"`
+	Busy    int      `json:"busy,omitempty"`
 	Error   string   `json:"error"`
 }
 
@@ -88,7 +90,7 @@ func (c *workerConfig) vaultDir() string  { return filepath.Join(c.Data, "vault"
 func (c *workerConfig) socket() string    { return filepath.Join(c.Data, deskDir, deskSocket) }
 
 // serve answers the hospital's other commands until ctx ends.
-func (d *desk) serve(ctx context.Context, c *workerConfig, log *slog.Logger) error {
+func (d *desk) serve(ctx context.Context, c *workerConfig, busy func() (int, error), log *slog.Logger) error {
 	path := c.socket()
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err // ours: the lock is held
@@ -112,14 +114,14 @@ func (d *desk) serve(ctx context.Context, c *workerConfig, log *slog.Logger) err
 		}
 		go func() {
 			defer conn.Close()
-			if err := d.answer(ctx, conn); err != nil && ctx.Err() == nil {
+			if err := d.answer(ctx, conn, busy); err != nil && ctx.Err() == nil {
 				log.Warn("desk", "err", err)
 			}
 		}()
 	}
 }
 
-func (d *desk) answer(ctx context.Context, conn net.Conn) error {
+func (d *desk) answer(ctx context.Context, conn net.Conn, busy func() (int, error)) error {
 	in := bufio.NewScanner(conn)
 	in.Buffer(nil, maxDeskLine)
 	for in.Scan() {
@@ -129,7 +131,11 @@ func (d *desk) answer(ctx context.Context, conn net.Conn) error {
 		}
 		var reply deskReply
 		var err error
-		reply.Indices, err = d.ledger.AppendAll(ctx, req.Entries)
+		if req.Busy {
+			reply.Busy, err = busy()
+		} else {
+			reply.Indices, err = d.ledger.AppendAll(ctx, req.Entries)
+		}
 		if err == nil && req.Await && len(reply.Indices) > 0 {
 			_, err = d.ledger.Await(ctx, reply.Indices[len(reply.Indices)-1])
 		}

@@ -839,6 +839,9 @@ func unanchored(t *testing.T, k *kits) {
 	write(t, filepath.Join(other, "streams.json"), fmt.Sprintf(`{"cohort": %q}`, provenance.NewID()))
 	check("no batch of cohort")
 	copyTree(t, filepath.Join(kit, "data", "vault"), filepath.Join(other, "vault"))
+	if err := os.Mkdir(filepath.Join(other, "stops"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	write(t, filepath.Join(other, "ledger", "checkpoint"), "")
 	check("ledger")
 }

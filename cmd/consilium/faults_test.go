@@ -270,6 +270,7 @@ func TestFaults(t *testing.T) {
 		{5, "contributing"}: severed("held wires of the", "leader", rule{held: true}),
 		{6, "releasing"}:    killed("follower"),
 	})
+	t.Run("pause", func(t *testing.T) { paused(t, s) })
 	if os.Getenv("CONSILIUM_FAULTS") != "all" {
 		s.stopAll()
 		return
@@ -312,6 +313,61 @@ func TestFaults(t *testing.T) {
 	t.Run("damaged files", func(t *testing.T) { damaged(t, s) })
 	t.Run("full disk", func(t *testing.T) { full(t, s) })
 	s.stopAll()
+}
+
+// paused holds one hospital back in its enrolment, then in mid-study, and lets it
+// go on: the study waits for it, and ends as the undisturbed one did.
+func paused(t *testing.T, s *stormy) {
+	const id = "site-1"
+	config := s.config(id)
+	must(t, "worker", "pause", "--config", config)
+	s.says(s.workers[id], "msg=pause")
+	study := s.submit(t, s.study)
+	others, enrolled, drained := 0, false, false
+	s.watch(study, func(ev *consilium.Event) error {
+		if ev.Kind == consilium.EventDone {
+			return errSeen
+		}
+		if ev.Kind == consilium.EventAborted {
+			t.Errorf("%s", ev.Body)
+			return errSeen
+		}
+		m, err := consilium.ParseMessage(ev.Body)
+		if ev.Kind != consilium.EventMessage || err != nil {
+			return nil
+		}
+		switch m.Kind {
+		case consilium.KindEnrol:
+			if m.By == id {
+				enrolled = true
+				if others != testSites-1 {
+					t.Errorf("the paused hospital enrols after %d others", others)
+				}
+				return nil
+			}
+			if others++; others == testSites-1 {
+				must(t, "worker", "drain", "--config", config) // nothing of it is open
+				must(t, "worker", "resume", "--config", config)
+			}
+		case consilium.KindHeader:
+			if h, err := consilium.ParseHeader(m.Body); err == nil && h.Round == 2 && m.By == id && !drained {
+				drained = true
+				// It has contributed: the drain waits for the round, and the round after
+				// waits for the hospital.
+				must(t, "worker", "drain", "--config", config, "--wait", "1m")
+				s.workers[id].stop()
+				s.again(id)
+				must(t, "worker", "resume", "--config", config)
+			}
+		}
+		return nil
+	})
+	if !enrolled || !drained {
+		t.Errorf("enrolled %v, drained %v", enrolled, drained)
+	}
+	if got := s.result(t, study, filepath.Join(s.dir, "paused")); !bytes.Equal(got, s.want) {
+		t.Error("the result differs")
+	}
 }
 
 func (s *stormy) everybody() (out []string) {

@@ -195,6 +195,9 @@ func runWorker(ctx context.Context, e *env, args []string) error {
 	}
 	defer d.Close()
 	w := &runningWorker{hospital: h, settings: settings, desk: d, stderr: e.stderr}
+	if w.limits, err = h.config.Limits.limits(*path); err != nil {
+		return err
+	}
 	if w.trace, err = h.config.tracer(ctx, *path, "site/"+string(h.site)); err != nil {
 		return err
 	}
@@ -202,10 +205,11 @@ func runWorker(ctx context.Context, e *env, args []string) error {
 	w.wire = wire.NewClient(wire.ClientOptions{Certificate: h.kit.cert, Book: h.kit.book, Logger: h.log, Trace: w.trace})
 	defer w.wire.Close()
 	group, gctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return d.serve(gctx, &h.config, h.log) })
+	group.Go(func() error { return d.serve(gctx, &h.config, w.busyNow, h.log) })
 	if h.config.Health != "" {
 		group.Go(func() error { return serveHealth(gctx, h.config.Health, w) })
 	}
+	group.Go(func() error { return w.watchPause(gctx) })
 	group.Go(func() error {
 		return watchRoster(gctx, h.config.Roster, rosterEvery, h.log, w.takeRoster)
 	})
@@ -231,6 +235,7 @@ type runningWorker struct {
 	desk     *desk
 	wire     *wire.Client
 	trace    *span.Tracer
+	limits   worker.Limits
 	stderr   io.Writer
 	up       atomic.Bool
 	gate     atomic.Pointer[worker.Gate] // the last one that was opened
@@ -352,7 +357,7 @@ func (w *runningWorker) once(ctx context.Context) error {
 		return errors.Join(err, c.stop(5*time.Second))
 	}
 	gate, err := worker.Open(worker.Config{
-		Anchored: anchored, Trace: w.trace,
+		Anchored: anchored, Trace: w.trace, Limits: w.limits,
 		Site: w.site, Dir: w.config.gateDir(), Signer: w.kit.signer, Secret: w.kit.signer.Seed(), Roster: w.kit.signed,
 		BoardKeys: w.kit.board.Keys, Threshold: w.kit.board.Threshold, Coordinator: w.wire, Vault: calls, Ledger: w.desk.ledger, Log: w.log,
 	})
@@ -370,6 +375,7 @@ func (w *runningWorker) once(ctx context.Context) error {
 		<-calls.dead
 		cancel(errVaultEnded)
 	}()
+	gate.Pause(w.config.isPaused()) // before it runs
 	w.gate.Store(gate)
 	w.up.Store(true)
 	w.log.Info("worker runs", "site", string(w.site), "vault", c.cmd.Process.Pid, "roster", w.kit.roster.Version)

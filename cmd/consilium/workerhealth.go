@@ -46,6 +46,9 @@ func (w *runningWorker) ready() error {
 	if g == nil || !w.up.Load() {
 		return errors.New("gate and vault are not running")
 	}
+	if w.config.isPaused() {
+		return errors.New("paused: `consilium worker resume` ends it")
+	}
 	return g.Stale()
 }
 
