@@ -229,6 +229,9 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 	} else if err := v.replays.add(st.id, replayLocal, localReplay{Round: r.Round, RowSet: u.rowSet, Vector: vectorDigest(lanes), State: stateDigest(state)}); err != nil {
 		return hatch.LocalReply{}, err
 	}
+	if err := v.keepCohort(st, r.Round); err != nil {
+		return hatch.LocalReply{}, err
+	}
 	if err := st.memory.put(r.Round, memory); err != nil {
 		return hatch.LocalReply{}, err
 	}

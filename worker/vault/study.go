@@ -246,13 +246,14 @@ func (v *Vault) Opening(_ context.Context, id consilium.StudyID, round uint32) e
 	if err != nil {
 		return err
 	}
-	if st.cohort == nil {
-		return consilium.ErrInvalid.Withf("round %d is about to be opened and this hospital's vault has computed no contribution of the study", round)
+	cohort, err := v.contributed(st, round)
+	if err != nil {
+		return err
 	}
 	if err := v.stopped(st, policy.PointTransfer); err != nil {
 		return err
 	}
-	return v.book.add(*st.cohort)
+	return v.book.add(*cohort)
 }
 
 // Release implements hatch.Vault.

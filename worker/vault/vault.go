@@ -233,7 +233,7 @@ func (v *Vault) Forget(_ context.Context, id consilium.StudyID) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	delete(v.studies, id)
-	return errors.Join(v.replays.close(id), v.replays.sweep(), forgetMemory(v.cfg.Dir, id))
+	return errors.Join(v.replays.close(id), v.replays.sweep(), forgetMemory(v.cfg.Dir, id), v.forgetCohort(id))
 }
 
 // verifyApproval checks that the board's payloads fit each other. Their
