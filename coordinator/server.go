@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"consilium"
 	"consilium/he"
@@ -287,12 +288,24 @@ func visible(from wire.Identity, info *StudyInfo) bool {
 	return false
 }
 
+// leaderless is how long, once and again, a node without a leader keeps those
+// who follow it.
+const leaderless = 3 * time.Second
+
 // Follow streams events from this node's own log: committed ones, in order,
 // whoever leads.
 func (s *server) Follow(ctx context.Context, from wire.Identity, study consilium.StudyID, seq uint64, send func(*consilium.Event) error) error {
 	seen := map[consilium.StudyID]bool{}
+	check := time.NewTicker(leaderless)
+	defer check.Stop()
+	alone := false
 	for {
 		n, grown := s.n.fsm.events.len()
+		// After a restart the events are there before the state that says who may
+		// see them: the log is applied again only once a leader has been found. An
+		// event waits for its state; skipped, it would never be sent.
+		changed := s.n.fsm.watch()
+		s.n.fsm.read(func(st *State) { n = min(n, st.NextSeq()) })
 		if broken := s.n.broken(); broken != nil {
 			return consilium.ErrUnavailable.With(broken)
 		}
@@ -322,6 +335,14 @@ func (s *server) Follow(ctx context.Context, from wire.Identity, study consilium
 		}
 		select {
 		case <-grown:
+		case <-changed:
+		case <-check.C:
+			// A node that is cut off from the others would keep its followers
+			// waiting for ever; another node may know more.
+			was := alone
+			if alone = s.n.ready() != nil; alone && was {
+				return consilium.ErrUnavailable.Withf("this node has had no leader for a while")
+			}
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.n.life.Done():
