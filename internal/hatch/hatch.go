@@ -93,9 +93,10 @@ type Shape struct {
 
 // LocalRequest asks for the vector of one round.
 type LocalRequest struct {
-	Study consilium.StudyID
-	Round uint32
-	State []byte
+	Study    consilium.StudyID
+	Round    uint32
+	State    []byte
+	Included uint32 // the last closed round with this hospital in its set; 0: none. It says which memory of the site counts
 }
 
 // LocalReply describes a computed vector. The digests are unsalted; the gate
