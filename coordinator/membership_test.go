@@ -344,3 +344,40 @@ func TestRosterKeepsMajority(t *testing.T) {
 		}
 	})
 }
+
+// TestHandOver: a learner gets no vote while a live blob could not be handed to
+// it, unless the blob is lost to all. The naive twin goes on after any failure.
+func TestHandOver(t *testing.T) {
+	live := []BlobRef{{dig("one"), 1}, {dig("two"), 2}, {dig("three"), 3}}
+	for name, tt := range map[string]struct {
+		fill, offer error // of the second blob
+		fails       bool
+		offered     int
+	}{
+		"all there":           {nil, nil, false, 3},
+		"lost everywhere":     {consilium.ErrBlobMissing, nil, false, 2},
+		"a peer does not say": {consilium.ErrUnavailable, nil, true, 1},
+		"time-out":            {context.DeadlineExceeded, nil, true, 1},
+		"not taken":           {nil, consilium.ErrUnavailable, true, 1},
+	} {
+		offered := 0
+		second := func(err error) func(BlobRef) error {
+			return func(ref BlobRef) error {
+				if ref == live[1] {
+					return err
+				}
+				return nil
+			}
+		}
+		err := handOver(live, second(tt.fill), func(ref BlobRef) error {
+			err := second(tt.offer)(ref)
+			if err == nil {
+				offered++
+			}
+			return err
+		}, func(BlobRef, error) {})
+		if (err != nil) != tt.fails || offered != tt.offered {
+			t.Errorf("%s: %v, %d of 3 handed over", name, err, offered)
+		}
+	}
+}

@@ -51,7 +51,7 @@ func (a *actor) answerComplaints(ctx context.Context) error {
 				return nil, err
 			}
 			m := &consilium.Answer{At: r.at(r.position), Header: own.digest, To: by, Sealed: sealed}
-			return m.Encode(), a.gate.trail.Write(a.study, rd.opened.Round, "answer", map[string]any{"to": r.charter.Members[by-1].Site})
+			return m.Encode(), a.note(rd.opened.Round, "answer", map[string]any{"to": r.charter.Members[by-1].Site})
 		})
 		if err != nil {
 			return err
@@ -151,8 +151,8 @@ func (a *actor) find(p consilium.Position, what string, guilty bool) error {
 	set[p] = true
 	site := a.rep.charter.Members[p-1].Site
 	a.log.Warn("a rejected sum was looked into", "round", a.verdict.round, "hospital", string(site), "guilty", guilty, "found", what)
-	if err := a.gate.trail.Write(a.study, a.verdict.round, "blame", map[string]any{"attempt": a.verdict.attempt, "site": site, "guilty": guilty, "found": what}); err != nil {
-		return fmt.Errorf("%w: %w", errDisk, err)
+	if err := a.note(a.verdict.round, "blame", map[string]any{"attempt": a.verdict.attempt, "site": site, "guilty": guilty, "found": what}); err != nil {
+		return err
 	}
 	return nil
 }
@@ -177,9 +177,12 @@ func (a *actor) auditOwn(ctx context.Context, sp *round) error {
 	if err != nil {
 		return err
 	}
-	if !reply.Contribute || reply.Lanes != now.lanes {
-		// The rows may be used no more: there is nothing to compare with, and the
-		// contribution to the open attempt says what follows.
+	if err := a.record(sp.opened.Round, reply.Records); err != nil {
+		return err
+	}
+	if !reply.Contribute || reply.Lanes != now.lanes || a.salted(consilium.DomainRowSet, reply.RowSet) != sp.headers[r.position].header.RowSet {
+		// Other rows may be used now than then, or none: there is nothing to compare
+		// with, and the contribution to the open attempt says what follows.
 		a.verdict.audited = true
 		return nil
 	}
@@ -199,8 +202,8 @@ func (a *actor) auditOwn(ctx context.Context, sp *round) error {
 		return audit // the vault failed, not the contribution
 	}
 	a.verdict.audited = true
-	if err := a.gate.trail.Write(a.study, sp.opened.Round, "audit", map[string]any{"attempt": sp.opened.Attempt, "sound": audit == nil}); err != nil {
-		return fmt.Errorf("%w: %w", errDisk, err)
+	if err := a.note(sp.opened.Round, "audit", map[string]any{"attempt": sp.opened.Attempt, "sound": audit == nil}); err != nil {
+		return err
 	}
 	if audit != nil {
 		a.log.Error("this hospital's own contribution is not what it should be", "round", sp.opened.Round, "err", audit)
@@ -221,7 +224,7 @@ func (a *actor) suspect(ctx context.Context, sp *round) error {
 		}
 		return a.promise(ctx, name, consilium.KindSuspect, func() ([]byte, error) {
 			m := &consilium.Suspect{At: r.atRound(sp, r.position), Set: sp.set, Accused: odd}
-			return m.Encode(), a.gate.trail.Write(a.study, sp.opened.Round, "suspect", map[string]any{"attempt": sp.opened.Attempt, "sites": memberSites(r.charter, odd)})
+			return m.Encode(), a.note(sp.opened.Round, "suspect", map[string]any{"attempt": sp.opened.Attempt, "sites": memberSites(r.charter, odd)})
 		})
 	}
 	return a.promise(ctx, name, consilium.KindSuspect, nil)
@@ -284,7 +287,7 @@ func (a *actor) show(ctx context.Context, sp *round) error {
 	}
 	return a.promise(ctx, name, consilium.KindShow, func() ([]byte, error) {
 		m := &consilium.Show{At: r.atRound(sp, r.position), Set: sp.set, Blob: d}
-		return m.Encode(), a.gate.trail.Write(a.study, sp.opened.Round, "show", map[string]any{"attempt": sp.opened.Attempt, "set": sp.set})
+		return m.Encode(), a.note(sp.opened.Round, "show", map[string]any{"attempt": sp.opened.Attempt, "set": sp.set})
 	})
 }
 
@@ -306,7 +309,7 @@ func (a *actor) judge(ctx context.Context, sp *round, p consilium.Position) erro
 		return consilium.ErrUnavailable.With(err)
 	}
 	if len(sealed) <= size && blob.Sum(sealed) != s.Blob {
-		return consilium.ErrBlobMissing.Withf("the coordinator gave other bytes than %s", s.Blob.Short())
+		return otherBytes(s.Blob)
 	}
 	var headers [][]byte
 	for _, m := range sp.proposed.Members {
@@ -365,7 +368,7 @@ func (a *actor) addAgain(ctx context.Context) (io.ReadSeeker, func(), error) {
 	var file *os.File
 	var memory bytes.Buffer
 	out, drop := io.Writer(&memory), func() {}
-	if rd.summed.Size > smallBlob {
+	if now.profile.Size(now.lanes) > smallBlob {
 		var err error
 		if file, err = os.CreateTemp(a.gate.spoolDir(), "again-*"); err != nil {
 			return nil, nil, fmt.Errorf("%w: %w", errDisk, err)
@@ -387,9 +390,9 @@ func (a *actor) addAgain(ctx context.Context) (io.ReadSeeker, func(), error) {
 		return nil, nil, nil
 	}
 	a.log.Error("the coordinator's sum is false", "round", rd.opened.Round)
-	if err := a.gate.trail.Write(a.study, rd.opened.Round, "false-sum", map[string]any{"attempt": rd.opened.Attempt, "sum": rd.summed.Blob}); err != nil {
+	if err := a.note(rd.opened.Round, "false-sum", map[string]any{"attempt": rd.opened.Attempt, "sum": rd.summed.Blob}); err != nil {
 		drop()
-		return nil, nil, fmt.Errorf("%w: %w", errDisk, err)
+		return nil, nil, err
 	}
 	if file == nil {
 		return bytes.NewReader(memory.Bytes()), drop, nil
@@ -410,8 +413,8 @@ func (a *actor) withheld(ctx context.Context, err error) error {
 		return err // nobody refused: try again
 	}
 	a.log.Warn("the contributions cannot be added again", "round", a.rep.round.opened.Round, "err", err)
-	if err := a.gate.trail.Write(a.study, a.rep.round.opened.Round, "withheld", map[string]any{"attempt": a.rep.round.opened.Attempt}); err != nil {
-		return fmt.Errorf("%w: %w", errDisk, err)
+	if err := a.note(a.rep.round.opened.Round, "withheld", map[string]any{"attempt": a.rep.round.opened.Attempt}); err != nil {
+		return err
 	}
 	return nil
 }

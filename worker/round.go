@@ -739,8 +739,8 @@ func (a *actor) tryOpen(ctx context.Context, aggregate io.ReadSeeker, openings [
 	for _, p := range odd {
 		site := r.charter.Members[p-1].Site
 		a.log.Error("a false opening share was left out", "round", rd.opened.Round, "by", string(site))
-		if err := a.gate.trail.Write(a.study, rd.opened.Round, "false-opening", map[string]any{"attempt": rd.opened.Attempt, "site": site}); err != nil {
-			return false, fmt.Errorf("%w: %w", errDisk, err)
+		if err := a.note(rd.opened.Round, "false-opening", map[string]any{"attempt": rd.opened.Attempt, "site": site}); err != nil {
+			return false, err
 		}
 	}
 	return true, nil
@@ -774,6 +774,13 @@ func (n *attempt) refused(set consilium.Digest) bool {
 // smallBlob is what fetchBlob keeps in memory.
 const smallBlob = 32 << 20
 
+// otherBytes is what a blob that does not have its digest is: a blob that is
+// missing. It may come whole at another time or from another coordinator, and is
+// no reason for a hospital to leave.
+func otherBytes(d consilium.Digest) error {
+	return consilium.ErrBlobMissing.Withf("the coordinator gave other bytes than %s", d.Short())
+}
+
 // fetchBlob reads a blob whole and checks its digest before anything uses it.
 func (a *actor) fetchBlob(ctx context.Context, d consilium.Digest, size uint64) (io.ReadSeeker, func(), error) {
 	src, err := a.gate.cfg.Coordinator.Fetch(ctx, d, 0, size)
@@ -789,7 +796,7 @@ func (a *actor) fetchBlob(ctx context.Context, d consilium.Digest, size uint64) 
 		}
 		h.Write(b)
 		if !bytes.Equal(h.Sum(nil), d[:]) {
-			return nil, nil, consilium.ErrBlobCorrupt.Withf("blob %s", d.Short())
+			return nil, nil, otherBytes(d)
 		}
 		return bytes.NewReader(b), func() {}, nil
 	}
@@ -804,7 +811,7 @@ func (a *actor) fetchBlob(ctx context.Context, d consilium.Digest, size uint64) 
 	}
 	if !bytes.Equal(h.Sum(nil), d[:]) {
 		drop()
-		return nil, nil, consilium.ErrBlobCorrupt.Withf("blob %s", d.Short())
+		return nil, nil, otherBytes(d)
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		drop()

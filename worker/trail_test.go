@@ -4,7 +4,9 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -42,6 +44,42 @@ func TestTrailIsStorage(t *testing.T) {
 	}
 	if _, ok := g.journal.promise(a.study, "vote/1/1"); ok {
 		t.Error("the vote was promised without its trail entry")
+	}
+	// The same for what a hospital says when a round goes wrong.
+	err = a.renounce(t.Context(), consilium.At{Round: 1, Attempt: 1, Position: 1}, "a test")
+	if !errors.Is(err, errDisk) {
+		t.Errorf("a renouncement: %v is not a failure of the gate's storage", err)
+	}
+	if _, ok := g.journal.promise(a.study, "renounce/1/1"); ok {
+		t.Error("the renouncement was promised without its trail entry")
+	}
+}
+
+// TestOneWayToTheTrail: every entry goes through note, which says that a failure
+// is the gate's storage. A bare write would make a hospital leave a study because
+// its disk is full.
+func TestOneWayToTheTrail(t *testing.T) {
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	writes := 0
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := strings.Count(string(b), "trail.Write("); n > 0 {
+			if writes += n; name != "actor.go" {
+				t.Errorf("%s writes to the trail itself", name)
+			}
+		}
+	}
+	if writes != 1 {
+		t.Errorf("%d places write to the trail, note is one", writes)
 	}
 }
 

@@ -114,6 +114,7 @@ witness: ""              # URL of the board's ledger witness
 health: 127.0.0.1:9480   # /healthz, /readyz, /metrics; "" for none
 log: info
 isolation: best          # the vault gets its own empty network where the system can; "required" refuses to run without
+privacy: {epsilon: 10, delta: 1e-6} # what all differentially private studies together may learn about one patient; epsilon: 0 for none
 datasets: []
 # - name: cgd            # as studies call it
 #   path: cgd.csv

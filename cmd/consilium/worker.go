@@ -32,6 +32,7 @@ type hospital struct {
 	site     consilium.SiteID
 	facts    *policy.SiteFacts
 	register *register
+	budget   *vault.Budget
 	datasets []vault.Dataset
 	streamed []streamSource
 	log      *slog.Logger
@@ -57,6 +58,9 @@ func openHospital(path string, stderr io.Writer) (*hospital, error) {
 	}
 	if h.site, err = consilium.ParseSiteID(h.config.Site); err != nil {
 		return nil, configError(path, nil, "correct site:", "%w", err)
+	}
+	if h.budget, err = h.config.Privacy.budget(path); err != nil {
+		return nil, err
 	}
 	seen := map[string]bool{}
 	for i := range h.config.Datasets {
@@ -128,7 +132,7 @@ func (h *hospital) settings(task string) (*vaultSettings, error) {
 		return nil, err
 	}
 	s := &vaultSettings{Task: task, Site: h.site, Dir: h.config.vaultDir(), LedgerDir: h.config.ledgerDir(), Witness: h.kit.roster.Board.Witness,
-		BoardKeys: h.kit.board.Keys, Threshold: h.kit.board.Threshold, Facts: h.facts.JSON(), Register: h.register, Policies: h.config.Policies, Log: slog.LevelInfo}
+		BoardKeys: h.kit.board.Keys, Threshold: h.kit.board.Threshold, Facts: h.facts.JSON(), Register: h.register, Policies: h.config.Policies, Budget: h.budget, Log: slog.LevelInfo}
 	for _, d := range h.datasets {
 		id, ok := streams[d.Name]
 		if !ok {

@@ -186,7 +186,14 @@ func TestBadBox(t *testing.T) {
 // TestPoisonedState: a damaged sealed state that is left first does not make a
 // hospital that missed the round leave the study: it names who left it and takes
 // the next one. The naive twin reads the first and has nothing.
-func TestPoisonedState(t *testing.T) {
+func TestPoisonedState(t *testing.T) { poisoned(t, "poisoned-state", []byte("damaged")) }
+
+// TestBloatedState: nor does one that is longer than the state can be, of which
+// the hospital reads no more than that. The naive twin reads all that it is given.
+func TestBloatedState(t *testing.T) { poisoned(t, "bloated-state", make([]byte, 40_000_000)) }
+
+func poisoned(t *testing.T, trick string, begins []byte) {
+	t.Helper()
 	h, ctx := hostile(t, 5)
 	late := h.ids[2]
 	h.Excuse(late)
@@ -195,7 +202,7 @@ func TestPoisonedState(t *testing.T) {
 	if err := h.StartAll(); err != nil {
 		t.Fatal(err)
 	}
-	id, err := h.Submit("poisoned", 3, "poisoned-state")
+	id, err := h.Submit("poisoned", 3, trick)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -232,6 +239,11 @@ func TestPoisonedState(t *testing.T) {
 	if h.sent(late, consilium.KindWithdraw) != 0 {
 		t.Error("the hospital left the study")
 	}
+	if long := len(begins) > 1<<20; long != slices.ContainsFunc(h.Notes(), func(n Note) bool {
+		return n.Site == late && n.Text == "bad sealed state" && strings.Contains(n.Err, "of more than")
+	}) {
+		t.Errorf("a state of %d bytes: too long is %v", len(begins), !long)
+	}
 	// The twin: the first sealed state in the log is all that it would read.
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -244,7 +256,7 @@ func TestPoisonedState(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if m.By != string(h.colluder()) || !bytes.HasPrefix(h.blobs[s.Blob], []byte("damaged")) {
+		if m.By != string(h.colluder()) || !bytes.HasPrefix(h.blobs[s.Blob], begins) {
 			t.Error("the first sealed state is sound: the twin is not broken")
 		}
 		return
@@ -422,5 +434,65 @@ func TestTwoKeyLists(t *testing.T) {
 	}
 	if _, err := open(openings[1:]); err == nil {
 		t.Error("fewer than t shares open the key")
+	}
+}
+
+// TestDamagedSum: one wrong byte in the sum that the coordinator gives out is a
+// sum that is missing. The hospitals ask again and go on; the naive twin takes it
+// for its own failure and leaves the study.
+func TestDamagedSum(t *testing.T) {
+	h, ctx, id := play(t, 5, "damaged-sum")
+	finished(t, h, ctx, id)
+	wantResult(t, h, id, tallyOf(5, 2, upTo(5)))
+	damaged := 0
+	for _, site := range h.ids {
+		if h.sent(site, consilium.KindWithdraw) != 0 {
+			t.Errorf("%s leaves the study", site)
+		}
+		if h.courses[id].kept["damaged "+string(site)] != nil {
+			damaged++
+		}
+	}
+	if need := consilium.Threshold(5, 1); damaged < need {
+		t.Errorf("%d hospitals got a damaged sum, %d are to", damaged, need)
+	}
+}
+
+// TestAuditOfOtherRows: a hospital whose permitted rows changed after it
+// contributed does not find its own contribution unsound: there is nothing to
+// compare with. It says that its rows changed. The naive twin compares and blames
+// its own disk.
+func TestAuditOfOtherRows(t *testing.T) {
+	t.Parallel()
+	h, ctx := hostile(t, 7)
+	changed := h.ids[2]
+	if err := h.StartAll(); err != nil {
+		t.Fatal(err)
+	}
+	id, err := h.Submit("accused", 2, "accused")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.await(ctx, "the opening", func() bool {
+		return slices.ContainsFunc(h.posts, func(p Post) bool { return p.Site == changed && p.Message.Kind == consilium.KindOpening })
+	}); err != nil {
+		t.Fatal(err)
+	}
+	h.Change(changed, []int32{1, 2, 3, 4})
+	if err := h.await(ctx, "the withdrawal", func() bool {
+		return slices.ContainsFunc(h.posts, func(p Post) bool { return p.Site == changed && p.Message.Kind == consilium.KindWithdraw })
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if audits := h.blames(t, changed, id, "audit"); len(audits) != 0 {
+		t.Errorf("it audits what it has no more: %q", audits)
+	}
+	if why := h.blames(t, changed, id, "withdraw"); len(why) != 1 || !strings.Contains(why[0], string(consilium.ErrFrozen.Code)) {
+		t.Errorf("it leaves because of %q, its rows have changed", why)
+	}
+	// The twin: the same seed over the new rows gives another contribution.
+	own := tallyLanes(tallyState{}, 7, 3, tallyValues(2))
+	if slices.Equal(own, tallyLanes(tallyState{}, 7, 3, []int32{1, 2, 3, 4})) {
+		t.Error("the rows have not changed: the twin is not broken")
 	}
 }

@@ -337,6 +337,11 @@ func (l link) Fetch(ctx context.Context, digest consilium.Digest, offset, length
 	if !ok || offset > uint64(len(b)) {
 		return nil, consilium.ErrBlobMissing.Withf("%s", digest.Short())
 	}
+	for _, c := range l.h.courses {
+		if c.lie.fetch != nil {
+			b = c.lie.fetch(c, l.site, digest, b)
+		}
+	}
 	b = b[offset:]
 	if length > 0 && length < uint64(len(b)) {
 		b = b[:length]

@@ -10,6 +10,7 @@ import (
 	"consilium"
 	"consilium/he"
 	"consilium/he/party"
+	"consilium/internal/blob"
 	"consilium/internal/seal"
 )
 
@@ -22,25 +23,25 @@ func tricks() []lie {
 		{
 			name: "poisoned-state", tells: "a dishonest hospital leaves a damaged sealed state before anybody else leaves a sound one",
 			relay: func(c *course, m *consilium.Message) (bool, error) {
-				if m.Kind != consilium.KindSealedState {
-					return false, nil
+				return c.poison(m, bytes.Repeat([]byte("damaged"), 40))
+			},
+		},
+		{
+			name: "bloated-state", tells: "a dishonest hospital leaves a sealed state of forty million bytes before anybody else leaves a sound one",
+			relay: func(c *course, m *consilium.Message) (bool, error) {
+				return c.poison(m, make([]byte, 40_000_000))
+			},
+		},
+		{
+			name: "damaged-sum", tells: "the coordinator gives every hospital the sum with one wrong byte, once",
+			fetch: func(c *course, site consilium.SiteID, digest consilium.Digest, b []byte) []byte {
+				if c.round != 1 || !c.summed || digest != blob.Sum(c.aggregate) || c.kept["damaged "+string(site)] != nil {
+					return b
 				}
-				s, err := consilium.ParseSealedState(m.Body)
-				if err != nil {
-					return true, err
-				}
-				if poison := fmt.Sprintf("poison %d", s.Round); c.kept[poison] == nil {
-					at := s.At
-					at.Position = c.place(c.h.colluder())
-					bad := consilium.SealedState{At: at, Next: s.Next, Blob: c.h.put(bytes.Repeat([]byte("damaged"), 40))}
-					f, err := c.h.forge(c.h.sites[c.h.colluder()].key, c.h.colluder(), consilium.KindSealedState, c.id, bad.Encode())
-					if err != nil {
-						return true, err
-					}
-					c.h.relay(f)
-					c.kept[poison] = []byte{1}
-				}
-				return m.By == string(c.h.colluder()), nil
+				c.kept["damaged "+string(site)] = []byte{1}
+				b = bytes.Clone(b)
+				b[len(b)/2] ^= 1
+				return b
 			},
 		},
 		{
@@ -209,6 +210,30 @@ func tricks() []lie {
 			}},
 		},
 	}
+}
+
+// poison leaves other bytes, in the colluder's name, as the sealed state of a
+// round, before the first sound one.
+func (c *course) poison(m *consilium.Message, bytes []byte) (bool, error) {
+	if m.Kind != consilium.KindSealedState {
+		return false, nil
+	}
+	s, err := consilium.ParseSealedState(m.Body)
+	if err != nil {
+		return true, err
+	}
+	if poison := fmt.Sprintf("poison %d", s.Round); c.kept[poison] == nil {
+		at := s.At
+		at.Position = c.place(c.h.colluder())
+		bad := consilium.SealedState{At: at, Next: s.Next, Blob: c.h.put(bytes)}
+		f, err := c.h.forge(c.h.sites[c.h.colluder()].key, c.h.colluder(), consilium.KindSealedState, c.id, bad.Encode())
+		if err != nil {
+			return true, err
+		}
+		c.h.relay(f)
+		c.kept[poison] = []byte{1}
+	}
+	return m.By == string(c.h.colluder()), nil
 }
 
 // framed are f honest hospitals but the victim: those whose shares are missing

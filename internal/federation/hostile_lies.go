@@ -26,6 +26,8 @@ type lie struct {
 	relay func(*course, *consilium.Message) (bool, error)
 	// withhold keeps a statement from the hospitals that counts all the same.
 	withhold func(*course, *consilium.Message) bool
+	// fetch may give a hospital other bytes than a blob's.
+	fetch func(c *course, site consilium.SiteID, digest consilium.Digest, b []byte) []byte
 	// opened may tell hospitals of an attempt in the coordinator's place.
 	opened func(*course, consilium.RoundOpened) bool
 	play   func(context.Context, *Hostile, lie) (*course, error) // nil: one study of two rounds

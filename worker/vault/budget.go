@@ -19,12 +19,20 @@ const recordDebit uint8 = 1
 // about one patient of this hospital, whichever of its tables they use: a table
 // may be bound under two names, and a patient may stand in two tables.
 type Budget struct {
-	Epsilon float64
-	Delta   float64
+	Epsilon float64 `json:"epsilon"`
+	Delta   float64 `json:"delta"`
 }
 
 // DefaultBudget is for hospitals that set none.
 var DefaultBudget = Budget{Epsilon: 10, Delta: 1e-6}
+
+// orDefault is the budget that was set, which may be zero, or DefaultBudget.
+func (b *Budget) orDefault() Budget {
+	if b == nil {
+		return DefaultBudget
+	}
+	return *b
+}
 
 // debit is what one round of one study costs every patient of the hospital.
 type debit struct {
@@ -109,7 +117,7 @@ func (b *budgetBook) spend(d debit, budget Budget) error {
 		all = append(all, have.Releases...)
 	}
 	before := dp.Epsilon(all, budget.Delta)
-	if after := dp.Epsilon(append(all, d.Releases...), budget.Delta); after > budget.Epsilon {
+	if after := dp.Epsilon(append(all, d.Releases...), budget.Delta); !(after <= budget.Epsilon) {
 		return consilium.ErrPolicy.Withf("this hospital's privacy budget is spent: epsilon %.3g of %v is used, this study would make it %.3g; ask for less, or the hospital to raise its budget",
 			before, budget.Epsilon, after)
 	}

@@ -133,3 +133,34 @@ func TestBudgetSurvivesKill(t *testing.T) {
 		t.Errorf("the twin remembers what it never wrote: %v", err)
 	}
 }
+
+// TestZeroBudget: a hospital that sets a budget of nothing spends nothing. To
+// the naive twin zero means that none was set, and the default holds.
+func TestZeroBudget(t *testing.T) {
+	b, err := openBudgetBook(filepath.Join(t.TempDir(), "budget"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	zero, one := &Budget{}, oneDebit(t, "first", 1)
+	if err := b.spend(one, zero.orDefault()); !errors.Is(err, consilium.ErrPolicy) {
+		t.Errorf("a budget of zero: %v", err)
+	}
+	// A sum that is no number is not below the budget.
+	infinite := one
+	infinite.Releases = []dp.Release{{L1: 1e300, L2: 1e300, Mu: 1e-300}}
+	if err := b.spend(infinite, Budget{Epsilon: 10, Delta: 1e-6}); !errors.Is(err, consilium.ErrPolicy) {
+		t.Errorf("a release without end: %v", err)
+	}
+	naive := func(b *Budget) Budget {
+		if *b == (Budget{}) {
+			return DefaultBudget
+		}
+		return *b
+	}
+	if err := b.spend(one, naive(zero)); err != nil {
+		t.Errorf("the twin is not broken: %v", err)
+	}
+	if unset := (*Budget)(nil).orDefault(); unset != DefaultBudget {
+		t.Errorf("a hospital that sets none has %+v", unset)
+	}
+}

@@ -215,7 +215,7 @@ func (v *Vault) releaseFacts(st *study, doc []byte, contributors []consilium.Pos
 		Prior: prior, ContainsRecords: len(contributors) < 2 || v.identifies(st, doc),
 	}
 	if out.DP {
-		if out.EpsilonSpentMicro, out.EpsilonBudgetMicro, err = v.budget.account(v.cfg.Budget); err != nil {
+		if out.EpsilonSpentMicro, out.EpsilonBudgetMicro, err = v.budget.account(v.cfg.Budget.orDefault()); err != nil {
 			return nil, err
 		}
 	}

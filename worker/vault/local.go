@@ -208,7 +208,7 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 			return hatch.LocalReply{}, err
 		}
 		rowSet := v.salt(st, u.rowSet)
-		if err := v.budget.spend(debit{Study: st.id, Round: r.Round, Dataset: st.spec.Data.Dataset, RowSet: rowSet, Releases: releases}, v.cfg.Budget); err != nil {
+		if err := v.budget.spend(debit{Study: st.id, Round: r.Round, Dataset: st.spec.Data.Dataset, RowSet: rowSet, Releases: releases}, v.cfg.Budget.orDefault()); err != nil {
 			return hatch.LocalReply{}, err
 		}
 		// A secret, so that nobody else can take the noise away; of the round and its

@@ -67,11 +67,14 @@ func smallestCell(doc []byte, facts consilium.Facts) int64 {
 // leastPatients is the number of patients of the smallest analysis that a
 // result speaks of. An analysis that ended with a problem publishes its reason
 // and no count, so it does not take part: one model that cannot be fitted must
-// not withhold the others, and its team must learn why.
+// not withhold the others, and its team must learn why. Where all of them ended
+// so nothing is published about any patient, and the least is policy.Never, as
+// for a smallest cell that does not exist. Whatever has no such reason counts
+// with the patients that it states, and with none if it states none.
 func leastPatients(doc []byte) (int64, error) {
 	type part struct {
-		Patients int64           `json:"patients"`
-		Error    json.RawMessage `json:"error"`
+		Patients int64                           `json:"patients"`
+		Error    *struct{ Code, Message string } `json:"error"`
 	}
 	var counts struct {
 		part
@@ -86,7 +89,7 @@ func leastPatients(doc []byte) (int64, error) {
 	}
 	least := policy.Never
 	for _, a := range list {
-		if a.Error == nil {
+		if a.Error == nil || a.Error.Code == "" {
 			least = min(least, a.Patients)
 		}
 	}

@@ -133,7 +133,7 @@ func TestReleaseFacts(t *testing.T) {
 	st := &study{id: id("now"), spec: spec, facts: consilium.Facts{Spec: spec, MinCohort: 11}, position: 2,
 		submission: &consilium.Submission{SpecBytes: []byte(`{"levels": ["a"]}`)},
 		charter:    &consilium.Charter{Members: []consilium.Member{{Site: "harvard"}, {Site: "zurich"}, {Site: "utah"}}}}
-	v := &Vault{cfg: Config{Site: "zurich", Budget: Budget{Epsilon: 1.6, Delta: 1e-6}}, book: book, budget: budget}
+	v := &Vault{cfg: Config{Site: "zurich", Budget: &Budget{Epsilon: 1.6, Delta: 1e-6}}, book: book, budget: budget}
 	doc := []byte(`{"patients": 30, "counts": [[12]], "sites": {"contributors": ["harvard", "zurich"]}}`)
 	all := []consilium.Position{1, 2, 3}
 
@@ -176,7 +176,7 @@ func TestReleaseFacts(t *testing.T) {
 	// The budget: what was spent, rounded against the asker.
 	spec.Privacy.DP = &consilium.DP{Epsilon: 1, Delta: 1e-6, Clip: 1}
 	d := oneDebit(t, "now", 1)
-	if err := budget.spend(d, v.cfg.Budget); err != nil {
+	if err := budget.spend(d, *v.cfg.Budget); err != nil {
 		t.Fatal(err)
 	}
 	if f, err = v.releaseFacts(st, doc, all); err != nil || !f.DP || f.EpsilonBudgetMicro != 1_600_000 || f.EpsilonSpentMicro < 900_000 || f.EpsilonSpentMicro > 1_000_001 {

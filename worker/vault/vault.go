@@ -48,7 +48,7 @@ type Config struct {
 	Policies  func(consilium.Digest) (*policy.Engine, error)
 	Register  func(patient string) Register // the hospital's own register, by its own patient number
 	Learned   map[string]models.Constructor // analysis types that models does not own
-	Budget    Budget                        // of privacy, over all tables; zero means DefaultBudget
+	Budget    *Budget                       // of privacy, over all tables; nil means DefaultBudget, zero that nothing may be spent
 	Assume    []string                      // assumptions to be listed in every result, for simulate
 	Now       func() time.Time
 	Log       *slog.Logger
@@ -77,9 +77,6 @@ var _ hatch.Vault = (*Vault)(nil)
 func Open(cfg Config) (*Vault, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
-	}
-	if cfg.Budget == (Budget{}) {
-		cfg.Budget = DefaultBudget
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
