@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+	_ "time/tzdata"
 
 	"consilium"
 )
@@ -86,7 +87,7 @@ func TestCapacity(t *testing.T) {
 func TestHours(t *testing.T) {
 	zone, err := time.LoadLocation("Europe/Zurich")
 	if err != nil {
-		t.Skip("skipped: this system has no time zones")
+		t.Fatal(err)
 	}
 	for _, h := range []Hours{
 		{From: 20 * 60, To: 6 * 60, Days: [7]bool{1: true, 2: true, 3: true, 4: true, 5: true}},

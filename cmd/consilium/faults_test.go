@@ -194,6 +194,7 @@ type plan map[moment]fault
 // bytes of the undisturbed run.
 func (s *stormy) endure(t *testing.T, name string, p plan) {
 	t.Helper()
+	began := time.Now()
 	id := s.submit(t, s.study)
 	left := plan{}
 	for m, f := range p {
@@ -204,6 +205,7 @@ func (s *stormy) endure(t *testing.T, name string, p plan) {
 		m := moment{round, phase}
 		if f, ok := left[m]; ok {
 			delete(left, m)
+			t.Logf("%s: round %d, %s, after %.1f s: %s", name, m.round, m.phase, time.Since(began).Seconds(), f.name)
 			f.do(s)
 		}
 	}
@@ -242,6 +244,7 @@ func (s *stormy) endure(t *testing.T, name string, p plan) {
 		}
 		return nil
 	})
+	t.Logf("%s: done after %.1f s", name, time.Since(began).Seconds())
 	if t.Failed() {
 		t.FailNow()
 	}

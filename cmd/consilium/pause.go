@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,8 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"time"
-
-	"bufio"
+	_ "time/tzdata" // schedules name zones, and a bare machine has none
 
 	"consilium"
 	"consilium/internal/durable"
