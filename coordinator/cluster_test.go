@@ -184,9 +184,18 @@ func (c *cluster) install(signed *consilium.Signed) {
 	c.roster, c.payload = next, signed.Payload
 	books := slices.Clone(c.books)
 	c.mu.Unlock()
+	ctx := limit(c.t, 30*time.Second)
 	for _, n := range nodes {
-		if err := n.UpdateRoster(signed); err != nil {
-			c.t.Fatal(err)
+		for {
+			err := n.UpdateRoster(signed)
+			if err == nil {
+				break
+			}
+			// A follower learns a moment after the leader that the last change is
+			// through; whoever watches the file tries again as well.
+			if !errors.Is(err, consilium.ErrUnavailable) || pause(ctx, 20*time.Millisecond) != nil {
+				c.t.Fatal(err)
+			}
 		}
 	}
 	for _, b := range books {
