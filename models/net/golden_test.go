@@ -73,3 +73,35 @@ func TestGolden(t *testing.T) {
 		}
 	}
 }
+
+// Whole trainings have the same bits on every processor, the local steps
+// included: products of matrices, recurrences, risk sets and evaluations.
+func TestGoldenTraining(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		spec  consilium.ModelSpec
+		times bool
+		want  string
+	}{
+		{"series", consilium.ModelSpec{Input: series(12, 2), Layers: layers(conv1d(6, 3, 0, "same"), "relu", pool(2, 0), recurrent(5, true), recurrent(4, false), 4, "tanh", 1), Loss: "logistic", DType: "float32"}, false,
+			"27a01a5ada9979252cfb9d15d1bdb26f92948b3008852be9778e1031dc6626d3"},
+		{"image", consilium.ModelSpec{Input: image(4, 6, 1), Layers: layers(conv2d(5, 3, 0, ""), "sigmoid", consilium.Layer{Kind: "average"}, 1), Loss: "logistic", DType: "float64", Balanced: true}, false,
+			"0ec69c506c8c48f45616b651ee693a0b200c81bd0c8b91edb034cf8f03a92d2c"},
+		{"autoencoder", consilium.ModelSpec{Layers: layers(70, "tanh", 3, 70, "relu", 24), Loss: "reconstruction", DType: "float32"}, false,
+			"15a9e7ecab4d7674e7e75568d332940e519ae59e6f34549e95d2c2da1ed1bc83"},
+		{"survival", consilium.ModelSpec{Layers: layers(9, "tanh", 1), Loss: "cox", DType: "float64"}, true,
+			"0d7a90820d8f4fb138823abd1b2c9c43df73d8c1b078218a2c87ee5dda1552ab"},
+	} {
+		facts, spec, rows := waves(t, 12, 2)
+		if c.times {
+			facts, spec, rows = survivalTrial(t, true)
+			spec.Holdout = 0.3
+		}
+		spec.Model = &c.spec
+		spec.Strategy = &consilium.Strategy{Name: "scaffold", Rounds: 4, LocalEpochs: 2, Rate: 0.02}
+		r := simulate(t, facts, spec, rows)
+		if got := consilium.DomainState.Digest(r.State.Append(nil), r.Result.JSON).String(); got != c.want {
+			t.Errorf("%s: %s, want %s", c.name, got, c.want)
+		}
+	}
+}
