@@ -26,7 +26,7 @@ func (a *actor) answerComplaints(ctx context.Context) error {
 	if own == nil || len(rd.complaints[r.position]) == 0 || r.certified() {
 		return nil
 	}
-	name := func(p consilium.Position) string { return slot(fmt.Sprintf("answer-%d", p), rd.opened) }
+	name := func(p consilium.Position) string { return a.slot(fmt.Sprintf("answer-%d", p), rd.opened) }
 	answered := 0
 	for p := consilium.Position(1); int(p) <= len(r.charter.Members); p++ {
 		if _, ok := a.gate.journal.promise(a.study, name(p)); ok {
@@ -39,7 +39,7 @@ func (a *actor) answerComplaints(ctx context.Context) error {
 			continue
 		}
 		err := a.promise(ctx, name(by), consilium.KindAnswer, func() ([]byte, error) {
-			record := a.sec.Dealt[slot("header", rd.opened)]
+			record := a.sec.Dealt[a.slot("header", rd.opened)]
 			if record == nil {
 				return nil, consilium.ErrStale.Withf("what this hospital dealt is gone from its disk")
 			}
@@ -164,7 +164,7 @@ func (a *actor) auditOwn(ctx context.Context, sp *round) error {
 	if _, in := sp.proposed.Has(r.position); !in || a.verdict.audited {
 		return nil
 	}
-	record := a.sec.Dealt[slot("header", sp.opened)]
+	record := a.sec.Dealt[a.slot("header", sp.opened)]
 	seed, err := party.RecordSeed(record)
 	if err != nil {
 		return consilium.ErrStale.Withf("what this hospital dealt is gone from its disk")
@@ -209,7 +209,7 @@ func (a *actor) auditOwn(ctx context.Context, sp *round) error {
 // that can be told, once.
 func (a *actor) suspect(ctx context.Context, sp *round) error {
 	r := a.rep
-	name := slot("suspect", sp.opened)
+	name := a.slot("suspect", sp.opened)
 	if _, promised := a.gate.journal.promise(a.study, name); !promised {
 		odd, ok := party.Suspects(a.verdict.list(), r.charter.Threshold)
 		if ok || len(odd) == 0 || len(odd) > r.charter.MaxAccused() {
@@ -241,7 +241,7 @@ func inOrder(openings map[consilium.Position]*party.OpeningShare) []*party.Openi
 // shares of anybody's key come together.
 func (a *actor) show(ctx context.Context, sp *round) error {
 	r, now := a.rep, a.now
-	name := slot("show", sp.opened)
+	name := a.slot("show", sp.opened)
 	if a.posted[name] {
 		return nil
 	}

@@ -83,6 +83,10 @@ var TroubleCrashPoints = []string{
 	"join/before-binding", "renounce/after-promise", "release-lock/after-thaw",
 }
 
+// EpochCrashPoints lists those that only a new epoch comes to. The points of the
+// enrolment are passed again then.
+var EpochCrashPoints = []string{"depart/after-promise", "epoch/before-journal", "epoch/after-journal", "epoch/after-secret"}
+
 // Gate runs one hospital's side of every study.
 type Gate struct {
 	cfg     Config
@@ -176,22 +180,33 @@ func (g *Gate) Run(ctx context.Context) error {
 	g.touch()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		err := g.cfg.Coordinator.Follow(ctx, 0, func(ev *consilium.Event) error {
-			g.touch()
-			if ev.Study == "" || g.journal.hasEnded(ev.Study) {
+		for {
+			err := g.cfg.Coordinator.Follow(ctx, 0, func(ev *consilium.Event) error {
+				g.touch()
+				if ev.Study == "" || g.journal.hasEnded(ev.Study) {
+					return nil
+				}
+				a, fresh := g.actor(ev.Study)
+				if fresh {
+					group.Go(func() error { return a.run(ctx) })
+				}
+				if a.enqueue(ev) {
+					return errMissed
+				}
 				return nil
+			})
+			if ctx.Err() != nil {
+				return ctx.Err()
 			}
-			a, fresh := g.actor(ev.Study)
-			if fresh {
-				group.Go(func() error { return a.run(ctx) })
+			if !errors.Is(err, errMissed) {
+				return err
 			}
-			a.enqueue(ev)
-			return nil
-		})
-		if ctx.Err() != nil {
-			return ctx.Err()
+			g.mu.Lock()
+			for _, a := range g.actors {
+				a.again()
+			}
+			g.mu.Unlock()
 		}
-		return err
 	})
 	err := group.Wait()
 	if errors.Is(err, context.Canceled) {
@@ -199,6 +214,10 @@ func (g *Gate) Run(ctx context.Context) error {
 	}
 	return err
 }
+
+// errMissed reads the log again from its beginning: a study has become visible
+// to this hospital in the middle.
+var errMissed = errors.New("the beginning of a study was not shown")
 
 func (g *Gate) touch() {
 	g.mu.Lock()
