@@ -120,7 +120,9 @@ func (w *world) step(words []string) string {
 		case word == "done" || word == "reject" || word == "yes" || word == "no":
 			flags[word] = "yes"
 		case word == "all" && about:
-			dealers = slices.DeleteFunc(w.all(), func(p consilium.Position) bool { return w.st().contributions == nil || w.st().contributions[p-1] == nil })
+			dealers = slices.DeleteFunc(w.all(), func(p consilium.Position) bool {
+				return w.st().contributions == nil || w.st().contributions[p-1] == nil
+			})
 		case word == "all":
 			if st := w.s.studies[w.study]; st != nil && st.prior != nil && st.draft == nil {
 				for i := range st.asked {

@@ -28,6 +28,7 @@ type lie struct {
 	withhold func(*course, *consilium.Message) bool
 	play     func(context.Context, *Hostile, lie) (*course, error) // nil: one study of two rounds
 	serves   bool                                                  // it gives hospitals the contributions that they ask for
+	learned  bool                                                  // the study is one that may go on with others
 }
 
 // Lie describes one of the lies that RunHostile can tell.
@@ -45,9 +46,19 @@ func Lies() []Lie {
 	return out
 }
 
+// learnedStudy is no lie: a study that may go on with other hospitals.
+const learnedStudy = "learned"
+
 func lieNamed(name string) (lie, error) {
-	if name == "" {
+	switch name {
+	case "":
 		return lie{}, nil
+	case learnedStudy:
+		return lie{learned: true}, nil
+	case "epoch-in-flight": // no lie either: round 1 of epoch 1 stops when all have contributed
+		return lie{name: name, learned: true, at: map[string]func(*course) (bool, error){
+			whenContributed: func(c *course) (bool, error) { return c.prior == nil, nil },
+		}}, nil
 	}
 	for _, l := range append(allLies(), tricks()...) {
 		if l.name == name {
@@ -352,6 +363,63 @@ func allLies() []lie {
 				c.sprung = true
 				return true, nil
 			}},
+		},
+		{
+			name: "epoch-after-opening", learned: true, tells: "after a set was opened it claims a new epoch that begins with the same round",
+			at: map[string]func(*course) (bool, error){
+				whenSummed: func(c *course) (bool, error) { return c.round == 1, nil },
+				whenOpened: func(c *course) (bool, error) {
+					c.renew(1, c.asked)
+					// Its colluder lies about having opened.
+					who := c.h.colluder()
+					p, _ := c.prior.Position(who)
+					v := &consilium.Depart{Charter: c.priorD, Round: 1, Position: p}
+					m, err := c.h.forge(c.h.sites[who].key, who, consilium.KindDepart, c.id, v.Encode())
+					if err == nil {
+						c.h.relay(m)
+					}
+					return true, err
+				},
+				whenEnrolled: func(c *course) (bool, error) {
+					if c.prior == nil {
+						return false, nil
+					}
+					return c.falseDraft(func(*consilium.Charter) {})
+				},
+			},
+		},
+		{
+			name: "epoch-of-a-closed-round", learned: true, tells: "it claims a new epoch that begins with a round that has closed",
+			at: map[string]func(*course) (bool, error){whenContributed: func(c *course) (bool, error) {
+				if c.round == 1 {
+					return false, nil
+				}
+				c.state = consilium.Digest{}
+				c.renew(1, c.asked)
+				c.sprung = true
+				return true, nil
+			}},
+		},
+		{
+			name: "epoch-with-fewer-faults", learned: true, tells: "its new epoch has a lower threshold than its members must ask for",
+			at: map[string]func(*course) (bool, error){
+				whenContributed: func(c *course) (bool, error) {
+					if c.round == 1 {
+						return false, nil
+					}
+					c.renew(2, c.asked)
+					return true, nil
+				},
+				whenEnrolled: func(c *course) (bool, error) {
+					if c.prior == nil {
+						return false, nil
+					}
+					if len(c.departs) < c.prior.ReleaseQuorum() {
+						return true, nil
+					}
+					return c.falseDraft(func(d *consilium.Charter) { d.Threshold-- })
+				},
+			},
 		},
 		{
 			name: "second-study", tells: "it runs the same question again without one hospital",
