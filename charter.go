@@ -84,7 +84,7 @@ type Charter struct {
 	Protocol     int          `json:"protocol"`
 	Study        StudyID      `json:"study"`
 	Epoch        uint32       `json:"epoch"`
-	Previous     Digest       `json:"previous"` // charter of the epoch before; zero for epoch 1
+	Previous     Digest       `json:"previous"`           // charter of the epoch before; zero for epoch 1
 	Handover     *Handover    `json:"handover,omitempty"` // where a later epoch goes on; nil in epoch 1
 	Submission   Digest       `json:"submission"`
 	Spec         Digest       `json:"spec"`

@@ -94,6 +94,7 @@ type Gate struct {
 	rosterD consilium.Digest
 	journal *journal
 	secrets secretStore
+	salt    []byte // of digests that other hospitals see or that the journal keeps; it outlives the identity key
 	trail   *trail.Writer
 	dir     *durable.Dir
 	log     *slog.Logger
@@ -158,6 +159,11 @@ func Open(cfg Config) (*Gate, error) {
 		return nil, err
 	}
 	if g.journal, err = openJournal(filepath.Join(cfg.Dir, "journal")); err != nil {
+		dir.Close()
+		return nil, err
+	}
+	if g.salt, err = openSalt(filepath.Join(cfg.Dir, "salt"), cfg.Secret, g.journal.empty()); err != nil {
+		g.journal.close()
 		dir.Close()
 		return nil, err
 	}

@@ -1,9 +1,11 @@
 package worker
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -511,6 +513,36 @@ func (s secretStore) drop(study consilium.StudyID) error {
 		return nil
 	}
 	return err
+}
+
+// empty reports whether nothing was ever recorded.
+func (j *journal) empty() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return len(j.slots)+len(j.bound)+len(j.ended)+len(j.opened) == 0
+}
+
+// openSalt reads the secret with which this hospital salts digests of its rows.
+// It is not the identity key's: a hospital that gets a new one must still recognise
+// the rows of sums that it opened before. A directory of a release that salted with
+// the identity secret takes that over.
+func openSalt(path string, identity []byte, fresh bool) ([]byte, error) {
+	b, err := os.ReadFile(path)
+	switch {
+	case err == nil && len(b) == 32:
+		return b, nil
+	case err == nil:
+		return nil, fmt.Errorf("salt of %d bytes in %s, want 32: restore the file", len(b), path)
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, err
+	}
+	b = append([]byte(nil), identity...)
+	if fresh {
+		if _, err := io.ReadFull(rand.Reader, b); err != nil {
+			return nil, err
+		}
+	}
+	return b, durable.WriteFile(path, b, 0o600)
 }
 
 // sortedSites returns the sites in ascending order.

@@ -142,7 +142,7 @@ func (a *actor) makeContribution(ctx context.Context, name string) (bool, error)
 		computed = false
 	}
 	if !computed {
-		v := vector{Vector: digest, Rows: consilium.DomainRowSet.Digest([]byte("ledger"), a.gate.cfg.Secret, reply.RowSet[:])}
+		v := vector{Vector: digest, Rows: consilium.DomainRowSet.Digest([]byte("ledger"), a.gate.salt, reply.RowSet[:])}
 		if r.charter.Epoch > 1 {
 			v.Epoch = r.charter.Epoch
 		}
@@ -223,7 +223,7 @@ func (a *actor) makeContribution(ctx context.Context, name string) (bool, error)
 // hospital has, the same for the whole study, so that members can see that it
 // stays the same without learning what it is of.
 func (a *actor) salted(domain consilium.Domain, d consilium.Digest) consilium.Digest {
-	return domain.Digest([]byte("salted"), a.gate.cfg.Secret, []byte(a.study), d[:])
+	return domain.Digest([]byte("salted"), a.gate.salt, []byte(a.study), d[:])
 }
 
 func digestLanes(salt [32]byte, s *laneSource) (consilium.Digest, error) {

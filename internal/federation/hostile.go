@@ -460,7 +460,7 @@ func (h *Hostile) submit(name string, rounds int, l lie, asked ...consilium.Site
 		Privacy: consilium.Privacy{MinCohort: 5, Permits: []string{}}, Rounds: consilium.Rounds{Max: rounds, Tolerance: 1, Deadline: 3600},
 	}
 	if l.learned {
-		spec.Sites.Missing = "continue"
+		spec.Sites.Missing, spec.Sites.Only = "continue", nil // whoever the roster names
 		spec.Analyses[0] = consilium.AnalysisSpec{Name: "values", Type: consilium.AnalysisTrain}
 	}
 	body, err := canon.Marshal(spec)

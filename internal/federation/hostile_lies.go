@@ -401,6 +401,30 @@ func allLies() []lie {
 			}},
 		},
 		{
+			name: "epoch-twice", learned: true, tells: "it has a charter signed, keeps it back, and asks for another one after the same epoch",
+			at: map[string]func(*course) (bool, error){whenContributed: func(c *course) (bool, error) {
+				if c.round == 1 {
+					return false, nil
+				}
+				c.renew(2, c.asked)
+				return true, nil
+			}},
+			relay: func(c *course, m *consilium.Message) (bool, error) {
+				if c.prior == nil || m.Kind != consilium.KindCharter {
+					return false, nil
+				}
+				c.charters[consilium.SiteID(m.By)] = m.Body
+				if len(c.charters) < len(c.asked) {
+					return true, nil
+				}
+				if c.try == 1 {
+					c.renew(2, c.asked)
+					c.sprung = true
+				}
+				return true, nil
+			},
+		},
+		{
 			name: "epoch-with-fewer-faults", learned: true, tells: "its new epoch has a lower threshold than its members must ask for",
 			at: map[string]func(*course) (bool, error){
 				whenContributed: func(c *course) (bool, error) {
@@ -630,6 +654,7 @@ func (h *Hostile) Report(study consilium.StudyID) (*HostileReport, error) {
 	}
 	out := &HostileReport{Lie: c.lie.name, Tells: c.lie.tells, Asked: len(c.asked)}
 	fell := map[consilium.SiteID]bool{}
+	signed := map[string][]byte{} // by hospital and the charter before
 	for _, p := range h.Posts() {
 		if p.Message.Study != study {
 			continue
@@ -641,6 +666,16 @@ func (h *Hostile) Report(study consilium.StudyID) (*HostileReport, error) {
 				return nil, err
 			}
 			fell[p.Site] = fell[p.Site] || c.lieDrafts[v.Draft]
+		case consilium.KindCharter:
+			v, err := consilium.ParseCharter(p.Message.Body)
+			if err != nil {
+				return nil, err
+			}
+			slot := string(p.Site) + v.Previous.String()
+			if have, ok := signed[slot]; ok && !bytes.Equal(have, p.Message.Body) {
+				fell[p.Site] = true
+			}
+			signed[slot] = p.Message.Body
 		case consilium.KindOpening:
 			v, err := consilium.ParseOpening(p.Message.Body)
 			if err != nil {

@@ -141,6 +141,7 @@ var lieReasons = map[string]struct {
 
 	"epoch-after-opening":     {log: "1 members have left epoch 1, 3 must"},
 	"epoch-of-a-closed-round": {log: "the next epoch begins with round 2, not 1"},
+	"epoch-twice":             {silent: true},
 	"epoch-with-fewer-faults": {log: "2t must reach n + f + 2"},
 }
 
