@@ -151,7 +151,7 @@ func (a *apply) renew(st *study, first uint32) {
 	st.tries++
 	st.draft, st.charterPayload, st.charter, st.charterDigest = nil, nil, nil, consilium.Digest{}
 	st.revealed, st.signed, st.withdrawn, st.sealing, st.releases = nil, nil, nil, nil, nil
-	st.pinned, st.rejects = nil, 0
+	st.pinned, st.rejected = nil, 0
 	st.contributions, st.acks, st.votes, st.opened, st.outcomes, st.renounced, st.suspected = nil, nil, nil, nil, nil, nil, nil
 	st.complaints, st.set, st.sum, st.stale, st.sealed, st.shown = nil, nil, nil, nil, nil, nil
 	a.discard(blobs)

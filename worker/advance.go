@@ -20,7 +20,7 @@ func (a *actor) advance(ctx context.Context) (time.Duration, error) {
 		a.log.Warn("the log is behind this hospital, which has left the epoch", "epoch", epoch)
 		return time.Minute, nil
 	}
-	if err := a.cross(ctx); err != nil {
+	if err := a.cross(); err != nil {
 		return 0, err
 	}
 	if a.rep.position == 0 {
@@ -176,7 +176,7 @@ func (a *actor) ratchet(group *party.GroupKey, state []byte) error {
 	salt := group.Salt(consilium.DomainState)
 	next := group.Ratchet()
 	a.sec.Group, a.sec.Round, a.sec.State, a.sec.Next, a.sec.Dealt = next.Secret(), next.Round(), state, nil, nil
-	a.sec.Salt, a.sec.Before = salt[:], nil
+	a.sec.Salt = salt[:]
 	a.forgetSealing()
 	if err := a.gate.secrets.save(a.study, a.sec); err != nil {
 		return fmt.Errorf("%w: %w", errDisk, err)

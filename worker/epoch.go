@@ -257,7 +257,7 @@ func (a *actor) depart(ctx context.Context) (bool, error) {
 
 // cross takes this hospital into the charter's epoch. It may be called again at
 // any time: all that it changes follows from the log and the disk.
-func (a *actor) cross(ctx context.Context) error {
+func (a *actor) cross() error {
 	r := a.rep
 	c := r.charter
 	if c.Epoch <= a.sec.epochOf() {
@@ -271,7 +271,7 @@ func (a *actor) cross(ctx context.Context) error {
 			return consilium.ErrStale.Withf("the group key of epoch %d is gone from the hospital's disk", c.Epoch)
 		}
 		next.Group, next.Sealing[charterKey] = e.Group, e.Key
-		if err := a.carry(ctx, next); err != nil {
+		if err := a.carry(next); err != nil {
 			return err
 		}
 		if r.spec.FixedContributors() && len(r.fixed) > 0 {
@@ -307,23 +307,15 @@ func (a *actor) cross(ctx context.Context) error {
 }
 
 // carry takes over what the epoch before leaves: the certified state, if this
-// hospital has it, and the salt of the digest of the vector that it has computed for
-// the round in flight.
-func (a *actor) carry(ctx context.Context, next *secrets) error {
-	r, c, old := a.rep, a.rep.charter, a.sec
+// hospital has it.
+func (a *actor) carry(next *secrets) error {
+	c, old := a.rep.charter, a.sec
 	if old.Group == nil || old.epochOf() != c.Epoch-1 {
 		return nil // it was not in the epoch before
 	}
 	group, err := party.ParseGroupKey(old.Group)
 	if err != nil {
 		return fmt.Errorf("%w: %w", errDisk, err)
-	}
-	if v, ok := a.gate.journal.vectorOf(a.study, next.Round); ok {
-		next.Before = old.Before
-		if max(v.Epoch, 1) == old.epochOf() && group.Round() == next.Round {
-			salt := group.Salt(consilium.DomainVector)
-			next.Before = salt[:]
-		}
 	}
 	if next.Round == 1 {
 		return nil // the analysis starts anew
@@ -339,11 +331,6 @@ func (a *actor) carry(ctx context.Context, next *secrets) error {
 		return nil // it takes the state from those who have it
 	}
 	next.State, next.Salt = state, salt
-	if last := r.prior.last; last != nil && old.Round == next.Round-1 && last.opened.Round == old.Round && a.told < old.Round {
-		if _, in := last.proposed.Has(r.prior.position); in && a.shape != nil {
-			return a.gate.cfg.Vault.Opened(ctx, a.study, old.Round)
-		}
-	}
 	return nil
 }
 
@@ -410,12 +397,19 @@ func (a *actor) fetchHandover(ctx context.Context, group *party.GroupKey, at con
 		return nil, nil, err
 	}
 	defer src.Close()
-	sealed, err := io.ReadAll(io.LimitReader(src, maxState))
+	limit := a.stateLimit() + party.HandoverOverhead
+	if !a.rep.prior.verified {
+		limit = mostState // who is new has not followed what the rounds before were about
+	}
+	sealed, err := io.ReadAll(io.LimitReader(src, limit+1))
 	if err != nil {
 		return nil, nil, consilium.ErrUnavailable.With(err)
 	}
+	if int64(len(sealed)) > limit {
+		return nil, nil, consilium.ErrInvalid.Withf("a state of more than %d bytes is handed over", limit)
+	}
 	if blob.Sum(sealed) != o.Blob {
-		return nil, nil, consilium.ErrBlobMissing.Withf("the coordinator gave other bytes than %s", o.Blob.Short())
+		return nil, nil, otherBytes(o.Blob)
 	}
 	s, state, err := group.OpenHandover(at, a.rep.charter.Handover.State, sealed)
 	return s[:], state, err

@@ -91,8 +91,7 @@ type frozenRecord struct {
 // vector is the one vector of a round and the rows that it was computed from.
 type vector struct {
 	Vector consilium.Digest `json:"vector"`
-	Rows   consilium.Digest `json:"rows"`            // salted with the hospital's own secret, the same in all studies
-	Epoch  uint32           `json:"epoch,omitempty"` // above 1: whose group salted Vector
+	Rows   consilium.Digest `json:"rows"` // salted with the hospital's own secret, the same in all studies
 }
 
 type vectorRecord struct {
@@ -444,16 +443,15 @@ func equalSites(a, b []consilium.SiteID) bool {
 // replaced whole, so what a round no longer needs is gone from it ("best
 // effort": Go and storage may keep copies).
 type secrets struct {
-	Epoch   uint32            `json:"epoch,omitempty"`  // whose Group it is; 0 is the first
-	Enrol   *enrolSecret      `json:"enrol,omitempty"`  // gone once the charter is signed by all
-	Group   []byte            `json:"group,omitempty"`  // the group key of Round, as he/party encodes it
-	Round   uint32            `json:"round"`            // the round that Group and State belong to
-	State   []byte            `json:"state,omitempty"`  // analysis state that Round starts from
-	Salt    []byte            `json:"salt,omitempty"`   // of the digest under which State was certified, to hand it over to another epoch
-	Before  []byte            `json:"before,omitempty"` // salt of the digest of Round's vector, where the epoch before made it
-	Next    []byte            `json:"next,omitempty"`   // the state after Round, once this hospital has opened its sum
-	Sealing map[string][]byte `json:"sealing"`          // secret by the header digest that published it; "charter" for the first
-	Dealt   map[string][]byte `json:"dealt,omitempty"`  // seed and masks of each dealing of Round, by slot; gone when it closes
+	Epoch   uint32            `json:"epoch,omitempty"` // whose Group it is; 0 is the first
+	Enrol   *enrolSecret      `json:"enrol,omitempty"` // gone once the charter is signed by all
+	Group   []byte            `json:"group,omitempty"` // the group key of Round, as he/party encodes it
+	Round   uint32            `json:"round"`           // the round that Group and State belong to
+	State   []byte            `json:"state,omitempty"` // analysis state that Round starts from
+	Salt    []byte            `json:"salt,omitempty"`  // of the digest under which State was certified, to hand it over to another epoch
+	Next    []byte            `json:"next,omitempty"`  // the state after Round, once this hospital has opened its sum
+	Sealing map[string][]byte `json:"sealing"`         // secret by the header digest that published it; "charter" for the first
+	Dealt   map[string][]byte `json:"dealt,omitempty"` // seed and masks of each dealing of Round, by slot; gone when it closes
 }
 
 type enrolSecret struct {

@@ -42,13 +42,12 @@ type study struct {
 	record arrow.Record // projected and derived
 	people *people
 
-	memory  []byte // of the site, as of the last opened round
-	pending []byte // that replaces it when the round is opened
-	cohort  *openedCohort
-	lanes   *fixed.Vector
-	made    uint32  // the round of lanes
-	sums    []int32 // a sum of 128 lanes of 24 bits fits
-	opened  uint32  // the round of sums
+	memory *siteMemory
+	cohort *openedCohort
+	lanes  *fixed.Vector
+	made   uint32  // the round of lanes
+	sums   []int32 // a sum of 128 lanes of 24 bits fits
+	opened uint32  // the round of sums
 }
 
 // begin parses what a request names and finds the pinned policy.
@@ -82,6 +81,9 @@ func (v *Vault) begin(id consilium.StudyID, submission, approval, roster []byte)
 func (v *Vault) Start(ctx context.Context, r hatch.StartRequest) (hatch.Shape, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if err := v.holds(r.Log); err != nil {
+		return hatch.Shape{}, err
+	}
 	old := v.studies[r.Study]
 	if old != nil && old.digest == consilium.CharterDigest(r.Charter) {
 		return old.shape()
@@ -128,10 +130,13 @@ func (v *Vault) Start(ctx context.Context, r hatch.StartRequest) (hatch.Shape, e
 	if st.state, err = st.analysis.Start(st.facts); err != nil {
 		return hatch.Shape{}, err
 	}
+	if st.memory, err = loadMemory(v.cfg.Dir, r.Study); err != nil {
+		return hatch.Shape{}, err
+	}
 	st.round = 1
 	if old != nil { // another epoch: the rows, and what is remembered of them, are the study's
 		st.data, st.record, st.people, st.cohort = old.data, old.record, old.people, old.cohort
-		st.memory, st.pending, st.made = old.memory, old.pending, old.made
+		st.memory, st.made = old.memory, old.made
 	}
 	v.studies[r.Study] = st
 	return st.shape()
@@ -229,9 +234,7 @@ func (v *Vault) Opened(_ context.Context, id consilium.StudyID, round uint32) er
 	if err != nil {
 		return err
 	}
-	if st.made == round {
-		st.memory = st.pending
-	}
+	st.memory.settle(round)
 	return nil
 }
 
