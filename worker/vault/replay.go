@@ -57,7 +57,8 @@ type startedReplay struct {
 	Approval   []byte             `json:"approval"`
 	Roster     []byte             `json:"roster"`
 	Charter    []byte             `json:"charter"`
-	Position   consilium.Position `json:"position"`
+	Sites      []consilium.SiteID `json:"sites"`    // of the study, the same in every epoch
+	Position   consilium.Position `json:"position"` // of this hospital among them
 	MinCohort  int                `json:"minCohort"`
 	Permits    []string           `json:"permits"`
 	Assume     []string           `json:"assume"`
@@ -73,8 +74,8 @@ type localReplay struct {
 
 type updateReplay struct {
 	Round        uint32               `json:"round"`
-	Contributors []consilium.Position `json:"contributors"`
-	Sums         int                  `json:"sums"` // kept before this record; 0 if they were too many
+	Contributors []consilium.Position `json:"contributors"` // among the study's sites
+	Sums         int                  `json:"sums"`         // kept before this record; 0 if they were too many
 	Next         consilium.Digest     `json:"next"`
 }
 
@@ -477,9 +478,7 @@ func (v *Vault) resume(id consilium.StudyID, s *startedReplay) (*study, error) {
 	}
 	st.digest = consilium.CharterDigest(s.Charter)
 	st.facts = consilium.Facts{Spec: st.spec, MinCohort: s.MinCohort, Permits: s.Permits}
-	for i := range st.charter.Members {
-		st.facts.Sites = append(st.facts.Sites, st.charter.Members[i].Site)
-	}
+	st.facts.Sites = s.Sites
 	if st.analysis, err = models.New(st.facts, v.cfg.Learned); err != nil {
 		return nil, err
 	}

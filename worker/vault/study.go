@@ -32,6 +32,7 @@ type study struct {
 	charter  *consilium.Charter
 	digest   consilium.Digest
 	position consilium.Position
+	places   []consilium.Position // of the charter's members among facts.Sites, by position
 	facts    consilium.Facts
 	analysis models.Analysis
 	state    *models.State
@@ -84,8 +85,9 @@ func (v *Vault) Start(ctx context.Context, r hatch.StartRequest) (hatch.Shape, e
 	if err := v.holds(r.Log); err != nil {
 		return hatch.Shape{}, err
 	}
-	if st, ok := v.studies[r.Study]; ok {
-		return st.shape()
+	old := v.studies[r.Study]
+	if old != nil && old.digest == consilium.CharterDigest(r.Charter) {
+		return old.shape()
 	}
 	st, err := v.begin(r.Study, r.Submission, r.Approval, r.Roster)
 	if err != nil {
@@ -112,8 +114,16 @@ func (v *Vault) Start(ctx context.Context, r hatch.StartRequest) (hatch.Shape, e
 		return hatch.Shape{}, err
 	}
 	st.facts = consilium.Facts{Spec: st.spec, MinCohort: decision.MinCohort, Permits: decision.Permits}
+	st.facts.Sites = slices.Clone(r.Sites)
 	for i := range st.charter.Members {
-		st.facts.Sites = append(st.facts.Sites, st.charter.Members[i].Site)
+		if r.Sites == nil {
+			st.facts.Sites = append(st.facts.Sites, st.charter.Members[i].Site)
+		}
+		at := slices.Index(st.facts.Sites, st.charter.Members[i].Site)
+		if at < 0 {
+			return hatch.Shape{}, consilium.ErrInvalid.Withf("%s is a member and not among the study's hospitals", st.charter.Members[i].Site)
+		}
+		st.places = append(st.places, consilium.Position(at+1))
 	}
 	if st.analysis, err = models.New(st.facts, v.cfg.Learned); err != nil {
 		return hatch.Shape{}, err
@@ -128,9 +138,13 @@ func (v *Vault) Start(ctx context.Context, r hatch.StartRequest) (hatch.Shape, e
 	if err := v.replays.sweep(); err != nil {
 		return hatch.Shape{}, err
 	}
-	if err := v.replays.add(st.id, replayStart, startedReplay{Submission: r.Submission, Approval: r.Approval, Roster: r.Roster, Charter: r.Charter, Position: r.Position,
+	if err := v.replays.add(st.id, replayStart, startedReplay{Submission: r.Submission, Approval: r.Approval, Roster: r.Roster, Charter: r.Charter, Sites: st.facts.Sites, Position: st.places[st.position-1],
 		MinCohort: st.facts.MinCohort, Permits: st.facts.Permits, Assume: v.cfg.Assume, DeleteBy: deleteBy(st.spec)}); err != nil {
 		return hatch.Shape{}, err
+	}
+	if old != nil { // another epoch: the rows, and what is remembered of them, are the study's
+		st.data, st.record, st.people, st.cohort = old.data, old.record, old.people, old.cohort
+		st.memory, st.made = old.memory, old.made
 	}
 	v.studies[r.Study] = st
 	return st.shape()
@@ -316,6 +330,11 @@ func (v *Vault) document(st *study, res *models.Result, contributors []consilium
 			sites.Excluded = append(sites.Excluded, st.charter.Members[i].Site)
 		}
 	}
+	for _, id := range st.facts.Sites {
+		if _, member := st.charter.Position(id); !member {
+			sites.Left = append(sites.Left, id)
+		}
+	}
 	return assemble(res.JSON, map[string]any{
 		"study": st.spec.Name, "question": st.spec.Question, "spec": consilium.SpecDigest(st.submission.SpecBytes),
 		"sites": sites, "min_cohort": st.facts.MinCohort, "permits": append([]string{}, st.facts.Permits...), "dp": st.spec.Privacy.DP,
@@ -326,7 +345,8 @@ type resultSites struct {
 	Enrolled     int                `json:"enrolled"`
 	Contributed  int                `json:"contributed"`
 	Contributors []consilium.SiteID `json:"contributors"`
-	Excluded     []consilium.SiteID `json:"excluded"` // enrolled, not in the opened set
+	Excluded     []consilium.SiteID `json:"excluded"`       // enrolled, not in the opened set
+	Left         []consilium.SiteID `json:"left,omitempty"` // members of an earlier epoch only
 }
 
 func decisionRecord(d policy.Decision) (hatch.Record, error) {
