@@ -51,7 +51,7 @@ func (a *actor) answerComplaints(ctx context.Context) error {
 				return nil, err
 			}
 			m := &consilium.Answer{At: r.at(r.position), Header: own.digest, To: by, Sealed: sealed}
-			return m.Encode(), a.gate.trail.Write(a.study, rd.opened.Round, "answer", map[string]any{"to": r.charter.Members[by-1].Site})
+			return m.Encode(), a.note(rd.opened.Round, "answer", map[string]any{"to": r.charter.Members[by-1].Site})
 		})
 		if err != nil {
 			return err
@@ -217,7 +217,7 @@ func (a *actor) suspect(ctx context.Context, sp *round) error {
 		}
 		return a.promise(ctx, name, consilium.KindSuspect, func() ([]byte, error) {
 			m := &consilium.Suspect{At: r.atRound(sp, r.position), Set: sp.set, Accused: odd}
-			return m.Encode(), a.gate.trail.Write(a.study, sp.opened.Round, "suspect", map[string]any{"attempt": sp.opened.Attempt, "sites": memberSites(r.charter, odd)})
+			return m.Encode(), a.note(sp.opened.Round, "suspect", map[string]any{"attempt": sp.opened.Attempt, "sites": memberSites(r.charter, odd)})
 		})
 	}
 	return a.promise(ctx, name, consilium.KindSuspect, nil)
@@ -270,7 +270,7 @@ func (a *actor) show(ctx context.Context, sp *round) error {
 	}
 	return a.promise(ctx, name, consilium.KindShow, func() ([]byte, error) {
 		m := &consilium.Show{At: r.atRound(sp, r.position), Set: sp.set, Blob: d}
-		return m.Encode(), a.gate.trail.Write(a.study, sp.opened.Round, "show", map[string]any{"attempt": sp.opened.Attempt, "set": sp.set})
+		return m.Encode(), a.note(sp.opened.Round, "show", map[string]any{"attempt": sp.opened.Attempt, "set": sp.set})
 	})
 }
 

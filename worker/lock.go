@@ -83,6 +83,6 @@ func (a *actor) renounce(ctx context.Context, at consilium.At, why string) error
 	}
 	return a.promise(ctx, name, consilium.KindRenounce, func() ([]byte, error) {
 		m := &consilium.Renounce{At: at}
-		return m.Encode(), a.gate.trail.Write(a.study, at.Round, "renounce", map[string]any{"attempt": at.Attempt, "reason": why})
+		return m.Encode(), a.note(at.Round, "renounce", map[string]any{"attempt": at.Attempt, "reason": why})
 	})
 }

@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"context"
 	"errors"
 	"io"
 	"log/slog"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"consilium"
+	"consilium/internal/durable"
 	"consilium/internal/hybrid"
 	"consilium/internal/trail"
 )
@@ -23,7 +25,7 @@ func TestTrailIsStorage(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := &Gate{cfg: Config{Site: "hospital", Signer: key, Now: time.Now, Crash: func(string) {}}, log: slog.New(slog.NewTextHandler(io.Discard, nil))}
-	if g.journal, err = openJournal(filepath.Join(dir, "journal")); err != nil {
+	if g.journal, err = openJournal(durable.OS, filepath.Join(dir, "journal")); err != nil {
 		t.Fatal(err)
 	}
 	defer g.journal.close()
@@ -42,5 +44,10 @@ func TestTrailIsStorage(t *testing.T) {
 	}
 	if _, ok := g.journal.promise(a.study, "vote/1/1"); ok {
 		t.Error("the vote was promised without its trail entry")
+	}
+	// So it is where the statement is made by a function of its own.
+	at := consilium.At{Charter: consilium.Digest{1}, Round: 1, Attempt: 1, Position: 1}
+	if err := a.renounce(context.Background(), at, "a reason"); !errors.Is(err, errDisk) {
+		t.Errorf("renounce: %v is not a failure of the gate's storage", err)
 	}
 }
