@@ -93,6 +93,7 @@ type simRaft struct {
 	leader   consilium.NodeID
 	commit   uint64
 	applied  uint64
+	watched  uint64 // the scheduler has looked at what was applied up to it
 	match    map[consilium.NodeID]uint64
 	told     map[consilium.NodeID]uint64 // the commit index that each follower knows
 	futures  map[uint64]*simFuture

@@ -32,10 +32,9 @@ type linkFault struct{ drop, lose, twice, hold int }
 
 type simCall struct {
 	from, to, what string
+	key            string
 	verdict        chan verdict
 }
-
-func (c *simCall) key() string { return c.from + " " + c.to + " " + c.what }
 
 // simCopy is a delivered statement that the network may deliver again at any
 // later time.
@@ -81,7 +80,7 @@ func (n *simNet) isCut(a, b string) bool {
 
 // await parks the caller until the scheduler has decided.
 func (n *simNet) await(ctx context.Context, from, to, what string) (verdict, error) {
-	c := &simCall{from, to, what, make(chan verdict, 1)}
+	c := &simCall{from, to, what, from + " " + to + " " + what, make(chan verdict, 1)}
 	n.mu.Lock()
 	n.waiting = append(n.waiting, c)
 	n.mu.Unlock()
@@ -106,7 +105,7 @@ func (n *simNet) ready() []*simCall {
 			out = append(out, c)
 		}
 	}
-	slices.SortStableFunc(out, func(a, b *simCall) int { return strings.Compare(a.key(), b.key()) })
+	slices.SortStableFunc(out, func(a, b *simCall) int { return strings.Compare(a.key, b.key) })
 	return out
 }
 

@@ -26,8 +26,10 @@ import (
 type program struct {
 	Seed    uint64 // of the order in which things happen
 	Sites   int
-	Missing int  // of the study: wait, abort, continue (a learned one)
+	Rounds  int  // of every study, from 1
+	Missing int  // of every study: wait, abort, continue (a learned one)
 	Hostile int  // which hospital is, or 0
+	Cancel  bool // at the end the team cancels what still runs
 	Ops     []op
 }
 
@@ -49,7 +51,7 @@ var ops = []struct {
 	{"submit", 3, func(s *sim, a, b int) { s.submit(s.plans[a%len(s.plans)]) }},
 	{"status", 3, func(s *sim, a, b int) { s.ask(s.plans[a%len(s.plans)], b) }},
 	{"pass", 3, func(s *sim, a, b int) {
-		time.Sleep([]time.Duration{time.Second, 10 * time.Second, time.Minute, 130 * time.Second, 5 * time.Minute, 80 * time.Hour}[a%6])
+		time.Sleep([]time.Duration{time.Second, 10 * time.Second, time.Minute, 130 * time.Second, 5 * time.Minute, time.Second, 10 * time.Second, time.Minute, 130 * time.Second, 5 * time.Minute, 80 * time.Hour}[a%11])
 	}},
 	{"kill node", 3, func(s *sim, a, b int) { s.killNode(simNodes[a%3], b%200) }},
 	{"start node", 3, func(s *sim, a, b int) { s.startNode(simNodes[a%3]) }},
@@ -80,6 +82,13 @@ var ops = []struct {
 	{"replay", 3, func(s *sim, a, b int) { s.replay(a, b) }},
 	{"cut", 3, func(s *sim, a, b int) { s.cutLink(a, b, true) }},
 	{"mend", 3, func(s *sim, a, b int) { s.cutLink(a, b, false) }},
+	{"split", 2, func(s *sim, a, b int) { // members reach a leader that reaches no other node
+		if l := s.log.leaders(); len(l) > 0 {
+			for i := range simNodes {
+				s.cutLink(slices.Index(simNodes, l[0].id), i, true)
+			}
+		}
+	}},
 	{"isolate", 2, func(s *sim, a, b int) {
 		for i := range s.ends() {
 			s.cutLink(a%3, i, true)
@@ -112,12 +121,7 @@ var ops = []struct {
 	{"decline", 1, func(s *sim, a, b int) { s.siteAt(a).declines = true }},
 	{"nothing to contribute", 1, func(s *sim, a, b int) { s.siteAt(a).dry = b%2 == 0 }},
 	{"refuse", 1, func(s *sim, a, b int) { s.plans[a%len(s.plans)].refused = true }},
-	{"cancel", 1, func(s *sim, a, b int) {
-		p := s.plans[a%len(s.plans)]
-		s.task(time.Minute, func(ctx context.Context) {
-			s.team.Post(ctx, s.sign(s.team, consilium.KindCancel, p.id, (&consilium.Cancel{Study: p.id, Reason: "superseded"}).Encode()))
-		})
-	}},
+	{"cancel", 1, func(s *sim, a, b int) { s.cancel(s.plans[a%len(s.plans)], time.Minute) }},
 }
 
 func opNamed(name string) func(s *sim, a, b int) {
@@ -222,7 +226,7 @@ func (s *sim) resultOf(id consilium.StudyID) (d consilium.Digest, ok bool) {
 // generate draws a program.
 func generate(seed uint64) *program {
 	rng := rand.New(rand.NewPCG(seed, 99))
-	p := &program{Seed: seed, Sites: []int{3, 3, 3, 4, 5}[rng.IntN(5)], Missing: rng.IntN(3)}
+	p := &program{Seed: seed, Sites: []int{3, 3, 3, 3, 3, 4, 5}[rng.IntN(7)], Rounds: []int{1, 1, 1, 1, 2, 2, 3}[rng.IntN(7)], Missing: rng.IntN(3)}
 	if rng.IntN(3) == 0 {
 		p.Hostile = 1 + rng.IntN(p.Sites)
 	}
@@ -230,8 +234,10 @@ func generate(seed uint64) *program {
 	for i := range ops {
 		total += ops[i].weight
 	}
-	p.Ops = append(p.Ops, op{Do: "submit", Steps: rng.IntN(60)})
-	for range 4 + rng.IntN(24) {
+	p.Cancel = rng.IntN(2) == 0
+	// What goes wrong goes wrong in any phase: the study gets that far first.
+	p.Ops = append(p.Ops, op{Do: "submit", Steps: rng.IntN(100 + 100*p.Sites)})
+	for range 3 + rng.IntN(18) {
 		x := rng.IntN(total)
 		for i := range ops {
 			if x -= ops[i].weight; x < 0 {
@@ -290,7 +296,7 @@ func simulate(t *testing.T, p *program, cover *coverage, trace func(string, ...a
 		}
 		if s.violated() == nil {
 			s.rng = rand.New(rand.NewPCG(p.Seed, 2))
-			s.finish()
+			s.finish(p.Cancel)
 		}
 		err = s.violated()
 		if cover != nil {
@@ -345,10 +351,10 @@ func shrink(t *testing.T, p *program) (*program, error) {
 				}
 			}
 		}
-		for _, simpler := range []func(*program){func(q *program) { q.Hostile = 0 }, func(q *program) { q.Sites = 3 }, func(q *program) { q.Missing = 0 }} {
+		for _, simpler := range []func(*program){func(q *program) { q.Hostile = 0 }, func(q *program) { q.Sites = 3 }, func(q *program) { q.Missing = 0 }, func(q *program) { q.Rounds = 1 }} {
 			q := *best
 			simpler(&q)
-			if (q.Hostile != best.Hostile || q.Sites != best.Sites || q.Missing != best.Missing) && q.Hostile <= q.Sites && try(q) {
+			if (q.Hostile != best.Hostile || q.Sites != best.Sites || q.Missing != best.Missing || q.Rounds != best.Rounds) && q.Hostile <= q.Sites && try(q) {
 				again = true
 			}
 		}
@@ -358,7 +364,10 @@ func shrink(t *testing.T, p *program) (*program, error) {
 
 func (p *program) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d, %d hospitals, missing: %s", p.Seed, p.Sites, []string{"wait", "abort", "continue"}[p.Missing%3])
+	fmt.Fprintf(&b, "seed %d, %d hospitals, %d rounds, missing: %s", p.Seed, p.Sites, p.Rounds, []string{"wait", "abort", "continue"}[p.Missing%3])
+	if p.Cancel {
+		b.WriteString(", cancelled at the end")
+	}
 	if p.Hostile > 0 {
 		fmt.Fprintf(&b, ", h%02d is hostile", p.Hostile)
 	}
@@ -463,11 +472,11 @@ func (c *coverage) table() string {
 }
 
 var (
-	simCount = flag.Int("sim.count", 60, "how many sequences TestSimulation plays")
-	simFirst = flag.Uint64("sim.first", 1, "the first sequence's seed")
-	simEvery = flag.Uint64("sim.every", 1, "the step between seeds, to share them among processes")
-	simProgram  = flag.String("sim.file", "", "play the program in this file and print what happens")
-	simSeed  = flag.Uint64("sim.seed", 0, "play this one seed and print what happens")
+	simCount   = flag.Int("sim.count", 60, "how many sequences TestSimulation plays")
+	simFirst   = flag.Uint64("sim.first", 1, "the first sequence's seed")
+	simEvery   = flag.Uint64("sim.every", 1, "the step between seeds, to share them among processes")
+	simProgram = flag.String("sim.file", "", "play the program in this file and print what happens")
+	simSeed    = flag.Uint64("sim.seed", 0, "play this one seed and print what happens")
 )
 
 // TestSimulation plays generated sequences. What goes wrong is shrunk and

@@ -39,8 +39,8 @@ func newSimVault(s *sim, site consilium.SiteID) *simVault {
 	return &simVault{s: s, site: site, studies: map[consilium.StudyID]*simAnalysis{}}
 }
 
-// simRounds is how many rounds an analysis has.
-const simRounds = 2
+// simRounds is how many rounds an analysis has at most.
+const simRounds = 3
 
 func (a *simAnalysis) slot(position, round int) int { return (position-1)*simRounds + round - 1 }
 
@@ -145,7 +145,7 @@ func (v *simVault) Update(_ context.Context, r hatch.UpdateRequest) (hatch.Shape
 	v.s.opened(r.Study, r.Round, names, a.exact)
 	d := dig("state", r.Round, string(a.state), fmt.Sprint(a.sums))
 	a.state = d[:]
-	return a.shape(int(r.Round) >= simRounds), nil
+	return a.shape(int(r.Round) >= v.s.rounds), nil
 }
 
 // Adopt implements hatch.Vault.
@@ -157,7 +157,7 @@ func (v *simVault) Adopt(_ context.Context, r hatch.AdoptRequest) (hatch.Shape, 
 		return hatch.Shape{}, err
 	}
 	a.state = slices.Clone(r.State)
-	return a.shape(int(r.Round) >= simRounds), nil
+	return a.shape(int(r.Round) >= v.s.rounds), nil
 }
 
 // Release implements hatch.Vault.

@@ -37,15 +37,16 @@ import (
 // underneath and the gRPC between, which are seams. One goroutine, the
 // scheduler's, decides what happens next; all others wait for it.
 type sim struct {
-	fed   *simFederation
-	dir   string
-	start time.Time
-	life  context.Context
-	end   context.CancelFunc
-	log   *simLog
-	net   *simNet
-	rng   *rand.Rand
-	trace func(string, ...any)
+	fed    *simFederation
+	dir    string
+	start  time.Time
+	life   context.Context
+	end    context.CancelFunc
+	log    *simLog
+	net    *simNet
+	rng    *rand.Rand
+	rounds int
+	trace  func(string, ...any)
 
 	nodes map[consilium.NodeID]*simNode
 	sites map[consilium.SiteID]*simSite
@@ -194,7 +195,7 @@ func (b *simBlobs) take() diskFault {
 
 func newSim(t testing.TB, p *program) *sim {
 	s := &sim{fed: simFederationOf(t, p.Sites), nodes: map[consilium.NodeID]*simNode{}, sites: map[consilium.SiteID]*simSite{},
-		start: time.Now(), applied: map[uint64][]byte{}, saids: map[string]consilium.Digest{}, sums: map[string][]consilium.SiteID{},
+		rounds: min(max(p.Rounds, 1), simRounds), start: time.Now(), applied: map[uint64][]byte{}, saids: map[string]consilium.Digest{}, sums: map[string][]consilium.SiteID{},
 		trace: func(string, ...any) {}, rng: rand.New(rand.NewPCG(p.Seed, 1)), last: "none"}
 	var err error
 	if s.dir, err = os.MkdirTemp(simDir(), "consilium-sim-"); err != nil {
@@ -491,6 +492,16 @@ func (s *sim) submit(p *simPlan) {
 	})
 }
 
+// treason reports whether some hospital is hostile.
+func (s *sim) treason() bool {
+	for _, h := range s.sites {
+		if h.hostile {
+			return true
+		}
+	}
+	return false
+}
+
 // acknowledged remembers what a member was told is recorded.
 func (s *sim) acknowledged(m *consilium.Message) {
 	s.mu.Lock()
@@ -602,7 +613,7 @@ func (s *sim) step() bool {
 	s.steps++
 	i := s.rng.IntN(len(calls) + len(rounds))
 	if i < len(calls) {
-		s.trace("%s", calls[i].key())
+		s.trace("%s", calls[i].key)
 		s.observe(calls[i])
 		s.net.release(calls[i])
 	} else {
@@ -654,7 +665,7 @@ func (s *sim) watchLog() {
 		if r == nil {
 			continue
 		}
-		for i := max(r.disk.base, uint64(0)) + 1; i <= r.applied; i++ {
+		for i := max(r.disk.base, r.watched) + 1; i <= r.applied; i++ {
 			e := r.disk.log[i-r.disk.base-1]
 			if e.kind != raft.LogCommand {
 				continue
@@ -665,6 +676,7 @@ func (s *sim) watchLog() {
 				s.violate("two commands are committed at index %d", i)
 			}
 		}
+		r.watched = r.applied
 		if cause := context.Cause(r.node.halt); cause != nil {
 			s.violate("%s stopped by itself: %v", id, cause)
 		}
@@ -688,8 +700,13 @@ func (s *sim) ahead() *simRaft {
 // of the disks, dead nodes' too.
 func (s *sim) stored() {
 	synctest.Wait()
+	s.watchLog()
 	r := s.ahead()
 	if r == nil {
+		return
+	}
+	// A node that was left behind still names what the others have collected.
+	if known := sortedKeys(s.applied); len(known) == 0 || r.applied < known[len(known)-1] {
 		return
 	}
 	var live []BlobRef
@@ -744,10 +761,22 @@ func (s *sim) alive() bool {
 	return n > 0
 }
 
+// cancel ends a study for its team.
+func (s *sim) cancel(p *simPlan, limit time.Duration) {
+	s.task(limit, func(ctx context.Context) {
+		s.team.Post(ctx, s.sign(s.team, consilium.KindCancel, p.id, (&consilium.Cancel{Study: p.id, Reason: "superseded"}).Encode()))
+	})
+}
+
 // finish heals everything, lets every study end, and looks at what is left.
-func (s *sim) finish() {
+func (s *sim) finish(cancel bool) {
 	s.last = "none"
 	s.heal()
+	for _, p := range s.plans {
+		if cancel {
+			s.cancel(p, time.Hour)
+		}
+	}
 	limit := 200
 	for s.violated() == nil {
 		s.run(100, 100*time.Hour)
@@ -921,6 +950,18 @@ func (h *traceHandler) Handle(_ context.Context, r slog.Record) error {
 	fmt.Fprintf(&b, "%s: %s", h.id, r.Message)
 	r.Attrs(func(a slog.Attr) bool { fmt.Fprintf(&b, " %s=%v", a.Key, a.Value); return true })
 	h.s.trace("%s", b.String())
+	switch r.Message {
+	case "this hospital takes no further part in the study":
+		// An honest hospital leaves a study for no fault of machines or others.
+		if !h.s.sites[consilium.SiteID(h.id)].hostile {
+			h.s.violate("%s", b.String())
+		}
+	case "the coordinator's sum is false", "this hospital's state is not the certified one", "a false opening share was left out", "aggregate rejected":
+		// Where all are honest nothing of the kind is ever seen.
+		if !h.s.treason() {
+			h.s.violate("%s", b.String())
+		}
+	}
 	return nil
 }
 func (h *traceHandler) WithAttrs([]slog.Attr) slog.Handler { return h }

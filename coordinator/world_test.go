@@ -617,6 +617,13 @@ func (w *witness) take(ev consilium.Event) error {
 		if n := w.charter.Operators(u.Positions()); n < w.charter.MinSites {
 			return fmt.Errorf("%d operators proposed, min_sites %d", n, w.charter.MinSites)
 		}
+		w.release()
+		if before := w.certified[w.at.Round]; before != nil && !equalPositions(before, u.Positions()) {
+			return fmt.Errorf("round %d is bound to %v, %v is proposed", w.at.Round, before, u.Positions())
+		}
+		if w.exact && w.first != nil && !equalPositions(w.first, u.Positions()) {
+			return fmt.Errorf("the contributors are frozen as %v, %v is proposed", w.first, u.Positions())
+		}
 		w.proposed = u
 	case consilium.EventCertified:
 		d, n := w.proposed.Digest(), 0
@@ -634,19 +641,7 @@ func (w *witness) take(ev consilium.Event) error {
 		}
 		w.done[key] = d
 		ps := w.proposed.Positions()
-		// Members that promised never to open an attempt release it.
-		released := 0
-		for _, a := range w.renounced {
-			if a >= w.certifiedAt {
-				released++
-			}
-		}
-		if w.certifiedIn == w.at.Round && released >= len(w.charter.Members)-w.charter.Threshold+w.charter.Faults+1 {
-			delete(w.certified, w.at.Round)
-			if len(w.certified) == 0 {
-				w.first = nil
-			}
-		}
+		w.release()
 		w.certifiedIn, w.certifiedAt = w.at.Round, w.at.Attempt
 		if before := w.certified[w.at.Round]; before != nil && !equalPositions(before, ps) {
 			return fmt.Errorf("round %d certified for %v and for %v", w.at.Round, before, ps)
@@ -687,6 +682,23 @@ func (w *witness) take(ev consilium.Event) error {
 		w.ended = true
 	}
 	return nil
+}
+
+// release forgets a certificate that can never be opened: members that
+// promised never to open its attempt release it.
+func (w *witness) release() {
+	released := 0
+	for _, a := range w.renounced {
+		if a >= w.certifiedAt {
+			released++
+		}
+	}
+	if w.certifiedIn == w.at.Round && released >= len(w.charter.Members)-w.charter.Threshold+w.charter.Faults+1 {
+		delete(w.certified, w.at.Round)
+		if len(w.certified) == 0 {
+			w.first = nil
+		}
+	}
 }
 
 func (w *witness) message(m *consilium.Message) error {
