@@ -319,7 +319,12 @@ func visible(from wire.Identity, info *StudyInfo) bool {
 func (s *server) Follow(ctx context.Context, from wire.Identity, study consilium.StudyID, seq uint64, send func(*consilium.Event) error) error {
 	seen := map[consilium.StudyID]bool{}
 	for {
-		n, grown := s.n.fsm.events.len()
+		// Only what the state has come to: after a restart the recorded events are
+		// ahead of it until the log is applied again, and who may see an event of a
+		// study that the state does not have yet cannot be told.
+		grown := s.n.fsm.watch()
+		var n uint64
+		s.n.fsm.read(func(st *State) { n = st.NextSeq() })
 		if broken := s.n.broken(); broken != nil {
 			return consilium.ErrUnavailable.With(broken)
 		}

@@ -22,6 +22,7 @@ const (
 	trickRepeats   // says again what others said
 	trickLeaves    // withdraws
 	trickReleases  // a release of another result
+	trickPublishes // publishes before its turn, what is not the result
 	tricks
 )
 
@@ -99,6 +100,15 @@ func (c *simClient) lie(m *consilium.Message) (out []*consilium.Message) {
 		if v, err := consilium.ParseRelease(m.Body); m.Kind == consilium.KindRelease && err == nil {
 			v.Result = dig("another result")
 			say(m.Kind, v.Encode())
+		}
+	case trickPublishes:
+		if v, err := consilium.ParseRelease(m.Body); m.Kind == consilium.KindRelease && err == nil {
+			for _, o := range c.seen {
+				if offer, err := consilium.ParseSealedState(o.Body); o.Kind == consilium.KindSealedState && o.Study == m.Study && err == nil {
+					say(consilium.KindPublish, (&consilium.Publish{At: v.At, Result: v.Result, Blob: offer.Blob}).Encode())
+					break
+				}
+			}
 		}
 	default:
 		return nil

@@ -392,7 +392,7 @@ func (c *simLog) replicate(from, to consilium.NodeID, lost bool) {
 	f.follow(r.disk.term, r.id)
 	asked := slices.Clone(r.verifies)
 	commit := r.commit
-	if f.disk.last() < r.disk.base {
+	if base := r.disk.base; f.disk.last() < base || f.disk.base < base && f.disk.termAt(base) != r.disk.baseT {
 		f.install(r.disk)
 	}
 	// The log matching property (§5.3): equal terms at an index mean equal

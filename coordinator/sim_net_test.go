@@ -326,13 +326,24 @@ func (c *simClient) do(ctx context.Context, what string, f func(context.Context,
 
 // Post implements worker.Coordinator.
 func (c *simClient) Post(ctx context.Context, m *consilium.Message) error {
-	for _, other := range c.lie(m) {
-		c.post(ctx, other) // whatever comes of it
+	c.mu.Lock()
+	after := c.trick == trickPublishes
+	c.mu.Unlock()
+	if !after {
+		for _, other := range c.lie(m) {
+			c.post(ctx, other) // whatever comes of it
+		}
 	}
 	if c.id.Role == wire.RoleSite {
 		c.n.s.said(c.id.Name, m)
 	}
-	return c.post(ctx, m)
+	err := c.post(ctx, m)
+	if after {
+		for _, other := range c.lie(m) {
+			c.post(ctx, other)
+		}
+	}
+	return err
 }
 
 func (c *simClient) post(ctx context.Context, m *consilium.Message) error {

@@ -49,7 +49,7 @@ var ops = []struct {
 }{
 	{"run", 6, func(s *sim, a, b int) {}},
 	{"submit", 3, func(s *sim, a, b int) { s.submit(s.plans[a%len(s.plans)]) }},
-	{"status", 3, func(s *sim, a, b int) { s.ask(s.plans[a%len(s.plans)], b) }},
+	{"status", 4, func(s *sim, a, b int) { s.ask(s.plans[a%len(s.plans)], b) }},
 	{"pass", 3, func(s *sim, a, b int) {
 		time.Sleep([]time.Duration{time.Second, 10 * time.Second, time.Minute, 130 * time.Second, 5 * time.Minute, time.Second, 10 * time.Second, time.Minute, 130 * time.Second, 5 * time.Minute, 80 * time.Hour}[a%11])
 	}},
@@ -178,33 +178,36 @@ func (s *sim) replay(a, b int) {
 	s.task(time.Minute, func(ctx context.Context) { s.net.call(ctx, "old-"+c.from, to, c.what, c.run) })
 }
 
-// ask asks for a study's status, or its result, at some node.
+// ask asks every node in turn for a study's status, and for its result.
 func (s *sim) ask(p *simPlan, b int) {
-	c := &simClient{n: s.net, id: s.team.id, name: "team", key: s.team.key, target: b % 3}
-	s.task(20*time.Second, func(ctx context.Context) {
-		s.record(simInput{token: p.token, study: p.label, op: opStatus}, func() (out simOutput, err error) {
-			err = c.do(ctx, "status "+p.label, func(ctx context.Context, n *Node) error {
-				st, err := n.server.Status(ctx, c.id, p.id)
-				if err == nil {
-					out = simOutput{found: true, rank: rankOf(st.Phase, st.Round, st.Attempt)}
-				}
-				return err
+	s.task(time.Minute, func(ctx context.Context) {
+		for i := range simNodes {
+			c := &simClient{n: s.net, id: s.team.id, name: "team", key: s.team.key, target: (b + i) % len(simNodes)}
+			s.record(simInput{token: p.token, study: p.label, op: opStatus}, func() (out simOutput, err error) {
+				err = c.do(ctx, "status "+p.label, func(ctx context.Context, n *Node) error {
+					st, err := n.server.Status(ctx, c.id, p.id)
+					if err == nil {
+						out = simOutput{found: true, rank: rankOf(st.Phase, st.Round, st.Attempt)}
+					}
+					return err
+				})
+				return out, err
 			})
-			return out, err
-		})
-		blob, ok := s.resultOf(p.id)
-		if !ok {
-			return
-		}
-		s.record(simInput{token: p.token, study: p.label, op: opResult}, func() (simOutput, error) {
-			rc, err := c.Fetch(ctx, blob, 0, 0)
-			if err != nil {
-				return simOutput{}, err
+			blob, ok := s.resultOf(p.id)
+			if !ok {
+				continue
 			}
-			defer rc.Close()
-			b, err := io.ReadAll(rc)
-			return simOutput{found: len(b) > 0}, err
-		})
+			c.aim((b + i) % len(simNodes))
+			s.record(simInput{token: p.token, study: p.label, op: opResult}, func() (simOutput, error) {
+				rc, err := c.Fetch(ctx, blob, 0, 0)
+				if err != nil {
+					return simOutput{}, err
+				}
+				defer rc.Close()
+				b, err := io.ReadAll(rc)
+				return simOutput{found: len(b) > 0}, err
+			})
+		}
 	})
 }
 
@@ -223,6 +226,14 @@ func (s *sim) resultOf(id consilium.StudyID) (d consilium.Digest, ok bool) {
 	return d, ok
 }
 
+// gentle reports whether a program holds nothing that may end a study: members
+// are honest and want it, and clocks are right.
+func (p *program) gentle() bool {
+	return p.Hostile == 0 && !slices.ContainsFunc(p.Ops, func(o op) bool {
+		return slices.Contains([]string{"clock", "decline", "nothing to contribute", "refuse", "cancel"}, o.Do)
+	})
+}
+
 // generate draws a program.
 func generate(seed uint64) *program {
 	rng := rand.New(rand.NewPCG(seed, 99))
@@ -236,6 +247,9 @@ func generate(seed uint64) *program {
 	}
 	p.Cancel = rng.IntN(2) == 0
 	// What goes wrong goes wrong in any phase: the study gets that far first.
+	if rng.IntN(5) == 0 { // another study beside it
+		p.Ops = append(p.Ops, op{Do: "submit", A: 2, Steps: rng.IntN(100)})
+	}
 	p.Ops = append(p.Ops, op{Do: "submit", Steps: rng.IntN(100 + 100*p.Sites)})
 	for range 3 + rng.IntN(18) {
 		x := rng.IntN(total)
@@ -296,7 +310,7 @@ func simulate(t *testing.T, p *program, cover *coverage, trace func(string, ...a
 		}
 		if s.violated() == nil {
 			s.rng = rand.New(rand.NewPCG(p.Seed, 2))
-			s.finish(p.Cancel)
+			s.finish(p)
 		}
 		err = s.violated()
 		if cover != nil {
@@ -475,6 +489,7 @@ var (
 	simCount   = flag.Int("sim.count", 60, "how many sequences TestSimulation plays")
 	simFirst   = flag.Uint64("sim.first", 1, "the first sequence's seed")
 	simEvery   = flag.Uint64("sim.every", 1, "the step between seeds, to share them among processes")
+	simShrink  = flag.Bool("sim.shrink", true, "look for the shortest program that goes wrong")
 	simProgram = flag.String("sim.file", "", "play the program in this file and print what happens")
 	simSeed    = flag.Uint64("sim.seed", 0, "play this one seed and print what happens")
 )
@@ -497,6 +512,9 @@ func TestSimulation(t *testing.T) {
 	for i := range *simCount {
 		p := generate(*simFirst + uint64(i)**simEvery)
 		if err := simulate(t, p, cover, nil); err != nil {
+			if !*simShrink {
+				t.Fatalf("seed %d: %v", p.Seed, err)
+			}
 			t.Logf("seed %d: %v", p.Seed, err)
 			small, why := shrink(t, p)
 			if why == nil {

@@ -769,12 +769,14 @@ func (s *sim) cancel(p *simPlan, limit time.Duration) {
 }
 
 // finish heals everything, lets every study end, and looks at what is left.
-func (s *sim) finish(cancel bool) {
+func (s *sim) finish(p *program) {
 	s.last = "none"
+	cancel := p.Cancel
+	ends := p.gentle() && !cancel && time.Since(s.start) < time.Minute
 	s.heal()
-	for _, p := range s.plans {
+	for _, plan := range s.plans {
 		if cancel {
-			s.cancel(p, time.Hour)
+			s.cancel(plan, time.Hour)
 		}
 	}
 	limit := 200
@@ -794,6 +796,9 @@ func (s *sim) finish(cancel bool) {
 		return
 	}
 	s.compare()
+	if ends {
+		s.done()
+	}
 	s.keptPromises()
 	s.linearizable()
 }
@@ -820,6 +825,18 @@ func (s *sim) settle() {
 // quiet reports whether nobody waits for anything but the next event.
 func (s *sim) quiet() bool { return len(s.net.ready()) == 0 && len(s.log.steps()) == 0 }
 
+// done wants every study to have its result: nothing that went wrong was worse
+// than machines that fail and come back in time.
+func (s *sim) done() {
+	s.nodes[simNodes[0]].node.fsm.read(func(st *State) {
+		for _, i := range st.Studies() {
+			if i.Phase != consilium.PhaseDone {
+				s.violate("study %s is %s (%s), though nothing happened that should end it", s.short(i.ID), i.Phase, i.Reason)
+			}
+		}
+	})
+}
+
 func (s *sim) standing() string {
 	r := s.ahead()
 	if r == nil {
@@ -844,12 +861,6 @@ func (s *sim) compare() {
 		var b []byte
 		var root consilium.Digest
 		n.fsm.read(func(st *State) { b, root = st.Snapshot(), st.Root() })
-		if state == nil {
-			state = b
-		} else if !bytes.Equal(state, b) {
-			s.violate("%s and %s have different states after the same log", simNodes[0], id)
-			return
-		}
 		size, _ := n.events.len()
 		var own []consilium.Event
 		var edge []consilium.Digest
@@ -872,8 +883,18 @@ func (s *sim) compare() {
 		}
 		if events == nil {
 			events = own
-		} else if len(events) != len(own) {
-			s.violate("%s recorded %d events, %s recorded %d", simNodes[0], len(events), id, len(own))
+		} else if i := firstDifference(events, own); i >= 0 {
+			s.violate("%s and %s differ in event %d of %d and %d", simNodes[0], id, i, len(events), len(own))
+			if i < min(len(events), len(own)) {
+				s.trace("%+v\n%+v", events[i], own[i])
+			}
+			return
+		}
+		if state == nil {
+			state = b
+		} else if !bytes.Equal(state, b) {
+			s.violate("%s and %s have different states after the same log", simNodes[0], id)
+			return
 		}
 	}
 	if err := faithful(events); err != nil {
@@ -891,6 +912,17 @@ func (s *sim) compare() {
 	if !bytes.Equal(again.Snapshot(), state) {
 		s.violate("the log, replayed, gives another state")
 	}
+}
+
+// firstDifference is the number of the first event that two lists do not have
+// in common, or -1.
+func firstDifference(a, b []consilium.Event) int {
+	for i := range max(len(a), len(b)) {
+		if i >= len(a) || i >= len(b) || !bytes.Equal(a[i].Encode(), b[i].Encode()) {
+			return i
+		}
+	}
+	return -1
 }
 
 // keptPromises checks that what was acknowledged is recorded.

@@ -535,7 +535,7 @@ func faithful(events []consilium.Event) error {
 		}
 		w := studies[ev.Study]
 		if w == nil {
-			w = &witness{exact: true}
+			w = &witness{exact: true, signed: map[consilium.SiteID]consilium.Digest{}}
 			studies[ev.Study] = w
 		}
 		if err := w.take(ev); err != nil {
@@ -548,6 +548,7 @@ func faithful(events []consilium.Event) error {
 type witness struct {
 	ended     bool
 	exact     bool
+	signed    map[consilium.SiteID]consilium.Digest // the charter that each hospital signed
 	charter   *consilium.Charter
 	digest    consilium.Digest
 	at        consilium.RoundOpened
@@ -583,6 +584,11 @@ func (w *witness) take(ev consilium.Event) error {
 			return err
 		}
 		w.charter, w.digest = c, consilium.CharterDigest(ev.Body)
+		for i := range c.Members {
+			if w.signed[c.Members[i].Site] != w.digest {
+				return fmt.Errorf("%s has not signed the charter", c.Members[i].Site)
+			}
+		}
 		w.certified, w.done, w.allows = map[uint32][]consilium.Position{}, map[uint64]consilium.Digest{}, map[consilium.Position]consilium.Digest{}
 	case consilium.EventOpened:
 		o, err := consilium.ParseRoundOpened(ev.Body)
@@ -717,6 +723,8 @@ func (w *witness) message(m *consilium.Message) error {
 			return err
 		}
 		w.exact = spec.Sites.Missing != "continue" || spec.Analyses[0].Type != consilium.AnalysisTrain
+	case consilium.KindCharter:
+		w.signed[consilium.SiteID(m.By)] = consilium.CharterDigest(m.Body)
 	case consilium.KindHeader:
 		h, err := consilium.ParseHeader(m.Body)
 		if err != nil {
