@@ -549,18 +549,21 @@ func (c *simLog) steps() (out [][2]consilium.NodeID) {
 // simElection is how long the nodes do without a leader before they elect one.
 const simElection = time.Second
 
-// lapse is what the passing of time does: a leader that has had no majority
-// for a while gives up, and somebody who can win stands for election.
+// lapse is what the passing of time does: where a majority has no leader,
+// somebody who can win stands for election; a leader that has no majority gives
+// up, but only after the others have had time for a new one.
 func (c *simLog) lapse(rng *rand.Rand) bool {
-	alone := false
+	var alone []consilium.NodeID
 	leads := false
 	for _, r := range c.leaders() {
 		c.mu.Lock()
 		can := c.majority(c.reach(r.id))
 		c.mu.Unlock()
-		leads, alone = leads || can, alone || !can
+		if leads = leads || can; !can {
+			alone = append(alone, r.id)
+		}
 	}
-	if leads && !alone {
+	if leads && len(alone) == 0 {
 		c.since = time.Time{}
 		return false
 	}
@@ -571,26 +574,20 @@ func (c *simLog) lapse(rng *rand.Rand) bool {
 		return false
 	}
 	c.since = time.Time{}
-	for _, r := range c.leaders() {
-		c.mu.Lock()
-		can := c.majority(c.reach(r.id))
-		c.mu.Unlock()
-		if !can {
-			c.depose(r.id)
+	if !leads {
+		ids := slices.Clone(c.order)
+		rng.Shuffle(len(ids), func(i, k int) { ids[i], ids[k] = ids[k], ids[i] })
+		for _, id := range ids {
+			c.mu.Lock()
+			can := c.up[id] != nil && c.majority(c.reach(id))
+			c.mu.Unlock()
+			if can && c.elect(id) {
+				return true
+			}
 		}
 	}
-	if leads {
-		return true
+	for _, id := range alone {
+		c.depose(id)
 	}
-	ids := slices.Clone(c.order)
-	rng.Shuffle(len(ids), func(i, k int) { ids[i], ids[k] = ids[k], ids[i] })
-	for _, id := range ids {
-		c.mu.Lock()
-		can := c.up[id] != nil && c.majority(c.reach(id))
-		c.mu.Unlock()
-		if can && c.elect(id) {
-			return true
-		}
-	}
-	return false
+	return len(alone) > 0
 }

@@ -251,6 +251,10 @@ func generate(seed uint64) *program {
 		p.Ops = append(p.Ops, op{Do: "submit", A: 2, Steps: rng.IntN(100)})
 	}
 	p.Ops = append(p.Ops, op{Do: "submit", Steps: rng.IntN(100 + 100*p.Sites)})
+	if p.Hostile > 0 {
+		p.Ops[0].Steps /= 2
+		p.Ops = append(p.Ops, op{Do: "hostile", A: rng.IntN(64), Steps: rng.IntN(50)})
+	}
 	for range 3 + rng.IntN(18) {
 		x := rng.IntN(total)
 		for i := range ops {
