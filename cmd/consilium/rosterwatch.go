@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"time"
@@ -18,10 +19,9 @@ const rosterEvery = 2 * time.Second
 // one in force; one that it refuses is reported once and the process goes on
 // with what it has.
 func watchRoster(ctx context.Context, path string, every time.Duration, log *slog.Logger, take func(*consilium.Signed, *consilium.Roster) error) error {
-	last, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
+	// The first look takes what is there: a roster that was installed between
+	// the process's own reading of the file and this moment is one to take.
+	var last fs.FileInfo
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
@@ -31,7 +31,7 @@ func watchRoster(ctx context.Context, path string, every time.Duration, log *slo
 			return nil
 		}
 		now, err := os.Stat(path)
-		if err != nil || os.SameFile(now, last) && now.ModTime().Equal(last.ModTime()) && now.Size() == last.Size() {
+		if err != nil || last != nil && os.SameFile(now, last) && now.ModTime().Equal(last.ModTime()) && now.Size() == last.Size() {
 			continue // install replaces the file whole; in between there may be none
 		}
 		last = now
@@ -41,6 +41,9 @@ func watchRoster(ctx context.Context, path string, every time.Duration, log *slo
 		}
 		switch {
 		case errors.Is(err, errSameRoster):
+		case errors.Is(err, consilium.ErrUnavailable):
+			last = nil // what it waits for may come about
+			log.Warn("the roster file is not taken yet: will try again", "file", path, "error", err)
 		case err != nil:
 			log.Error("the roster file was not taken; the roster in force stays. Install the direct successor, or restart with this one", "file", path, "error", err)
 		default:

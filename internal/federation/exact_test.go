@@ -20,42 +20,7 @@ import (
 
 // exactStudy holds one analysis of every type and option on the trial's
 // patients.
-const exactStudy = `apiVersion: consilium/v1
-kind: Study
-metadata: {name: every-type}
-spec:
-  columns:
-    id: id
-    treat: [placebo, rIFN-g]
-    sex: [male, female]
-    inherit: [X-linked, autosomal]
-    age: {type: number, unit: a, bounds: [0, 120]}
-    weight: {type: number, unit: kg, bounds: [1, 300]}
-    steroids: flag
-    propylac: flag
-    tstop: {type: integer, unit: d, bounds: [0, 1000]}
-    status: flag
-    any: flag
-    ninf: {type: integer, bounds: [0, 7]}
-    fu: {type: integer, unit: d, bounds: [1, 1000]}
-  privacy: {permits: [cox-common-baseline, small-levels]}
-  analyses:
-    - {name: nb, type: glm, family: negative-binomial, formula: ninf ~ treat + age + offset(log(fu)), robust: true}
-    - {name: net, type: glm, family: binomial, formula: any ~ treat + sex + age + inherit + propylac, penalty: {alpha: 0.5, steps: 5}}
-    - {name: lasso, type: cox, formula: "Surv(tstop, status) ~ treat + sex + age", lasso: 1}
-    - {name: linear-net, type: glm, family: gaussian, formula: weight ~ treat + sex + age, penalty: {lambda: [3, 1]}}
-    - {name: logit, type: glm, family: binomial, formula: any ~ treat + age, evaluate: 20}
-    - {name: cox, type: cox, formula: "Surv(tstop, status) ~ treat + age", ph_check: identity, concordance: true}
-    - {name: varying, type: cox, formula: "Surv(tstop, status) ~ treat + age", time_terms: {treat: log}}
-    - {name: piece, type: cox, formula: "Surv(tstop, status) ~ treat + age", baseline: {piecewise: {cuts: [90, 210]}}, robust: true}
-    - {name: common, type: cox, formula: "Surv(tstop, status) ~ treat + age", baseline: {common: {grid: {step: 30, max: 450}}}, robust: true, ph_check: log}
-    - {name: km, type: kaplan-meier, formula: "Surv(tstop, status) ~ treat", grid: {step: 30, max: 450}, conf_type: log, restricted: 240}
-    - {name: peto, type: logrank, formula: "Surv(tstop, status) ~ treat", weights: {rho: 1}}
-    - {name: pooled-peto, type: logrank, formula: "Surv(tstop, status) ~ treat", grid: {step: 30, max: 450}, weights: {rho: 0.5, gamma: 0.5}}
-    - {name: hospitals, type: describe, variables: [age, weight], by: [site]}
-    - {name: arms, type: describe, variables: [age, weight], by: [treat]}
-    - {name: counts, type: crosstab, rows: treat, columns: ninf}
-`
+var exactStudy = string(cgd.Read("every-type.yaml"))
 
 func parseExact(t testing.TB, study string) *studyfile.File {
 	t.Helper()
@@ -198,7 +163,8 @@ func differ(t *testing.T, at string, a, b any) {
 	}
 }
 
-// TestScanExample runs examples/gwas as its study file says.
+// TestScanExample runs the study of examples/gwas over its table, in plain sums,
+// and holds the result against what its study file says to expect.
 func TestScanExample(t *testing.T) {
 	study, err := os.ReadFile("../../examples/gwas/scan.yaml")
 	if err != nil {
@@ -217,32 +183,59 @@ func TestScanExample(t *testing.T) {
 	}
 	var doc struct {
 		Analyses []struct {
+			Name     string
 			Tested   int
 			Left     map[string]int `json:"left_out"`
 			Variants []struct {
 				Name string
-				P    float64
+				P    *float64
+				Freq float64
 			}
 		}
 	}
 	if err := json.Unmarshal(res.JSON, &doc); err != nil {
 		t.Fatal(err)
 	}
-	for i, a := range doc.Analyses {
-		if a.Tested < 49 || a.Left["hwe"] != 1 || a.Left["call_rate"] != 1 {
-			t.Errorf("analysis %d: %d tested, left out %v", i, a.Tested, a.Left)
+	if len(doc.Analyses) != 2 || doc.Analyses[0].Name != "affected" || doc.Analyses[1].Name != "marker" {
+		t.Fatalf("want the scans affected and marker: %s", res.JSON)
+	}
+	for _, a := range doc.Analyses {
+		if a.Tested < 49 || len(a.Variants) != a.Tested || a.Left["hwe"] != 1 || a.Left["call_rate"] != 1 || a.Left["carriers"]+a.Left["maf"] != 58-a.Tested || a.Left["carriers"]+a.Left["maf"] < 3 {
+			t.Errorf("%s: %d tested, %d told, left out %v", a.Name, a.Tested, len(a.Variants), a.Left)
 		}
+		p := map[string]float64{}
 		for _, v := range a.Variants {
-			if v.Name == "rs007" && v.P > 1e-4 || v.Name == "rs057" || v.Name == "rs058" {
-				t.Errorf("%s has p %g", v.Name, v.P)
+			if v.P == nil {
+				t.Errorf("%s: %s has no p", a.Name, v.Name)
+				continue
 			}
+			p[v.Name] = *v.P
+		}
+		for _, v := range []string{"rs007", "rs023"} {
+			if x, ok := p[v]; !ok || !(x < 0.05/60) {
+				t.Errorf("%s: %s does not stand out: p %g", a.Name, v, x)
+			}
+		}
+		for _, v := range []string{"rs057", "rs058"} {
+			if x, ok := p[v]; ok {
+				t.Errorf("%s: %s is tested, with p %g", a.Name, v, x)
+			}
+		}
+		others := 0
+		for name, x := range p {
+			if name != "rs007" && name != "rs023" && x < 0.05/60 {
+				others++
+			}
+		}
+		if others > 1 {
+			t.Errorf("%s: %d other variants stand out", a.Name, others)
 		}
 	}
 }
 
 // TestPrivateEncrypted: noise and all, the encrypted sums are the plain ones.
 func TestPrivateEncrypted(t *testing.T) {
-	study := strings.Replace(exactStudy[:strings.Index(exactStudy, "  analyses:")], "permits: [cox-common-baseline, small-levels]", "min_cohort: 11, min_sites: 8, dp: {epsilon: 50, delta: 1e-6, clip: 1}", 1) + `  analyses:
+	study := strings.Replace(strings.Replace(exactStudy[:strings.Index(exactStudy, "  analyses:")], "sites: {min: 5", "sites: {min: 8", 1), "permits: [cox-common-baseline, small-levels, small-cells]", "min_cohort: 11, dp: {epsilon: 50, delta: 1e-6, clip: 1}", 1) + `  analyses:
     - {name: counts, type: crosstab, rows: treat, columns: any}
     - {name: km, type: kaplan-meier, formula: "Surv(tstop, status) ~ treat", grid: {step: 60, max: 420}}
     - {name: arms, type: describe, variables: [age, weight], by: [treat]}
