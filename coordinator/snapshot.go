@@ -160,23 +160,30 @@ func number[T ~uint16](c *codec, p *T) {
 
 const snapshotMagic = "consilium coordinator state\x00"
 
-// snapshotVersion is the version of the encoding of states.
-const snapshotVersion = 2
+// snapshotVersion is the version of the encoding of states; oldestSnapshot is
+// the oldest that is read. Version 2 counted the rejected aggregates of a round
+// where version 3 says in which attempt it was.
+const (
+	snapshotVersion = 3
+	oldestSnapshot  = 2
+)
 
 // Snapshot is the state's one encoding: equal states have equal bytes.
-func (s *State) Snapshot() []byte {
+func (s *State) Snapshot() []byte { return s.encode(snapshotVersion) }
+
+func (s *State) encode(version uint32) []byte {
 	size := len(s.rosterPayload) + 1<<16
 	for _, st := range s.studies {
 		size += int(st.size) + 96*len(st.events) + 2*len(st.draft)
 	}
 	c := &codec{write: true, b: append(make([]byte, 0, size), snapshotMagic...)}
-	version := uint32(snapshotVersion)
 	c.u32(&version)
 	s.walk(c)
 	return c.b
 }
 
-// Restore is the inverse of Snapshot. It accepts nothing else.
+// Restore is the inverse of Snapshot, for this version and older ones. It
+// accepts nothing else.
 func Restore(b []byte) (*State, error) {
 	rest, ok := bytes.CutPrefix(b, []byte(snapshotMagic))
 	if !ok {
@@ -185,8 +192,8 @@ func Restore(b []byte) (*State, error) {
 	c := &codec{b: rest}
 	var version uint32
 	c.u32(&version)
-	if c.err == nil && version != snapshotVersion {
-		return nil, fmt.Errorf("snapshot of version %d, this software reads %d", version, snapshotVersion)
+	if c.err == nil && (version < oldestSnapshot || version > snapshotVersion) {
+		return nil, fmt.Errorf("snapshot of version %d, this software reads %d to %d", version, oldestSnapshot, snapshotVersion)
 	}
 	s := NewState()
 	s.walk(c)
@@ -196,8 +203,15 @@ func Restore(b []byte) (*State, error) {
 	if err := s.rebuild(); err != nil {
 		return nil, fmt.Errorf("snapshot: %w", err)
 	}
-	if !bytes.Equal(s.Snapshot(), b) {
+	if !bytes.Equal(s.encode(version), b) {
 		return nil, errors.New("snapshot: not in its one encoding")
+	}
+	if version < 3 {
+		for _, st := range s.live() {
+			if st.rejected > 0 { // the one retry follows a rejection at once
+				st.rejected = int(st.attempt) - 1
+			}
+		}
 	}
 	return s, nil
 }

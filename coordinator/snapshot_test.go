@@ -3,8 +3,11 @@ package coordinator
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"testing"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -167,9 +170,73 @@ func TestSnapshotFormat(t *testing.T) {
 	w.start()
 	w.round(1, false, 1, 2, 3)
 	sum := sha256.Sum256(w.s.Snapshot())
-	const want = "8e39c00a455e53d8"
+	const want = "6c3ee966c565d70e"
 	if got := fmt.Sprintf("%x", sum[:8]); got != want {
 		t.Fatalf("snapshot digest %s, want %s", got, want)
+	}
+}
+
+// What older releases wrote is read: the files of testdata/old are never
+// written again, only joined by those of newer versions.
+func TestOldFormats(t *testing.T) {
+	w := newWorld(t, options{n: 3, min: 3})
+	w.start()
+	w.contribute(w.all()...)
+	w.ackAll(w.all()...)
+	w.voteAll()
+	w.openAll()
+	w.stateAll(0, false, true)
+	w.contribute(1, 2)
+	const snapshot, commands = "testdata/old/snapshot-2", "testdata/old/commands-1"
+	if *rewrite {
+		if _, err := os.Stat(snapshot); err == nil {
+			t.Fatal("old files stay as they are")
+		}
+		w.st().rejected = 1 // as version 2 counted
+		var all []byte
+		for _, cmd := range w.log {
+			b := EncodeCommand(cmd)
+			all = append(binary.BigEndian.AppendUint32(all, uint32(len(b))), b...)
+		}
+		if err := errors.Join(os.MkdirAll("testdata/old", 0o755), os.WriteFile(snapshot, w.s.encode(2), 0o644), os.WriteFile(commands, all, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	b, err := os.ReadFile(snapshot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Restore(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := os.ReadFile(commands)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := NewState()
+	for i := uint64(1); len(log) > 0; i++ {
+		n := binary.BigEndian.Uint32(log)
+		entry := log[4 : 4+n]
+		log = log[4+n:]
+		cmd, err := DecodeCommand(entry)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(EncodeCommand(cmd), entry) {
+			t.Errorf("command %d is encoded otherwise now", i)
+		}
+		if _, r := again.Apply(i, cmd); r != nil {
+			t.Errorf("command %d: %v", i, r)
+		}
+	}
+	if got, want := s.Snapshot(), again.Snapshot(); !bytes.Equal(got, want) {
+		t.Error("the old snapshot and the old log give different states")
+	}
+	b[len(snapshotMagic)+3] = 1
+	if _, err := Restore(b); err == nil {
+		t.Error("a snapshot of a version that nobody can read was restored")
 	}
 }
 
