@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/cryptotest"
 	"testing/synctest"
 	"time"
 
@@ -273,7 +274,9 @@ func generate(seed uint64) *program {
 // simulate runs a program in a bubble and returns the first thing that must never
 // happen.
 func simulate(t *testing.T, p *program, cover *coverage, trace func(string, ...any)) (err error) {
+	simFederationOf(t, p.Sites)
 	synctest.Test(t, func(t *testing.T) {
+		cryptotest.SetGlobalRandom(t, p.Seed) // keys too follow from the program
 		s := newSim(t, p)
 		s.cover = cover
 		if trace != nil {
@@ -529,6 +532,31 @@ func TestSimulation(t *testing.T) {
 		}
 	}
 	t.Logf("%d sequences\n%s", *simCount, cover.table())
+}
+
+// TestSimulationRepeats: a program is all that a run depends on. What bytes
+// the keys have differs from run to run; what happens, in which order and when,
+// does not.
+func TestSimulationRepeats(t *testing.T) {
+	for seed := range uint64(8) {
+		var runs [2][]string
+		for i := range runs {
+			simulate(t, generate(7000+seed), nil, func(format string, args ...any) {
+				if line := fmt.Sprintf(format, args...); !strings.Contains(line, "  log ") && !strings.Contains(line, simDir()) {
+					runs[i] = append(runs[i], line)
+				}
+			})
+		}
+		for i := range max(len(runs[0]), len(runs[1])) {
+			if i >= len(runs[0]) || i >= len(runs[1]) || runs[0][i] != runs[1][i] {
+				t.Errorf("seed %d: the runs part at step %d of %d and %d", 7000+seed, i, len(runs[0]), len(runs[1]))
+				for _, r := range runs {
+					t.Log(strings.Join(r[max(0, min(i, len(r))-3):min(i+3, len(r))], "\n"))
+				}
+				break
+			}
+		}
+	}
 }
 
 // TestSimulationRegressions plays what once went wrong.

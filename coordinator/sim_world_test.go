@@ -346,6 +346,7 @@ func (s *sim) startSite(id consilium.SiteID) {
 	h.gate = gate
 	done := h.done
 	go func() { done <- gate.Run(ctx) }()
+	time.Sleep(time.Microsecond) // see step
 }
 
 // crash is the gate's hook: it stops where it stands.
@@ -622,6 +623,9 @@ func (s *sim) step() bool {
 		s.trace("raft %s -> %s (answer lost: %v)", r[0], r[1], lost)
 		s.log.replicate(r[0], r[1], lost)
 	}
+	// No two things happen at one instant: so no two hospitals wake at one, and
+	// who draws which random numbers follows from the program too.
+	time.Sleep(time.Microsecond)
 	if s.steps%4 == 0 {
 		time.Sleep(time.Millisecond)
 	}
@@ -981,7 +985,7 @@ func (h *traceHandler) Handle(_ context.Context, r slog.Record) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s", h.id, r.Message)
 	r.Attrs(func(a slog.Attr) bool { fmt.Fprintf(&b, " %s=%v", a.Key, a.Value); return true })
-	h.s.trace("%s", b.String())
+	h.s.trace("log %s", b.String())
 	switch r.Message {
 	case "this hospital takes no further part in the study":
 		// An honest hospital leaves a study for no fault of machines or others.
