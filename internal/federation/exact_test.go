@@ -235,11 +235,14 @@ func TestScanExample(t *testing.T) {
 
 // TestPrivateEncrypted: noise and all, the encrypted sums are the plain ones.
 func TestPrivateEncrypted(t *testing.T) {
-	study := strings.Replace(strings.Replace(exactStudy[:strings.Index(exactStudy, "  analyses:")], "sites: {min: 5", "sites: {min: 8", 1), "permits: [cox-common-baseline, small-levels, small-cells]", "min_cohort: 11, dp: {epsilon: 50, delta: 1e-6, clip: 1}", 1) + `  analyses:
+	study := strings.Replace(strings.Replace(exactStudy[:strings.Index(exactStudy, "  analyses:")], "sites: {min: 5", "sites: {min: 8", 1), "permits: [cox-common-baseline, small-levels, small-cells]", "min_cohort: 11, dp: {epsilon: 400, delta: 1e-6, clip: 1}", 1) + `  analyses:
     - {name: counts, type: crosstab, rows: treat, columns: any}
     - {name: km, type: kaplan-meier, formula: "Surv(tstop, status) ~ treat", grid: {step: 60, max: 420}}
     - {name: arms, type: describe, variables: [age, weight], by: [treat]}
     - {name: lin, type: glm, family: gaussian, formula: weight ~ age}
+    - {name: odds, type: glm, family: binomial, formula: any ~ treat}
+    - {name: rate, type: glm, family: poisson, formula: ninf ~ treat + offset(log(fu))}
+    - {name: hazard, type: cox, formula: "Surv(tstop, status) ~ treat", baseline: {piecewise: {cuts: [180]}}}
 `
 	file := parseExact(t, study)
 	facts, sites := openSites(t, cgd.Read("cgd_patient.csv"), "site")
@@ -262,6 +265,9 @@ func TestPrivateEncrypted(t *testing.T) {
 	}
 	if !bytes.Equal(open.JSON, under.JSON) {
 		t.Error("encrypted sums give another result")
+	}
+	if n := bytes.Count(open.JSON, []byte(`"averaged":4`)); n != 3 {
+		t.Errorf("%d of 3 private fits have an answer: %s", n, open.JSON)
 	}
 	if !bytes.Contains(open.JSON, []byte(`"mechanism":"skellam"`)) {
 		t.Errorf("the result does not say what was spent: %s", open.JSON)
