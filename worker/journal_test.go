@@ -18,7 +18,7 @@ func fillJournal(t *testing.T, j *journal) {
 	ended := consilium.StudyID("s-bbbbbbbbbbbbbbbb")
 	for _, err := range []error{
 		j.setPromise(oldStudy, "vote/1/1", []byte("a vote")),
-		j.setBinding(oldStudy, 1, binding{Members: []consilium.Position{1, 2, 3}, Attempt: 2, Renounced: 1, Opened: true}),
+		j.setBinding(oldStudy, 1, 1, binding{Members: []consilium.Position{1, 2, 3}, Attempt: 2, Renounced: 1, Opened: true}),
 		j.setFrozen(oldStudy, &frozen{Round: 1, Members: []consilium.Position{1, 2, 3}, RowSets: []consilium.Digest{{1}, {2}, {3}}}),
 		j.setVector(oldStudy, 1, vector{Vector: consilium.Digest{4}, Rows: consilium.Digest{5}}),
 		j.setOpened(openedSum{Study: oldStudy, Lineage: lineage{Cohort: consilium.Digest{6}, Rows: consilium.Digest{7}, Columns: []string{"age"}}, Faults: 1, Sites: []consilium.SiteID{"a", "b", "c"}}),
@@ -56,7 +56,7 @@ func TestOldJournal(t *testing.T) {
 	if err := j.setPromise(oldStudy, "vote/1/1", []byte("another vote")); err == nil {
 		t.Error("the slot is free again")
 	}
-	if b := j.binding(oldStudy, 1); !b.locked() || b.Attempt != 2 || b.Renounced != 1 || !b.Opened || len(b.Members) != 3 {
+	if b := j.binding(oldStudy, 1, 1); !b.locked() || b.Attempt != 2 || b.Renounced != 1 || !b.Opened || len(b.Members) != 3 {
 		t.Errorf("the binding is %+v", b)
 	}
 	if f := j.freeze(oldStudy); f == nil || f.Round != 1 || len(f.Members) != 3 || f.RowSets[2] != (consilium.Digest{3}) {
