@@ -24,7 +24,7 @@ func TestDesign(t *testing.T) {
 			have = append(have, m[1])
 		}
 	}
-	want := append(slices.Clone(worker.CrashPoints), worker.TroubleCrashPoints...)
+	want := slices.Concat(worker.CrashPoints, worker.TroubleCrashPoints, worker.EpochCrashPoints)
 	slices.Sort(have)
 	slices.Sort(want)
 	if !slices.Equal(have, want) {

@@ -67,6 +67,9 @@ type Config struct {
 	// Anchored is the head of this hospital's trail that its own ledger named
 	// last, or zero. A trail without it is older than the ledger.
 	Anchored consilium.Digest
+	// FS holds what must outlive a crash: journal, trail and secrets. nil is
+	// the operating system's; tests put one in front of it that fails.
+	FS durable.FS
 	// Crash, if set, is called at every named crash point; tests kill there.
 	Crash func(point string)
 }
@@ -122,6 +125,9 @@ func Open(cfg Config) (*Gate, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.FS == nil {
+		cfg.FS = durable.OS
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -162,7 +168,7 @@ func Open(cfg Config) (*Gate, error) {
 		memory: newCapacity(cfg.Limits.Memory),
 		actors: map[consilium.StudyID]*actor{},
 	}
-	if g.secrets, err = newSecretStore(filepath.Join(cfg.Dir, "secrets")); err != nil {
+	if g.secrets, err = newSecretStore(cfg.FS, filepath.Join(cfg.Dir, "secrets")); err != nil {
 		dir.Close()
 		return nil, err
 	}
@@ -170,7 +176,7 @@ func Open(cfg Config) (*Gate, error) {
 		dir.Close()
 		return nil, err
 	}
-	if g.journal, err = openJournal(filepath.Join(cfg.Dir, "journal")); err != nil {
+	if g.journal, err = openJournal(cfg.FS, filepath.Join(cfg.Dir, "journal")); err != nil {
 		dir.Close()
 		return nil, err
 	}
@@ -179,7 +185,7 @@ func Open(cfg Config) (*Gate, error) {
 		dir.Close()
 		return nil, err
 	}
-	if g.trail, err = trail.Open(filepath.Join(cfg.Dir, "trail"), cfg.Site, cfg.Signer, cfg.Now); err != nil {
+	if g.trail, err = trail.OpenFS(cfg.FS, filepath.Join(cfg.Dir, "trail"), cfg.Site, cfg.Signer, cfg.Now); err != nil {
 		g.journal.close()
 		dir.Close()
 		return nil, err

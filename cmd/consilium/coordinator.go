@@ -132,6 +132,8 @@ func runCoordinator(ctx context.Context, e *env, args []string) error {
 		return err
 	}
 	defer trace.Close()
+	decisions := coordinator.NewDecisions(c.Data, k.signer.Seed())
+	defer decisions.Close()
 	n, err := coordinator.Open(ctx, coordinator.Config{
 		Trace: trace,
 		ID:    me.ID, Book: k.book, Certificate: k.cert, Signer: k.signer, NoteKey: note, Dir: c.Data,
@@ -141,7 +143,7 @@ func runCoordinator(ctx context.Context, e *env, args []string) error {
 			}
 			return net.Listen("tcp", address)
 		},
-		Admission: coordinator.PolicyAdmission(policies.find, time.Now), Metrics: c.Health, Logger: log,
+		Admission: coordinator.PolicyAdmission(me.ID, policies.find, decisions, time.Now), Metrics: c.Health, Logger: log,
 		Timing: coordinator.Timing{Heartbeat: c.Timing.Heartbeat, Commit: c.Timing.Commit, Drain: c.Timing.Drain},
 	})
 	if err != nil {
