@@ -157,26 +157,89 @@ func FuzzModel(f *testing.F) {
 	f.Add([]byte(`{"layers":[{"kind":"conv1d","units":16384,"kernel":16384,"stride":-1}],"loss":"cox","input":{"steps":16384,"channels":16384}}`), uint16(3))
 	f.Fuzz(func(t *testing.T, b []byte, inputs uint16) {
 		var m consilium.ModelSpec
-		if json.Unmarshal(b, &m) != nil {
-			return
-		}
-		n, err := newNetwork(&m, int(inputs), "")
-		if err != nil {
-			if strings.TrimSpace(err.Error()) == "" {
-				t.Error("refused without a word")
-			}
-			return
-		}
-		if n.footprint(2) > 1<<18 || n.params > 1<<18 {
-			return // sound, and too large for a fuzzer
-		}
-		mach, err := newMachine[float32](n, 2, true)
-		if err != nil {
-			t.Fatalf("%s: %v", b, err)
-		}
-		fill(mach, 0.5)
-		if err := mach.run(); err != nil {
-			t.Fatalf("%s: %v", b, err)
+		if json.Unmarshal(b, &m) == nil {
+			anyModel(t, &m, int(inputs))
 		}
 	})
+}
+
+// Random lists of layers, most of them wrong in some place.
+func TestRandomModels(t *testing.T) {
+	src := newSource(consilium.DomainSeed.Digest([]byte("random models")))
+	sound := 0
+	for range 3000 {
+		number := func() int {
+			if src.intn(20) == 0 {
+				return []int{-1, 0, maxUnits, 1 << 40}[src.intn(4)]
+			}
+			return 1 + src.intn(4)
+		}
+		inputs := 1 + src.intn(24)
+		m := &consilium.ModelSpec{Loss: lossNames[src.intn(len(lossNames))]}
+		switch steps := number(); src.intn(3) {
+		case 0:
+			m.Input = series(steps, 1)
+			if steps > 0 && steps < 100 {
+				m.Input = series(steps*4, 1)
+				inputs = steps * 4
+			}
+		case 1:
+			if side := number(); side > 0 && side < 100 && steps > 0 && steps < 100 {
+				m.Input = image(2*side, 2*steps, 1)
+				inputs = 4 * side * steps
+			}
+		}
+		for range 1 + src.intn(4) {
+			l := consilium.Layer{Kind: kindNames[src.intn(len(kindNames))]}
+			switch kinds[l.Kind] {
+			case dense:
+				l.Units = number()
+			case gru:
+				l.Units, l.Sequence = number(), src.intn(2) == 0
+			case conv:
+				l.Units, l.Kernel, l.Stride, l.Padding = number(), number(), number(), []string{"", "same"}[src.intn(2)]
+			case maxpool:
+				l.Kernel = number()
+			}
+			m.Layers = append(m.Layers, l)
+		}
+		last := 1
+		if m.Loss == "reconstruction" {
+			last = inputs
+		}
+		m.Layers = append(m.Layers, consilium.Layer{Kind: "dense", Units: last})
+		if anyModel(t, m, inputs) {
+			sound++
+		}
+	}
+	if sound < 100 {
+		t.Errorf("only %d of the random models are sound", sound)
+	}
+}
+
+// anyModel holds what is true of every specification: it is refused with a
+// message, or it can be compiled and run.
+func anyModel(t *testing.T, m *consilium.ModelSpec, inputs int) (sound bool) {
+	t.Helper()
+	n, err := newNetwork(m, inputs, "")
+	if err != nil {
+		if strings.TrimSpace(err.Error()) == "" {
+			t.Error("refused without a word")
+		}
+		return false
+	}
+	if n.footprint(2) > 1<<18 || n.params > 1<<18 {
+		return true // sound, and too large for a test
+	}
+	compile.Lock()
+	mach, err := newMachine[float32](n, 2, true)
+	compile.Unlock()
+	if err != nil {
+		t.Fatalf("%+v: %v", m, err)
+	}
+	fill(mach, 0.5)
+	if err := mach.run(); err != nil {
+		t.Fatalf("%+v: %v", m, err)
+	}
+	return true
 }
