@@ -34,6 +34,7 @@ func (c *simClient) lie(m *consilium.Message) (out []*consilium.Message) {
 		sig, err := c.key.Sign(kind.Domain(), body)
 		if err == nil {
 			out = append(out, &consilium.Message{Kind: kind, Study: m.Study, By: m.By, Body: body, Signature: sig})
+			c.n.lies.Store(c.name+string(out[len(out)-1].Encode()), true)
 		}
 	}
 	switch c.trick {
