@@ -23,21 +23,22 @@ var walls = map[string][]string{
 	"consilium/internal/hybrid":  {"consilium"},
 	"consilium/internal/seal":    {"consilium"},
 	"consilium/internal/det":     {},
+	"consilium/internal/sha":     {},
 	"consilium/internal/vec":     {},
 	"consilium/internal/gemm":    {},
 	"consilium/internal/gram":    {},
 	"consilium/internal/dp":      {"internal/det"},
 	"consilium/internal/fixed":   {"consilium"},
 	"consilium/internal/durable": {"consilium"},
-	"consilium/internal/blob":    {"consilium", "internal/durable"},
+	"consilium/internal/blob":    {"consilium", "internal/durable", "internal/sha"},
 
 	// The four engines do not know each other.
-	"consilium/he":         {"consilium", "internal/vec", "internal/seal"},
-	"consilium/he/party":   {"consilium", "he", "internal/vec", "internal/seal"},
+	"consilium/he":         {"consilium", "internal/sha", "internal/vec", "internal/seal"},
+	"consilium/he/party":   {"consilium", "he", "internal/sha", "internal/vec", "internal/seal"},
 	"consilium/models":     {"consilium", "internal/canon", "internal/det", "internal/dp", "internal/gram"},
 	"consilium/models/net": {"consilium", "models", "internal/canon", "internal/det", "internal/fixed", "internal/gemm"},
 	"consilium/policy":     {"consilium", "internal/canon", "internal/hybrid"},
-	"consilium/provenance": {"consilium", "internal/canon", "internal/hybrid", "provenance/did", "provenance/epcis", "provenance/guardian", "provenance/sdjwt", "provenance/status"},
+	"consilium/provenance": {"consilium", "internal/canon", "internal/hybrid", "internal/sha", "provenance/did", "provenance/epcis", "provenance/guardian", "provenance/sdjwt", "provenance/status"},
 
 	// Foreign consents become what the row rules read.
 	"consilium/policy/consent": {"policy"},
