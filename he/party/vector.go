@@ -139,8 +139,8 @@ func (v *VectorHash) kind(width int) *sha.State {
 
 // encodeLanes appends a piece to out and says how many bytes a lane takes.
 func encodeLanes(out []byte, lanes []int32) ([]byte, int) {
-	at := len(out)
-	out = slices.Grow(out, 4*len(lanes))
+	at, n := len(out), len(lanes)
+	out = slices.Grow(out, 4*n)
 	if vec.Enabled && len(lanes) == vectorPiece {
 		if b := out[at : at+2*vectorPiece]; vec.Narrow(b, lanes) {
 			return out[:at+len(b)], 2
@@ -151,15 +151,24 @@ func encodeLanes(out []byte, lanes []int32) ([]byte, int) {
 		wide |= uint32(m+1<<15) >> 16
 	}
 	if wide == 0 {
-		for _, m := range lanes {
-			out = binary.LittleEndian.AppendUint16(out, uint16(m))
+		b := out[at : at+2*len(lanes)]
+		for ; len(lanes) >= 4 && len(b) >= 8; lanes, b = lanes[4:], b[8:] {
+			binary.LittleEndian.PutUint64(b, uint64(uint16(lanes[0]))|uint64(uint16(lanes[1]))<<16|
+				uint64(uint16(lanes[2]))<<32|uint64(uint16(lanes[3]))<<48)
 		}
-		return out, 2
+		for i, m := range lanes {
+			binary.LittleEndian.PutUint16(b[2*i:], uint16(m))
+		}
+		return out[:at+2*n], 2
 	}
-	for _, m := range lanes {
-		out = binary.LittleEndian.AppendUint32(out, uint32(m))
+	b := out[at : at+4*len(lanes)]
+	for ; len(lanes) >= 2 && len(b) >= 8; lanes, b = lanes[2:], b[8:] {
+		binary.LittleEndian.PutUint64(b, uint64(uint32(lanes[0]))|uint64(uint32(lanes[1]))<<32)
 	}
-	return out, 4
+	for i, m := range lanes {
+		binary.LittleEndian.PutUint32(b[4*i:], uint32(m))
+	}
+	return out[:at+4*n], 4
 }
 
 // Wipe overwrites the lanes that were held, best effort.
