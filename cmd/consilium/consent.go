@@ -294,6 +294,7 @@ func runConsentWithdraw(ctx context.Context, e *env, args []string) error {
 	scopes := flags.String("scopes", "", "categories of data to withdraw; default all")
 	letter := flags.String("letter", "", "`file` that a patient wrote at home with the card")
 	out := flags.String("out", "", "at home, the letter's `file`; default in the card's folder")
+	impairment := flags.String("impairment", "", "`id` of the document that erasing would seriously impair the research (GDPR Art. 17(3)(d))")
 	rest, err := e.parse(flags, args)
 	if err != nil {
 		return err
@@ -349,10 +350,18 @@ func runConsentWithdraw(ctx context.Context, e *env, args []string) error {
 	if err := h.enter(ctx, store, []provenance.ConsentEntry{{Patient: name, Doc: doc}}); err != nil {
 		return err
 	}
+	// From here on it holds, whatever comes of the rest.
+	d, err := h.withdrawalDuties(ctx, name, alias, *impairment)
+	if err != nil {
+		return &consilium.Error{Code: consilium.CodeOf(err), Msg: "the withdrawal is entered and holds; what else it asks for could not be decided or recorded",
+			Next: "put that right and run the same command again", Err: err}
+	}
+	d.Withdrawal = doc.Digest()
 	if e.json {
-		return json.NewEncoder(e.stdout).Encode(map[string]any{"withdrawal": doc.Digest()})
+		return json.NewEncoder(e.stdout).Encode(d)
 	}
 	fmt.Fprintln(e.stdout, "withdrawn: the patient's rows are left out from the next use on; what was already summed cannot be taken out of the sum")
+	d.show(e.stdout, *patient)
 	return nil
 }
 
@@ -463,6 +472,8 @@ type access struct {
 	Released string            `json:"released"` // when this hospital allowed the result out, or ""
 	Rounds   uint32            `json:"rounds"`
 	First    string            `json:"first"` // when the rows were first read for it
+
+	ended bool // at this hospital
 }
 
 // accessStatement is what the hospital signs for a patient: these studies, and
@@ -515,29 +526,7 @@ func runConsentAccesses(ctx context.Context, e *env, args []string) error {
 		return err
 	}
 	name := provenance.Pseudonym(table.Pseudonym(alias, *patient))
-	who := consilium.DomainCohort.Digest(name[:])
-	me := policy.Member(who[:])
-	list := []access{}
-	err = h.replayCopy(filepath.Join(h.config.vaultDir(), "cohorts"), func(path string) error {
-		log, err := durable.Open(path)
-		if err != nil {
-			return err
-		}
-		defer log.Close()
-		return log.Replay(func(_ uint8, data []byte) error {
-			var c struct {
-				policy.OpenedCohort
-				About vault.About `json:"about"`
-			}
-			if err := json.Unmarshal(data, &c); err != nil {
-				return err
-			}
-			if slices.Contains(c.Patients, me) {
-				list = append(list, access{Study: c.Study, Columns: c.Columns, About: c.About})
-			}
-			return nil
-		})
-	})
+	list, err := h.accesses(name)
 	if err != nil {
 		return err
 	}
@@ -589,9 +578,38 @@ func runConsentAccesses(ctx context.Context, e *env, args []string) error {
 	return nil
 }
 
+// accesses lists the studies of which this hospital has helped to open a sum with
+// the patient's rows in it.
+func (h *hospital) accesses(name provenance.Pseudonym) ([]access, error) {
+	who := consilium.DomainCohort.Digest(name[:])
+	me := policy.Member(who[:])
+	list := []access{}
+	err := h.replayCopy(filepath.Join(h.config.vaultDir(), "cohorts"), func(path string) error {
+		log, err := durable.Open(path)
+		if err != nil {
+			return err
+		}
+		defer log.Close()
+		return log.Replay(func(_ uint8, data []byte) error {
+			var c struct {
+				policy.OpenedCohort
+				About vault.About `json:"about"`
+			}
+			if err := json.Unmarshal(data, &c); err != nil {
+				return err
+			}
+			if slices.Contains(c.Patients, me) {
+				list = append(list, access{Study: c.Study, Columns: c.Columns, About: c.About})
+			}
+			return nil
+		})
+	})
+	return list, err
+}
+
 // read takes the times from a hospital's verified trail.
 func (a *access) read(entries []trail.Entry) {
-	a.First, a.Released, a.Rounds = "", "", 0
+	a.First, a.Released, a.Rounds, a.ended = "", "", 0, false
 	for _, t := range entries {
 		switch t.Type {
 		case "use":
@@ -601,6 +619,8 @@ func (a *access) read(entries []trail.Entry) {
 			a.Rounds = max(a.Rounds, t.Round)
 		case "release":
 			a.Released = when(t.Time / 1000)
+		case "ended", "withdraw":
+			a.ended = true
 		}
 	}
 }

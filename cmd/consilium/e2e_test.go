@@ -800,7 +800,9 @@ func atTheDesk(t *testing.T, k *kits, study string) {
 	if s := must(t, "consent", "show", "--config", config, "--patient", "100"); !strings.Contains(s, "active") {
 		t.Error(s)
 	}
-	must(t, "consent", "withdraw", "--config", config, "--patient", "100", "--keys", filepath.Join(k.kit(site(0)), "patients"))
+	if s := must(t, "consent", "withdraw", "--config", config, "--patient", "100", "--keys", filepath.Join(k.kit(site(0)), "patients")); !strings.Contains(s, "  ended: ") || !strings.Contains(s, study) || strings.Contains(s, "  running: ") {
+		t.Errorf("what a withdrawal asks for:\n%s", s)
+	}
 	if s := must(t, "consent", "show", "--config", config, "--patient", "100"); !strings.Contains(s, "withdrawn") {
 		t.Error(s)
 	}
