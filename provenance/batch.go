@@ -318,10 +318,13 @@ func NewBatch(rec arrow.Record, salts *Salts, o BatchOptions) (*Draft, error) {
 		return nil, err
 	}
 	parallel(rc.rows, func(lo, hi int) {
-		buf, c := make([]byte, 0, 512), newChain()
-		for r := lo; r < hi; r++ {
-			salt := keys[r].saltWith(c, &m.batch, uint32(r))
-			m.leaves[r], buf = rc.leaf(buf, &salt, r)
+		h, rows := newRehasher(), make([]leafOf, 0, rehashRows)
+		for ; lo < hi; lo += len(rows) {
+			rows = rows[:0]
+			for r := lo; r < min(lo+rehashRows, hi); r++ {
+				rows = append(rows, leafOf{rc, r, keys[r], &m.batch, uint32(r)})
+			}
+			h.leaves(m.leaves[lo:], rows)
 		}
 	})
 	for i := rc.rows; i < n; i++ {

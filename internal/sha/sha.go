@@ -5,7 +5,6 @@ import (
 	"encoding"
 	"encoding/binary"
 	"hash"
-	"slices"
 )
 
 // Lanes is how many messages are hashed at a time.
@@ -108,24 +107,29 @@ func (b *Batch) Sum(out [][32]byte, from *State, data []byte, stride, size int) 
 	}
 }
 
-// SumEach is Sum with a state for each message. All have absorbed equally much.
-func (b *Batch) SumEach(out [][32]byte, from []*State, data []byte, stride, size int) {
+// SumEach is Sum after a chaining value for each message, in its big-endian
+// form, all after the same number of bytes, a multiple of 64.
+func (b *Batch) SumEach(out [][32]byte, after []*[32]byte, before uint64, data []byte, stride, size int) {
 	b.check(len(out), data, stride, size)
-	from = from[:len(out)]
-	if len(out) > 0 && slices.ContainsFunc(from, func(s *State) bool { return s.n != from[0].n }) {
-		panic("sha: states after different lengths")
+	if before%blockSize != 0 {
+		panic("sha: a chaining value stands between blocks")
 	}
+	after = after[:len(out)]
 	for Enabled && len(out) >= Lanes {
-		for i, s := range from[:Lanes] {
-			for j, v := range s.h {
-				b.state[j][i] = v
+		for i, v := range after[:Lanes] {
+			for j := range b.state {
+				b.state[j][i] = binary.BigEndian.Uint32(v[4*j:])
 			}
 		}
-		b.sixteen(out[:Lanes], from[0].n, data, stride, size)
-		out, from, data = out[Lanes:], from[Lanes:], data[min(Lanes*stride, len(data)):]
+		b.sixteen(out[:Lanes], before, data, stride, size)
+		out, after, data = out[Lanes:], after[Lanes:], data[min(Lanes*stride, len(data)):]
 	}
 	for i := range out {
-		out[i] = b.one.sum(from[i], data[i*stride:i*stride+size])
+		s := State{n: before}
+		for j := range s.h {
+			s.h[j] = binary.BigEndian.Uint32(after[i][4*j:])
+		}
+		out[i] = b.one.sum(&s, data[i*stride:i*stride+size])
 	}
 }
 
@@ -160,6 +164,80 @@ func (b *Batch) sixteen(out [][32]byte, before uint64, data []byte, stride, size
 		for j := range 8 {
 			binary.BigEndian.PutUint32(o[4*j:], b.state[j][i])
 		}
+	}
+}
+
+// mostBlocks is the longest message, in blocks with its padding, that a Packer
+// keeps for others of its length.
+const mostBlocks = 8
+
+// Packer hashes messages of any length, sixteen of those that take equally many
+// blocks at a time. A digest is there at the latest after Flush. It is working
+// memory: one for each goroutine.
+type Packer struct {
+	batch Batch
+	rows  [mostBlocks]packed
+}
+
+type packed struct {
+	n   int
+	to  [Lanes]*[32]byte
+	buf []byte
+}
+
+// Add hashes message into to, now or later.
+func (p *Packer) Add(message []byte, to *[32]byte) {
+	blocks := (len(message) + 1 + 8 + blockSize - 1) / blockSize
+	if !Enabled || blocks > mostBlocks {
+		*to = sha256.Sum256(message)
+		return
+	}
+	width, row := blocks*blockSize, &p.rows[blocks-1]
+	if row.buf == nil {
+		row.buf = make([]byte, Lanes*width)
+	}
+	slot := row.buf[row.n*width : (row.n+1)*width]
+	n := copy(slot, message)
+	slot[n] = 0x80
+	clear(slot[n+1 : width-8])
+	binary.BigEndian.PutUint64(slot[width-8:], uint64(n)*8)
+	row.to[row.n] = to
+	if row.n++; row.n == Lanes {
+		p.run(row, blocks)
+	}
+}
+
+// Flush hashes what is left.
+func (p *Packer) Flush() {
+	for i := range p.rows {
+		if p.rows[i].n > 0 {
+			p.run(&p.rows[i], i+1)
+		}
+	}
+}
+
+// run hashes a row. Lanes without a message hash what was there before.
+func (p *Packer) run(row *packed, blocks int) {
+	for j, v := range initial.h {
+		for i := range p.batch.state[j] {
+			p.batch.state[j][i] = v
+		}
+	}
+	compress(&p.batch.state, &row.buf[0], blocks*blockSize, blocks)
+	for i, to := range row.to[:row.n] {
+		for j := range p.batch.state {
+			binary.BigEndian.PutUint32(to[4*j:], p.batch.state[j][i])
+		}
+		row.to[i] = nil
+	}
+	row.n = 0
+}
+
+// Wipe overwrites the working memory, best effort.
+func (p *Packer) Wipe() {
+	p.batch.Wipe()
+	for i := range p.rows {
+		clear(p.rows[i].buf)
 	}
 }
 
