@@ -71,7 +71,7 @@ var walls = map[string][]string{
 	"consilium/internal/archive": {"consilium", "provenance", "internal/canon", "internal/client", "internal/hybrid", "internal/trail"},
 
 	"consilium/api/v1":        {},
-	"consilium/internal/wire": {"consilium", "api/v1", "internal/hybrid"},
+	"consilium/internal/wire": {"consilium", "api/v1", "internal/hybrid", "internal/sha"},
 
 	// The coordinator cannot name a secret: not he/party, not models.
 	"consilium/coordinator": {"consilium", "api/v1", "he", "provenance", "policy", "internal/blob", "internal/canon",

@@ -185,7 +185,14 @@ func (c *cluster) install(signed *consilium.Signed) {
 	books := slices.Clone(c.books)
 	c.mu.Unlock()
 	for _, n := range nodes {
-		if err := n.UpdateRoster(signed); err != nil {
+		// A node that has not applied the last change yet says so, and is asked
+		// again, as by the process that watches its roster file.
+		err := n.UpdateRoster(signed)
+		for end := time.Now().Add(30 * time.Second); errors.Is(err, consilium.ErrUnavailable) && time.Now().Before(end); {
+			time.Sleep(20 * time.Millisecond)
+			err = n.UpdateRoster(signed)
+		}
+		if err != nil {
 			c.t.Fatal(err)
 		}
 	}
