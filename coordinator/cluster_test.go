@@ -185,11 +185,11 @@ func (c *cluster) install(signed *consilium.Signed) {
 	books := slices.Clone(c.books)
 	c.mu.Unlock()
 	for _, n := range nodes {
-		// A node that has not applied the last change yet says so, and is asked
-		// again, as by the process that watches its roster file.
+		// A node that has not yet heard of the last step refuses the next; its
+		// operator tries again.
 		err := n.UpdateRoster(signed)
-		for end := time.Now().Add(30 * time.Second); errors.Is(err, consilium.ErrUnavailable) && time.Now().Before(end); {
-			time.Sleep(20 * time.Millisecond)
+		for try := 0; errors.Is(err, consilium.ErrUnavailable) && try < 500; try++ {
+			time.Sleep(10 * time.Millisecond)
 			err = n.UpdateRoster(signed)
 		}
 		if err != nil {
