@@ -28,12 +28,12 @@ type simVault struct {
 }
 
 type simAnalysis struct {
-	all      []consilium.SiteID // of the roster: a slot outlives an epoch's positions
-	own      int                // the hospital's number among them
-	sites    []consilium.SiteID // by position in the charter in force
-	exact    bool
-	state    []byte
-	sums     []int64
+	all   []consilium.SiteID // of the roster: a slot outlives an epoch's positions
+	own   int                // the hospital's number among them
+	sites []consilium.SiteID // by position in the charter in force
+	exact bool
+	state []byte
+	sums  []int64
 }
 
 func newSimVault(s *sim, site consilium.SiteID) *simVault {
