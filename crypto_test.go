@@ -33,7 +33,7 @@ var nature = map[string]string{
 // passive are packages that sign nothing, agree on nothing and encrypt
 // nothing: randomness, comparison, names, and the hashes with what is built of
 // them, which the page lists by use and not by package.
-var passive = []string{"crypto", "crypto/rand", "crypto/subtle", "crypto/x509/pkix", "crypto/sha256", "crypto/sha512", "crypto/sha3", "crypto/hmac", "crypto/hkdf",
+var passive = []string{"crypto", "crypto/rand", "crypto/subtle", "crypto/x509/pkix", "crypto/sha256", "crypto/sha512", "crypto/sha3", "golang.org/x/crypto/sha3", "crypto/hmac", "crypto/hkdf",
 	"crypto/fips140"}
 
 var isCrypto = regexp.MustCompile(`^crypto(/|$)|^golang.org/x/crypto/|^filippo.io/|/circl/|sumdb/note$|formats/note$|/lattigo/|^golang.org/x/crypto|(^|/)age$|jwx|go-jose|/secp256k1|go-ethereum/crypto|/bls12|/kyber|pqc`)

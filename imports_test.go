@@ -47,6 +47,9 @@ var walls = map[string][]string{
 	"consilium/provenance/status":   {"consilium", "internal/canon", "provenance/did", "provenance/sdjwt"},
 	"consilium/provenance/guardian": {"consilium"},
 
+	// Proofs that a chain holds an anchored epoch, without a chain's client.
+	"consilium/provenance/chain": {"consilium", "provenance"},
+
 	// Supply-chain events have GS1's own hash.
 	"consilium/provenance/epcis": {"consilium"},
 
@@ -54,6 +57,7 @@ var walls = map[string][]string{
 	"consilium/internal/table":     {"consilium"},
 	"consilium/internal/hatch":     {"consilium"},
 	"consilium/internal/report":    {"consilium"},
+	"consilium/internal/pinned":    {"consilium", "internal/canon", "internal/hybrid"},
 
 	"consilium/internal/trail":   {"consilium", "internal/canon", "internal/durable", "internal/hybrid"},
 	"consilium/examples/cgd":     {},
@@ -82,8 +86,8 @@ var walls = map[string][]string{
 	"consilium/benchmarks/full":     {"consilium", "he", "he/party", "internal/seal"},
 
 	// Chains have a program of their own; nothing else links a chain's client.
-	"consilium/cmd/consilium-anchor":     {"consilium", "provenance", "internal/durable", "cmd/consilium-anchor/evm"},
-	"consilium/cmd/consilium-anchor/evm": {"consilium", "provenance", "internal/durable"},
+	"consilium/cmd/consilium-anchor":     {"provenance", "provenance/chain", "internal/durable", "internal/pinned", "cmd/consilium-anchor/evm"},
+	"consilium/cmd/consilium-anchor/evm": {"consilium", "provenance", "provenance/chain", "internal/durable"},
 }
 
 // anyRoom is for the rooms whose promise is to put the others together.
@@ -105,7 +109,7 @@ var owners = map[string][]string{
 
 // offline rooms may not import a package that opens a socket.
 var offline = []string{"consilium", "consilium/he", "consilium/he/party", "consilium/models", "consilium/models/net",
-	"consilium/policy", "consilium/worker/vault", "consilium/internal/hatch", "consilium/internal/fixed",
+	"consilium/policy", "consilium/provenance/chain", "consilium/worker/vault", "consilium/internal/hatch", "consilium/internal/fixed",
 	"consilium/internal/det", "consilium/internal/seal", "consilium/internal/hybrid"}
 
 func TestWalls(t *testing.T) {

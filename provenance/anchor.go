@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"consilium"
 	"consilium/internal/canon"
@@ -18,7 +20,8 @@ import (
 // hospital later agree on another one.
 //
 // This file knows no chain. It makes the super-root and checks that a ledger is
-// under it; cmd/consilium-anchor speaks to chains and verifies their proofs.
+// under it; cmd/consilium-anchor speaks to chains, and package chain verifies
+// their proofs.
 
 // Head is one ledger's tree head.
 type Head struct {
@@ -60,6 +63,38 @@ func SuperRoot(epoch uint64, heads []Head) (consilium.Digest, error) {
 	return consilium.DomainSuperRoot.Digest(n[:], root[:]), nil
 }
 
+// Heads verifies checkpoints against a roster that the caller trusts and makes
+// an epoch's heads of them: each is of a ledger of the roster, cosigned by its
+// witnesses, at whatever time. They come back in the order of their origins.
+func Heads(r *consilium.Roster, checkpoints [][]byte, now time.Time) ([]Head, error) {
+	ledgers := map[string]string{}
+	for i := range r.Sites {
+		name, err := LogName(r.Sites[i].Ledger)
+		if err != nil {
+			return nil, fmt.Errorf("anchor: the ledger of %s: %w", r.Sites[i].ID, err)
+		}
+		ledgers[name] = r.Sites[i].Ledger
+	}
+	heads := make([]Head, 0, len(checkpoints))
+	for i, raw := range checkpoints {
+		cp, err := ParseCheckpoint(raw)
+		if err != nil {
+			return nil, consilium.ErrLedger.Withf("anchor: checkpoint %d: %w", i+1, err)
+		}
+		key, ok := ledgers[cp.Origin]
+		if !ok {
+			return nil, consilium.ErrLedger.Withf("anchor: checkpoint %d: the ledger %s is not in the roster", i+1, cp.Origin)
+		}
+		cp, err = VerifyCheckpoint(raw, CheckpointPolicy{Log: key, Witnesses: SingleWitness(r.Board.Witness, "").AnyAge()}, now)
+		if err != nil {
+			return nil, fmt.Errorf("anchor: checkpoint %d: %w", i+1, err)
+		}
+		heads = append(heads, Head{Origin: cp.Origin, Size: cp.Size, Root: cp.Root})
+	}
+	slices.SortFunc(heads, func(a, b Head) int { return strings.Compare(a.Origin, b.Origin) })
+	return heads, nil
+}
+
 // Kinds of chains.
 const (
 	ChainEVM   = "evm"
@@ -96,7 +131,8 @@ type Anchor struct {
 }
 
 // ParseAnchor reads a record and checks that the super-root is that of its
-// heads. Whether a chain holds it is the chain's verifier's question.
+// heads. Everything in it is its maker's word: that a chain holds it, package
+// chain verifies (or, for CometBFT, consilium-anchor-bft).
 func ParseAnchor(b []byte) (*Anchor, error) {
 	if len(b) > 1<<20 {
 		return nil, consilium.ErrInvalid.Withf("anchor: %d bytes", len(b))
@@ -107,8 +143,23 @@ func ParseAnchor(b []byte) (*Anchor, error) {
 	if err := d.Decode(a); err != nil {
 		return nil, consilium.ErrInvalid.Withf("anchor: %w", err)
 	}
+	if _, err := d.Token(); err != io.EOF {
+		return nil, consilium.ErrInvalid.Withf("anchor: bytes after the record")
+	}
 	if a.APIVersion != consilium.APIVersion || a.Kind != "Anchor" || a.Chain != ChainEVM && a.Chain != ChainComet {
 		return nil, consilium.ErrInvalid.Withf("anchor: apiVersion %q kind %q chain %q", clip(a.APIVersion), clip(a.Kind), clip(a.Chain))
+	}
+	switch a.Status {
+	case AnchorPending, AnchorReorged:
+		if len(a.Proof) > 0 {
+			return nil, consilium.ErrInvalid.Withf("anchor: %s, and yet with a proof", a.Status)
+		}
+	case AnchorIncluded, AnchorFinal:
+		if a.Block == "" || a.Height == 0 {
+			return nil, consilium.ErrInvalid.Withf("anchor: %s, and in no block", a.Status)
+		}
+	default:
+		return nil, consilium.ErrInvalid.Withf("anchor: status %q: want pending, included, final or reorged-out", clip(string(a.Status)))
 	}
 	root, err := SuperRoot(a.Epoch, a.Heads)
 	if err != nil {

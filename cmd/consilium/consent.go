@@ -20,6 +20,7 @@ import (
 	"consilium/internal/canon"
 	"consilium/internal/durable"
 	"consilium/internal/hybrid"
+	"consilium/internal/pinned"
 	"consilium/internal/table"
 	"consilium/internal/trail"
 	"consilium/policy"
@@ -494,14 +495,15 @@ func runConsentAccesses(ctx context.Context, e *env, args []string) error {
 	patient := flags.String("patient", "", "the hospital's own patient `number`")
 	proof := flags.String("proof", "", "`file` for the signed list with its proofs, for the patient to keep")
 	check := flags.String("check", "", "instead, check such a `file` that a hospital gave you")
-	board := flags.String("roster", "", "with --check, the federation's roster `file`")
+	rosterFile := flags.String("roster", "", "with --check, the federation's signed roster `file`")
+	board := flags.String("board", "", "with --check, a kit's board.json `file`: check the roster against the board that you trust")
 	cardDir := flags.String("card", "", "with --check, the `folder` of your consent card: is the list about you?")
 	rest, err := e.parse(flags, args)
 	if err != nil {
 		return err
 	}
-	if *check != "" && *board != "" && len(rest) == 0 {
-		return e.checkAccesses(*check, *board, *cardDir)
+	if *check != "" && *rosterFile != "" && len(rest) == 0 {
+		return e.checkAccesses(*check, *rosterFile, *board, *cardDir)
 	}
 	if len(rest) > 0 || *patient == "" || *check != "" {
 		return usagef("--config FILE and --patient NUMBER are needed; to check a list at home, --check FILE --roster FILE --card FOLDER")
@@ -622,21 +624,24 @@ func showAccesses(w io.Writer, list []access) {
 	}
 }
 
-// checkAccesses verifies a list offline: the hospital's signature under the
-// roster, every study's trail, and that the trail's head stands in the
+// checkAccesses verifies a list offline: the board's signatures on the roster,
+// the hospital's signature under it, every study's trail, and that the trail's head stands in the
 // hospital's witnessed ledger.
-func (e *env) checkAccesses(file, rosterFile, cardDir string) error {
+func (e *env) checkAccesses(file, rosterFile, boardFile, cardDir string) error {
 	b, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	_, roster, err := readSigned(rosterFile)
+	roster, err := pinned.OpenRoster(rosterFile, boardFile)
 	if err != nil {
 		return err
 	}
 	var p accessProof
 	if err := strictJSON(b, &p); err != nil {
 		return consilium.ErrInvalid.Withf("%s: %w", file, err)
+	}
+	if slices.Contains(p.Records, nil) {
+		return consilium.ErrInvalid.Withf("%s: a study without its proof", file)
 	}
 	var s accessStatement
 	if err := errors.Join(canon.Check(p.Statement), strictJSON(p.Statement, &s)); err != nil || s.Kind != "AccessStatement" || s.APIVersion != consilium.APIVersion {
@@ -670,7 +675,7 @@ func (e *env) checkAccesses(file, rosterFile, cardDir string) error {
 		if err != nil {
 			return err
 		}
-		if err := archive.VerifyRecord(rec, site, roster); err != nil {
+		if err := archive.VerifyRecord(rec, site, roster.Roster); err != nil {
 			return fmt.Errorf("study %s: %w", a.Study, err)
 		}
 		said := a
@@ -679,9 +684,13 @@ func (e *env) checkAccesses(file, rosterFile, cardDir string) error {
 		}
 	}
 	if e.json {
-		return json.NewEncoder(e.stdout).Encode(map[string]any{"site": s.Site, "at": s.At, "accesses": s.Accesses})
+		return json.NewEncoder(e.stdout).Encode(map[string]any{"site": s.Site, "at": s.At, "accesses": s.Accesses, "board": roster.Pinned})
 	}
-	fmt.Fprintf(e.stdout, "Genuine: %s signed this list on %s, and its witnessed ledger holds the record of every study.\n", s.Site, when(s.At))
+	if roster.Pinned {
+		fmt.Fprintf(e.stdout, "Genuine: %s signed this list on %s, and its witnessed ledger holds the record of every study.\n", s.Site, when(s.At))
+	} else {
+		fmt.Fprintf(e.stdout, "Signed by what this roster calls %s on %s, with a witnessed record of every study. Whether the roster is genuine was not checked:\n%s.\n", s.Site, when(s.At), roster.Unpinned())
+	}
 	if cardDir != "" {
 		fmt.Fprintln(e.stdout, "It is about you.")
 	}

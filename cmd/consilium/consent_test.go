@@ -12,6 +12,7 @@ import (
 
 	"consilium"
 	"consilium/provenance"
+	"consilium/provenance/chain"
 	"consilium/provenance/did"
 	"consilium/provenance/status"
 )
@@ -116,15 +117,22 @@ func TestConsentDesk(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, root := range []consilium.Digest{cp.Root, {1}} {
-		a := provenance.Anchor{APIVersion: consilium.APIVersion, Kind: "Anchor", Chain: provenance.ChainEVM, Epoch: 1, Heads: []provenance.Head{{Origin: cp.Origin, Size: cp.Size, Root: root}}, Status: provenance.AnchorFinal}
+		a := provenance.Anchor{APIVersion: consilium.APIVersion, Kind: "Anchor", Chain: provenance.ChainEVM, Epoch: 1, Heads: []provenance.Head{{Origin: cp.Origin, Size: cp.Size, Root: root}}, Status: provenance.AnchorFinal, Block: chain.Hash{1}.String(), Height: 7, Contract: chain.Address{1}.String()}
 		if a.SuperRoot, err = provenance.SuperRoot(1, a.Heads); err != nil {
 			t.Fatal(err)
 		}
 		b, _ := json.Marshal(a)
 		write(t, folder("anchor.json"), string(b))
 		out, e, code := try(t.Context(), "ledger", "verify", "--config", config, "--anchor", folder("anchor.json"))
-		if root == cp.Root && (code != exitDone || !strings.Contains(out, "that was anchored")) || root != cp.Root && (code != exitFailed || !strings.Contains(e, "another root")) {
+		if root == cp.Root && (code != exitDone || !strings.Contains(out, "was not proven here")) || root != cp.Root && (code != exitFailed || !strings.Contains(e, "another root")) {
 			t.Errorf("%d %s %s", code, out, e)
+		}
+		// A file that anybody can write proves nothing.
+		if _, e, code := try(t.Context(), "ledger", "verify", "--config", config, "--anchor", folder("anchor.json"), "--contract", a.Contract, "--block", a.Block); code == exitDone {
+			t.Errorf("an anchor without a proof: %s", e)
+		}
+		if _, _, code := try(t.Context(), "ledger", "verify", "--config", config, "--anchor", folder("anchor.json"), "--block", a.Block); code != exitUsage {
+			t.Errorf("a block without a contract: %d", code)
 		}
 	}
 }

@@ -26,6 +26,7 @@ import (
 
 	"consilium"
 	"consilium/internal/federation"
+	"consilium/internal/pinned"
 	"consilium/internal/studyfile"
 	"consilium/internal/wire"
 	"consilium/policy"
@@ -776,7 +777,23 @@ func atTheDesk(t *testing.T, k *kits, study string) {
 	proof := filepath.Join(k.dir, "accesses.json")
 	must(t, "consent", "accesses", "--config", config, "--patient", "100", "--proof", proof)
 	roster := filepath.Join(k.kit(site(0)), kitRoster)
-	genuine := must(t, "consent", "accesses", "--check", proof, "--roster", roster)
+	board := filepath.Join(k.kit(site(0)), kitBoard)
+	genuine := must(t, "consent", "accesses", "--check", proof, "--roster", roster, "--board", board)
+	if s := must(t, "consent", "accesses", "--check", proof, "--roster", roster); strings.Contains(s, "Genuine") || !strings.Contains(s, "compare them") {
+		t.Errorf("under a roster that nobody checked: %s", s)
+	}
+	if s, err := pinned.OpenRoster(roster, board); err != nil {
+		t.Error(err)
+	} else if err := writeSigned(roster+".unsigned", &consilium.Signed{Payload: s.Signed.Payload}); err != nil {
+		t.Error(err)
+	}
+	if _, e, code := try(t.Context(), "consent", "accesses", "--check", proof, "--roster", roster+".unsigned"); code == exitDone || !strings.Contains(e, "has not signed") {
+		t.Errorf("under an unsigned roster: %d %s", code, e)
+	}
+	write(t, proof+".bad", `{"statement":{},"signature":"","records":[null]}`)
+	if _, _, code := try(t.Context(), "consent", "accesses", "--check", proof+".bad", "--roster", roster); code == exitDone {
+		t.Error("a list without proofs")
+	}
 	if !strings.Contains(genuine, "Genuine") || !strings.Contains(genuine, study) || !strings.Contains(genuine, "ordinary health records") {
 		t.Error(genuine)
 	}
@@ -788,7 +805,7 @@ func atTheDesk(t *testing.T, k *kits, study string) {
 		bad := bytes.Clone(b)
 		bad[i] ^= 1
 		write(t, proof+".bad", string(bad))
-		if s, _, code := try(t.Context(), "consent", "accesses", "--check", proof+".bad", "--roster", roster); code == exitDone && s != genuine {
+		if s, _, code := try(t.Context(), "consent", "accesses", "--check", proof+".bad", "--roster", roster, "--board", board); code == exitDone && s != genuine {
 			// The trail's links to other studies are bare digests, and say nothing here.
 			t.Errorf("byte %d of %d may change what is believed: %s", i, len(b), s)
 		}

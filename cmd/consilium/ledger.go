@@ -93,7 +93,9 @@ func runLedgerVerify(ctx context.Context, e *env, args []string) error {
 	receipt := flags.String("receipt", "", "instead, check this receipt `file`; needs --roster and no network")
 	roster := flags.String("roster", "", "the federation's signed roster `file`, for --receipt")
 	board := flags.String("board", "", "a kit's board.json `file`: check the roster against the board that you trust")
-	var anchors files
+	var anchors, blocks files
+	contract := flags.String("contract", "", "with --anchor, the `address` of the federation's contract")
+	flags.Var(&blocks, "block", "with --anchor, the `hash` of a final block, from a source of your own")
 	flags.Var(&anchors, "anchor", "an anchor that consilium-anchor wrote, a `file`: is this the ledger that was anchored?")
 	rest, err := e.parse(flags, args)
 	if err != nil {
@@ -101,6 +103,10 @@ func runLedgerVerify(ctx context.Context, e *env, args []string) error {
 	}
 	if len(rest) > 0 {
 		return usagef("unexpected %q", rest[0])
+	}
+	trust, err := anchorTrust(*contract, blocks)
+	if err != nil {
+		return err
 	}
 	if *receipt != "" {
 		return verifyReceipt(e, *receipt, *roster, *board)
@@ -124,7 +130,7 @@ func runLedgerVerify(ctx context.Context, e *env, args []string) error {
 			return err
 		}
 	}
-	anchored, err := h.verifyAnchors(ctx, cp, anchors)
+	anchored, err := h.verifyAnchors(ctx, cp, anchors, trust)
 	if err != nil {
 		return err
 	}

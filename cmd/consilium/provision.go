@@ -20,6 +20,7 @@ import (
 	"consilium/internal/canon"
 	"consilium/internal/durable"
 	"consilium/internal/hybrid"
+	"consilium/internal/pinned"
 	"consilium/internal/seal"
 	"consilium/internal/wire"
 	"consilium/policy"
@@ -357,7 +358,7 @@ func runProvisionRoster(_ context.Context, e *env, args []string) error {
 		NotBefore: now.Add(-time.Hour).Unix(), NotAfter: now.AddDate(0, 0, *days).Unix(), Board: consilium.Board{Name: *board, Threshold: *threshold},
 		Sites: []consilium.Site{}, Coordinators: []consilium.Coordinator{}, Researchers: []consilium.Researcher{}, Auditors: []consilium.Auditor{}}
 	if *previous != "" {
-		signed, old, err := readSigned(*previous)
+		signed, old, err := pinned.ParseRoster(*previous)
 		if err != nil {
 			return err
 		}
@@ -411,7 +412,7 @@ func runProvisionRoster(_ context.Context, e *env, args []string) error {
 		return err
 	}
 	if e.json {
-		return json.NewEncoder(e.stdout).Encode(map[string]any{"roster": consilium.RosterDigest(payload), "version": r.Version, "members": list, "board": groups(boardOf(r).digest())})
+		return json.NewEncoder(e.stdout).Encode(map[string]any{"roster": consilium.RosterDigest(payload), "version": r.Version, "members": list, "board": groups(pinned.BoardOf(r).Digest())})
 	}
 	fmt.Fprintf(e.stdout, "roster version %d of %s: %d hospitals, %d coordinators, %d teams, a board of %d of whom %d sign\n", r.Version, r.Name, len(r.Sites), len(r.Coordinators), len(r.Researchers), len(r.Board.Members), r.Board.Threshold)
 	fmt.Fprintln(e.stdout, "compare every fingerprint with its owner before anybody signs:")
@@ -440,7 +441,7 @@ func runProvisionSign(_ context.Context, e *env, args []string) error {
 	if len(rest) > 0 || *file == "" || *dir == "" {
 		return usagef("--roster FILE and --board KIT are needed, and nothing else")
 	}
-	signed, roster, err := readSigned(*file)
+	signed, roster, err := pinned.ParseRoster(*file)
 	if err != nil {
 		return err
 	}
@@ -461,9 +462,9 @@ func runProvisionSign(_ context.Context, e *env, args []string) error {
 	}
 	// A successor is signed by the board that this member's kit pins, the
 	// first roster by its own.
-	board := boardOf(roster)
-	if pinned, err := readBoard(filepath.Join(*dir, kitBoard)); err == nil {
-		board = pinned
+	board := pinned.BoardOf(roster)
+	if trusted, err := pinned.ReadBoard(filepath.Join(*dir, kitBoard)); err == nil {
+		board = trusted
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -502,7 +503,7 @@ func runProvisionInstall(_ context.Context, e *env, args []string) error {
 	if len(rest) > 0 || *file == "" || *dir == "" {
 		return usagef("--roster FILE and --dir KIT are needed, and nothing else")
 	}
-	signed, roster, err := readSigned(*file)
+	signed, roster, err := pinned.ParseRoster(*file)
 	if err != nil {
 		return err
 	}
@@ -510,26 +511,26 @@ func runProvisionInstall(_ context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	own := boardOf(roster)
-	print := groups(own.digest())
-	pinned, err := readBoard(filepath.Join(*dir, kitBoard))
+	own := pinned.BoardOf(roster)
+	print := groups(own.Digest())
+	trusted, err := pinned.ReadBoard(filepath.Join(*dir, kitBoard))
 	switch {
 	case *want != "":
 		if strings.ReplaceAll(*want, " ", "") != strings.ReplaceAll(print, " ", "") {
 			return consilium.ErrSignature.Withf("the roster's board has the fingerprint %s, not %s; do not install it and ask the board", print, *want)
 		}
-		pinned = own
+		trusted = own
 	case errors.Is(err, fs.ErrNotExist):
-		pinned = own
+		trusted = own
 	case err != nil:
 		return err
-	case pinned.digest() != own.digest():
+	case trusted.Digest() != own.Digest():
 		return consilium.ErrSignature.Withf("the roster names another board than the one pinned in %s; if the board has changed, compare its fingerprint (%s) with what the old board publishes and install with --board", *dir, print)
 	}
-	if err := hybrid.VerifyThreshold(pinned.Keys, pinned.Threshold, consilium.DomainRoster, signed); err != nil {
-		return fmt.Errorf("%s: %w; %d board members sign with `consilium provision sign`", *file, err, pinned.Threshold)
+	if err := trusted.Check(signed); err != nil {
+		return fmt.Errorf("%s: %w; %d board members sign with `consilium provision sign`", *file, err, trusted.Threshold)
 	}
-	if old, before, err := readSigned(filepath.Join(*dir, kitRoster)); err == nil {
+	if old, before, err := pinned.ParseRoster(filepath.Join(*dir, kitRoster)); err == nil {
 		if roster.Version < before.Version || roster.Version == before.Version && !bytes.Equal(old.Payload, signed.Payload) {
 			return consilium.ErrStale.Withf("roster version %d is installed, %s is version %d; ask the board for the newest", before.Version, *file, roster.Version)
 		}
@@ -545,7 +546,7 @@ func runProvisionInstall(_ context.Context, e *env, args []string) error {
 	if err := switchCertificate(*dir, roster); err != nil {
 		return err
 	}
-	b, err := json.MarshalIndent(pinned, "", " ")
+	b, err := json.MarshalIndent(trusted, "", " ")
 	if err != nil {
 		return err
 	}

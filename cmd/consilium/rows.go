@@ -13,7 +13,7 @@ import (
 
 	"consilium"
 	"consilium/internal/durable"
-	"consilium/internal/hybrid"
+	"consilium/internal/pinned"
 	"consilium/internal/table"
 	"consilium/provenance"
 	"consilium/worker/vault"
@@ -321,18 +321,9 @@ func verifyReceipt(e *env, path, rosterPath, boardPath string) error {
 	if rosterPath == "" {
 		return usagef("--receipt needs --roster FILE, the federation's signed roster")
 	}
-	signed, roster, err := readSigned(rosterPath)
+	roster, err := pinned.OpenRoster(rosterPath, boardPath)
 	if err != nil {
 		return err
-	}
-	board := boardOf(roster)
-	if boardPath != "" {
-		if board, err = readBoard(boardPath); err != nil {
-			return err
-		}
-	}
-	if err := hybrid.VerifyThreshold(board.Keys, board.Threshold, consilium.DomainRoster, signed); err != nil {
-		return fmt.Errorf("%s: the board has not signed it: %w", rosterPath, err)
 	}
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -355,12 +346,12 @@ func verifyReceipt(e *env, path, rosterPath, boardPath string) error {
 		if err != nil {
 			return fmt.Errorf("%s does not verify: %w", path, err)
 		}
-		return showReceipt(e, s, facts, boardPath != "")
+		return showReceipt(e, s, facts, roster)
 	}
 	return consilium.ErrLedger.Withf("%s is of the ledger %s, which is of no hospital in the roster", path, cp.Origin)
 }
 
-func showReceipt(e *env, s *consilium.Site, f *provenance.ReceiptFacts, pinned bool) error {
+func showReceipt(e *env, s *consilium.Site, f *provenance.ReceiptFacts, roster *pinned.Roster) error {
 	if e.json {
 		values := map[string]any{}
 		for _, v := range f.Values {
@@ -371,7 +362,7 @@ func showReceipt(e *env, s *consilium.Site, f *provenance.ReceiptFacts, pinned b
 			}
 		}
 		return json.NewEncoder(e.stdout).Encode(map[string]any{"site": s.ID, "origin": f.Origin, "batch": f.Header.Batch, "size": f.Checkpoint.Size,
-			"cosigned": f.Checkpoint.Time.UTC().Format(time.RFC3339), "values": values, "board": pinned})
+			"cosigned": f.Checkpoint.Time.UTC().Format(time.RFC3339), "values": values, "board": roster.Pinned})
 	}
 	fmt.Fprintf(e.stdout, "%s committed to this row; batch %s of its ledger, cosigned %s\n", s.Name, f.Header.Batch, f.Checkpoint.Time.UTC().Format(time.RFC3339))
 	for _, v := range f.Values {
@@ -385,8 +376,8 @@ func showReceipt(e *env, s *consilium.Site, f *provenance.ReceiptFacts, pinned b
 		}
 		fmt.Fprintln(e.stdout)
 	}
-	if !pinned {
-		fmt.Fprintln(e.stdout, "the board's keys are those of this roster: compare them with what the board publishes, or give --board")
+	if !roster.Pinned {
+		fmt.Fprintln(e.stdout, roster.Unpinned())
 	}
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 	"consilium/internal/archive"
 	"consilium/internal/client"
 	"consilium/internal/federation"
+	"consilium/internal/pinned"
 	"consilium/internal/studyfile"
 	"consilium/internal/table"
 	"consilium/models"
@@ -463,7 +464,7 @@ func runStudyAudit(_ context.Context, e *env, args []string) error {
 	}
 	var o archive.Options
 	if *board != "" {
-		b, err := readBoard(*board)
+		b, err := pinned.ReadBoard(*board)
 		if err != nil {
 			return err
 		}
