@@ -345,8 +345,9 @@ type Consents struct {
 	docs     []*storedDoc
 	byOwner  map[Pseudonym][]*storedDoc
 	verified bool
-	size     int64        // bytes of the file that are whole
-	bits     *status.List // of a store in memory
+	size     int64                           // bytes of the file that are whole
+	refs     map[consilium.Digest]RecordType // of the ledger, as of Verify; never changed
+	bits     *keptBits                       // of a store in memory
 }
 
 type storedDoc struct {
@@ -489,7 +490,7 @@ func (c *Consents) check(d *storedDoc) error {
 		return errors.New("about another patient")
 	}
 	if d.doc.token != nil {
-		return d.doc.VerifyCredential(append([]consilium.PublicKey{c.key}, c.cfg.EarlierKeys...), time.Unix(d.received, 0))
+		return d.doc.VerifyCredential(c.hospitalKeys(), time.Unix(d.received, 0))
 	}
 	return d.doc.Verify()
 }
@@ -655,7 +656,7 @@ func (c *Consents) Verify(g *Gate) error {
 	refs, seen := g.ledgerRefs()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.verified = false
+	c.verified, c.refs = false, refs
 	if seen == nil {
 		return consilium.ErrLedger.Withf("consents: the ledger was not read yet")
 	}
@@ -704,6 +705,7 @@ func (c *Consents) Erase(ctx context.Context, ledger Appender, p Pseudonym) (int
 	// An erased credential must not come back to life in the status list.
 	bits, err := c.statusLocked()
 	if err == nil {
+		bits.Erased = append(bits.Erased, refs...)
 		if err = c.setLocked(bits, gone); err == nil {
 			err = c.keepStatusLocked(bits)
 		}
@@ -836,8 +838,8 @@ func (c *Consents) History(p Pseudonym, at time.Time) ([]Claims, error) {
 		return nil, consilium.ErrLedger.Withf("consents: not held against the ledger yet")
 	}
 	t := at.Unix()
-	docs := c.byOwner[p]
-	line := keyLine(docs)
+	s := c.standing(p)
+	docs, line := s.docs, s.line
 	var out []Claims
 	for place, d := range docs {
 		con := d.doc.Consent
@@ -854,7 +856,7 @@ func (c *Consents) History(p Pseudonym, at time.Time) ([]Claims, error) {
 				continue
 			}
 		} else {
-			m := mandateFor(docs, d)
+			m := s.mandateFor(d)
 			if m == nil {
 				continue
 			}

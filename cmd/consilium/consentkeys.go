@@ -271,7 +271,7 @@ func runConsentMandate(ctx context.Context, e *env, args []string) error {
 // an old one can hide a withdrawal.
 const statusValid = 7 * 24 * time.Hour
 
-func runConsentStatus(_ context.Context, e *env, args []string) error {
+func runConsentStatus(ctx context.Context, e *env, args []string) error {
 	flags := e.flags()
 	config := flags.String("config", "", "the worker's config `file`")
 	out := flags.String("out", "", "`file` to publish, for whoever is shown a consent of this hospital")
@@ -286,7 +286,7 @@ func runConsentStatus(_ context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	store, _, err := h.consentDesk()
+	store, _, err := h.verifiedConsents(ctx)
 	if err != nil {
 		return err
 	}
