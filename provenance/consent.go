@@ -566,15 +566,19 @@ func (c *Consents) appendFile(docs []*storedDoc) error {
 		}
 		out = append(binary.BigEndian.AppendUint32(out, uint32(len(sealed))), sealed...)
 	}
-	f, err := os.OpenFile(filepath.Join(c.cfg.Dir, consentFile), os.O_WRONLY|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(filepath.Join(c.cfg.Dir, consentFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return fmt.Errorf("consents: %w", err)
 	}
 	// What an earlier failed write left beyond the whole frames goes first.
-	if err = f.Truncate(c.size); err == nil {
-		if _, err = f.WriteAt(out, c.size); err == nil {
-			err = f.Sync()
-		}
+	if err = c.ours(f); err == nil {
+		err = f.Truncate(c.size)
+	}
+	if err == nil {
+		_, err = f.WriteAt(out, c.size)
+	}
+	if err == nil {
+		err = f.Sync()
 	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
@@ -587,6 +591,38 @@ func (c *Consents) appendFile(docs []*storedDoc) error {
 	}
 	c.size += int64(len(out))
 	return nil
+}
+
+// ours checks that the file is the one that was read, but for half a frame at
+// its end. A whole frame there is a document that another process has written,
+// and perhaps acknowledged, since.
+func (c *Consents) ours(f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Size() < c.size {
+		return consilium.ErrLedger.Withf("the file has become shorter since it was read: %d of %d bytes; restore it from a backup", info.Size(), c.size)
+	}
+	rest := make([]byte, min(info.Size()-c.size, 4+maxFrame))
+	if _, err := f.ReadAt(rest, c.size); err != nil {
+		return err
+	}
+	if len(rest) >= 4 && int64(binary.BigEndian.Uint32(rest)) <= info.Size()-c.size-4 {
+		return consilium.ErrUnavailable.Withf("another process has written to the store since it was read; nothing was written now: run the command again")
+	}
+	return nil
+}
+
+func (c *Consents) oursOnDisk() error {
+	if c.cfg.Dir == "" {
+		return nil
+	}
+	f, err := os.Open(filepath.Join(c.cfg.Dir, consentFile))
+	if err != nil {
+		return err
+	}
+	return errors.Join(c.ours(f), f.Close())
 }
 
 // log writes the references of docs into the ledger, one record for up to
@@ -701,6 +737,9 @@ func (c *Consents) Erase(ctx context.Context, ledger Appender, p Pseudonym) (int
 			return 0, err
 		}
 		entries = append(entries, e)
+	}
+	if err := c.oursOnDisk(); err != nil {
+		return 0, fmt.Errorf("consents: %w", err)
 	}
 	// An erased credential must not come back to life in the status list.
 	bits, err := c.statusLocked()

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
@@ -99,6 +100,40 @@ func TestConsentDesk(t *testing.T) {
 	if _, _, code := try(t.Context(), "consent", "issue", "--config", config, "--patient", "104", "--card", folder("mother"), "--form", "f", "--level", "general", "--scopes", "general", "--purposes", "DUO:0000042", "--given-by", "parent"); code == exitDone {
 		t.Error("a parent whose mandate ended decides")
 	}
+
+	// A representative sees what the mandate covers, a stranger's card nothing.
+	must(t, "consent", "mandate", "--config", config, "--patient", "100", "--card", folder("new"), "--role", "proxy", "--holder", folder("son"), "--powers", "see")
+	must(t, "consent", "mandate", "--config", config, "--patient", "100", "--card", folder("new"), "--role", "proxy", "--holder", folder("clerk"), "--powers", "withdraw")
+	for holder, may := range map[string]bool{"new": true, "son": true, "clerk": false, "mother": false, "card": false} {
+		for _, what := range []string{"show", "accesses"} {
+			if _, e, code := try(t.Context(), "consent", what, "--config", config, "--patient", "100", "--card", folder(holder)); may != (code == exitDone) || !may && !strings.Contains(e, "may not see") {
+				t.Errorf("%s with the card of %s: %d %s", what, holder, code, e)
+			}
+		}
+	}
+
+	// Two desks at once: both documents are entered, one after the other.
+	done := make(chan string)
+	for _, patient := range []string{"110", "111", "112"} {
+		go func() {
+			_, e, code := try(t.Context(), "consent", "issue", "--config", config, "--patient", patient, "--card", folder("card-"+patient), "--form", "f", "--level", "general", "--scopes", "general", "--purposes", "DUO:0000042", "--given-by", "self")
+			done <- fmt.Sprint(code, e)
+		}()
+	}
+	for range 3 {
+		if s := <-done; s != "0" {
+			t.Error(s)
+		}
+	}
+	for _, patient := range []string{"110", "111", "112"} {
+		says(t, must(t, "consent", "show", "--config", config, "--patient", patient), "in force")
+	}
+
+	// Erased, and the patient's copy does not count any more.
+	says(t, must(t, "consent", "erase", "--config", config, "--patient", "112"), "1 documents are erased")
+	says(t, must(t, "consent", "erase", "--config", config, "--patient", "112"), "nothing of this patient")
+	says(t, must(t, "consent", "show", "--config", config, "--patient", "112"), "There is no consent")
+	says(t, must(t, "consent", "show", "--config", config, "--patient", "111"), "in force")
 
 	// What others may look up.
 	must(t, "consent", "status", "--config", config, "--out", folder("status.jwt"))

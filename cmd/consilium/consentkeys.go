@@ -77,10 +77,11 @@ func runConsentGuardians(ctx context.Context, e *env, args []string) error {
 	if len(rest) > 0 || *config == "" || *patient == "" || *cardDir == "" || *out == "" {
 		return usagef("--config FILE, --patient NUMBER, --card FOLDER and --out FOLDER are needed")
 	}
-	h, store, name, err := deskFor(*config, *patient, e)
+	h, store, name, leave, err := deskFor(ctx, *config, *patient, e)
 	if err != nil {
 		return err
 	}
+	defer leave()
 	if store.LastKeyEvent(name) != nil {
 		return &consilium.Error{Code: consilium.ErrInvalid.Code, Msg: "this patient has guardians already", Next: "new ones are named when their letters have replaced the card"}
 	}
@@ -106,18 +107,16 @@ func runConsentGuardians(ctx context.Context, e *env, args []string) error {
 	return nil
 }
 
-// deskFor opens the desk for one patient.
-func deskFor(config, patient string, e *env) (*hospital, *provenance.Consents, provenance.Pseudonym, error) {
-	var name provenance.Pseudonym
-	h, err := openHospital(config, e.stderr)
-	if err != nil {
-		return nil, nil, name, err
+// deskFor opens the desk for one patient, until leave is called.
+func deskFor(ctx context.Context, config, patient string, e *env) (h *hospital, store *provenance.Consents, name provenance.Pseudonym, leave func(), err error) {
+	if h, err = openHospital(config, e.stderr); err != nil {
+		return nil, nil, name, nil, err
 	}
-	store, alias, err := h.consentDesk()
+	store, alias, leave, err := h.consentDesk(ctx)
 	if err != nil {
-		return nil, nil, name, err
+		return nil, nil, name, nil, err
 	}
-	return h, store, provenance.Pseudonym(table.Pseudonym(alias, patient)), nil
+	return h, store, provenance.Pseudonym(table.Pseudonym(alias, patient)), leave, nil
 }
 
 func runConsentRecover(ctx context.Context, e *env, args []string) error {
@@ -138,10 +137,11 @@ func runConsentRecover(ctx context.Context, e *env, args []string) error {
 	if len(rest) > 0 || *config == "" || *patient == "" || *cardDir == "" || *out == "" || len(letters) == 0 {
 		return usagef("--config FILE, --patient NUMBER, --card FOLDER, --out FOLDER and several --letter FILE are needed")
 	}
-	h, store, name, err := deskFor(*config, *patient, e)
+	h, store, name, leave, err := deskFor(ctx, *config, *patient, e)
 	if err != nil {
 		return err
 	}
+	defer leave()
 	last := store.LastKeyEvent(name)
 	if last == nil {
 		return &consilium.Error{Code: consilium.ErrInvalid.Code, Msg: "this patient has named no guardians", Next: "withdraw at the desk without a card, and issue the consent again with a new one"}
@@ -215,10 +215,11 @@ func runConsentMandate(ctx context.Context, e *env, args []string) error {
 	if len(rest) > 0 || *config == "" || *patient == "" || *holder == "" || *role == "" && !*end {
 		return usagef("--config FILE, --patient NUMBER, --role ROLE and --holder FOLDER are needed")
 	}
-	h, store, name, err := deskFor(*config, *patient, e)
+	h, store, name, leave, err := deskFor(ctx, *config, *patient, e)
 	if err != nil {
 		return err
 	}
+	defer leave()
 	acts, err := openCard(*holder, h.site, name)
 	if err != nil {
 		return err
@@ -286,8 +287,12 @@ func runConsentStatus(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	store, _, err := h.verifiedConsents(ctx)
+	store, _, leave, err := h.consentDesk(ctx)
 	if err != nil {
+		return err
+	}
+	defer leave()
+	if err := h.verify(ctx, store); err != nil {
 		return err
 	}
 	list, err := store.PublishStatus(statusValid)
@@ -301,5 +306,47 @@ func runConsentStatus(ctx context.Context, e *env, args []string) error {
 		return json.NewEncoder(e.stdout).Encode(map[string]any{"list": provenance.StatusListID(h.site), "bytes": len(list)})
 	}
 	fmt.Fprintf(e.stdout, "%s: the status list %s, valid for seven days; it names nobody\n", *out, provenance.StatusListID(h.site))
+	return nil
+}
+
+// runConsentErase removes everything that a patient ever signed. It is for a
+// patient who asks for erasure, not for one who withdraws: a withdrawal keeps the
+// proof that there was a consent while it was used.
+func runConsentErase(ctx context.Context, e *env, args []string) error {
+	flags := e.flags()
+	config := flags.String("config", "", "the worker's config `file`")
+	patient := flags.String("patient", "", "the hospital's own patient `number`")
+	rest, err := e.parse(flags, args)
+	if err != nil {
+		return err
+	}
+	if len(rest) > 0 || *config == "" || *patient == "" {
+		return usagef("--config FILE and --patient NUMBER are needed")
+	}
+	h, store, name, leave, err := deskFor(ctx, *config, *patient, e)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	// From a store that lacks a document, not all of the patient's would be erased.
+	if err := h.verify(ctx, store); err != nil {
+		return err
+	}
+	n := 0
+	if err := h.write(ctx, func(ctx context.Context, ledger ledgerWriter) (err error) {
+		n, err = store.Erase(ctx, ledger, name)
+		return err
+	}); err != nil {
+		return err
+	}
+	if e.json {
+		return json.NewEncoder(e.stdout).Encode(map[string]any{"erased": n})
+	}
+	if n == 0 {
+		fmt.Fprintln(e.stdout, "the store holds nothing of this patient; is the number right?")
+		return nil
+	}
+	fmt.Fprintf(e.stdout, "%d documents are erased; the ledger says how many, and not whose. Publish the status list again: the patient's copies no longer count.\n", n)
+	fmt.Fprintln(e.stdout, "backups and copies that were handed out are yours to erase; the patient's rows have `consilium ledger erase`")
 	return nil
 }

@@ -166,6 +166,10 @@ func (r *remoteDesk) call(ctx context.Context, req deskRequest) ([]uint64, error
 	if reply.Error != "" {
 		return reply.Indices, consilium.ErrLedger.Withf("%s", reply.Error)
 	}
+	// An answer that does not say where the entries stand is no acknowledgement.
+	if len(reply.Indices) != len(req.Entries) {
+		return nil, consilium.ErrLedger.Withf("the worker acknowledged %d of %d entries; run the command again", len(reply.Indices), len(req.Entries))
+	}
 	return reply.Indices, nil
 }
 
@@ -175,7 +179,7 @@ func (r *remoteDesk) AppendAll(ctx context.Context, entries [][]byte) ([]uint64,
 
 func (r *remoteDesk) Append(ctx context.Context, entry []byte) (uint64, error) {
 	at, err := r.call(ctx, deskRequest{Entries: [][]byte{entry}, Await: true})
-	if err != nil || len(at) != 1 {
+	if err != nil {
 		return 0, errors.Join(err, ctx.Err())
 	}
 	return at[0], nil

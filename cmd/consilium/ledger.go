@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -76,10 +77,36 @@ func runLedgerWitness(ctx context.Context, e *env, args []string) error {
 		defer cancel()
 		s.Shutdown(drain)
 	})()
+	if c.Health != "" {
+		if err := witnessHealth(ctx, c.Health, len(logs)); err != nil {
+			return err
+		}
+	}
 	log.Info("witness runs", "listen", l.Addr().String(), "ledgers", len(logs))
 	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
+	return nil
+}
+
+// witnessHealth answers /healthz, /readyz and /metrics until ctx ends. It runs
+// from after the state of every ledger was read, so ready is alive.
+func witnessHealth(ctx context.Context, address string, ledgers int) error {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("health: %w", err)
+	}
+	mux := http.NewServeMux()
+	ok := func(rw http.ResponseWriter, _ *http.Request) { io.WriteString(rw, "ok\n") }
+	mux.HandleFunc("GET /healthz", ok)
+	mux.HandleFunc("GET /readyz", ok)
+	mux.HandleFunc("GET /metrics", func(rw http.ResponseWriter, _ *http.Request) {
+		rw.Header().Set("Content-Type", "text/plain; version=0.0.4")
+		fmt.Fprintf(rw, "# HELP consilium_witness_ledgers Ledgers that this witness watches.\n# TYPE consilium_witness_ledgers gauge\nconsilium_witness_ledgers %d\n", ledgers)
+	})
+	s := &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second, MaxHeaderBytes: 8 << 10}
+	context.AfterFunc(ctx, func() { s.Close() })
+	go s.Serve(l) // until s is closed
 	return nil
 }
 

@@ -152,7 +152,7 @@ roster: roster.json
 board: board.json
 data: data
 listen: {{.}}
-health: ""
+health: ""               # host:port of /healthz, /readyz and /metrics; "" for none
 log: info
 `))
 

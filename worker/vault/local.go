@@ -189,6 +189,11 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 	} else if why != nil {
 		return hatch.LocalReply{}, why
 	}
+	// Before the analysis sees a row: if we crash here, a patient is told of a
+	// study that was about to read, and never the other way round.
+	if err := v.book.reads(*cohort); err != nil {
+		return hatch.LocalReply{}, err
+	}
 	st.cohort = cohort
 	derived, err := table.Derive(st.spec, st.record, u.selected)
 	if err != nil {
