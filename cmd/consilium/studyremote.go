@@ -516,10 +516,8 @@ func showAudit(e *env, s *archive.Summary) {
 	}
 	p("release allowed by: %s", names(s.Released))
 	p("%d events stand in the coordinators' audit log of %d, root %s; %d signatures verify, each Ed25519 and ML-DSA-65", s.Events, s.Size, s.Root.Short(), s.Signatures)
-	if s.Uses > 0 {
-		p("hospitals recorded %d uses of records in their own witnessed ledgers", s.Uses)
-	} else {
-		p("no hospital's own trail is in this archive: what the hospitals recorded themselves was not checked")
+	if n := len(s.Enrolled) - len(s.Missing); n > 0 {
+		p("%d of %d hospitals' own trails are here, anchored in their witnessed ledgers; they recorded %d uses of records", n, len(s.Enrolled), s.Uses)
 	}
 	for _, f := range s.Findings {
 		p("  %s left out: %s record %s", f.Site, f.Kind, f.Name.Short())
@@ -527,5 +525,9 @@ func showAudit(e *env, s *archive.Summary) {
 	for _, n := range s.Notes {
 		p("note: %s", n)
 	}
-	p("everything fits")
+	if len(s.Missing) > 0 {
+		p("everything that is here fits; %d trails are not here", len(s.Missing))
+	} else {
+		p("everything fits")
+	}
 }

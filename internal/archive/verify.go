@@ -44,6 +44,7 @@ type Summary struct {
 	Signatures int                    `json:"signatures"`
 	Uses       int                    `json:"uses"`     // entries of hospitals' trails about rows used
 	Findings   []Finding              `json:"findings"` // what hospitals' ledger checks found
+	Missing    []consilium.SiteID     `json:"missing"`  // enrolled hospitals whose own trail is not in the archive
 	By         string                 `json:"by"`
 	Notes      []string               `json:"notes"`
 	Ended      string                 `json:"ended"`
@@ -83,7 +84,7 @@ func Verify(dir string, o Options) (*Summary, error) {
 	if o.Now.IsZero() {
 		o.Now = time.Now()
 	}
-	s := &Summary{Study: c.Study, By: m.By, Events: len(c.Events), Declined: []Declined{}, Findings: []Finding{}, Notes: []string{}}
+	s := &Summary{Study: c.Study, By: m.By, Events: len(c.Events), Declined: []Declined{}, Findings: []Finding{}, Missing: []consilium.SiteID{}, Notes: []string{}}
 	roster, err := verifyRoster(c, o, s)
 	if err != nil {
 		return nil, err
@@ -234,12 +235,24 @@ func (s *Summary) verifyEvents(c *Contents, roster *consilium.Roster) error {
 	var set consilium.Digest
 	var frozen []consilium.Position
 	votes, openings := map[consilium.Position]bool{}, map[consilium.Position]bool{}
-	next := map[consilium.Digest]int{}
+	// Who signed which next state: a hospital whose vote the log holds several
+	// times is one hospital.
+	next := map[consilium.Digest]map[consilium.Position]bool{}
 	headers := map[consilium.Position]consilium.Digest{}
 	for _, ev := range c.Events {
 		where := fmt.Sprintf("event %d (%s)", ev.Seq, ev.Kind)
 		switch ev.Kind {
+		case consilium.EventProposed, consilium.EventCertified, consilium.EventClosed:
+			// The log is its coordinators' word until it has been recounted.
+			if charter == nil || round == nil {
+				return misfit(eventsFile, where, "before any charter or round")
+			}
+		}
+		switch ev.Kind {
 		case consilium.EventChartered:
+			if round != nil {
+				return misfit(eventsFile, where, "a second charter after the first round")
+			}
 			var err error
 			if charter, err = consilium.ParseCharter(ev.Body); err != nil {
 				return misfit(eventsFile, where, "%w", err)
@@ -247,7 +260,7 @@ func (s *Summary) verifyEvents(c *Contents, roster *consilium.Roster) error {
 			digest = consilium.CharterDigest(ev.Body)
 		case consilium.EventOpened:
 			o, err := consilium.ParseRoundOpened(ev.Body)
-			if err != nil || o.Charter != digest {
+			if err != nil || charter == nil || o.Charter != digest {
 				return misfit(eventsFile, where, "a round of another charter: %v", err)
 			}
 			round = &Round{Round: o.Round, Attempts: o.Attempt}
@@ -263,7 +276,7 @@ func (s *Summary) verifyEvents(c *Contents, roster *consilium.Roster) error {
 			}
 			round.Contributors = nil
 			for _, m := range u.Members {
-				if headers[m.Position] != m.Header {
+				if charter.Member(m.Position) == nil || m.Header.IsZero() || headers[m.Position] != m.Header {
 					return misfit(eventsFile, where, "position %d contributed no such header", m.Position)
 				}
 				round.Contributors = append(round.Contributors, charter.Members[m.Position-1].Site)
@@ -274,24 +287,30 @@ func (s *Summary) verifyEvents(c *Contents, roster *consilium.Roster) error {
 			if frozen != nil && !slices.Equal(frozen, u.Positions()) && exactStudy(c) {
 				return misfit(eventsFile, where, "other contributors than in the first round of an exact study")
 			}
-			set = u.Digest()
+			// Votes for one set certify no other one.
+			if d := u.Digest(); d != set {
+				set = d
+				clear(votes)
+				clear(openings)
+				clear(next)
+			}
 		case consilium.EventCertified:
-			if len(votes) < charter.Threshold {
+			if set.IsZero() || len(votes) < charter.Threshold {
 				return misfit(eventsFile, where, "%d votes, %d are needed", len(votes), charter.Threshold)
 			}
 		case consilium.EventClosed:
 			var d consilium.Digest
-			if len(ev.Body) != len(d) || round == nil {
+			if len(ev.Body) != len(d) || set.IsZero() {
 				return misfit(eventsFile, where, "malformed")
 			}
 			copy(d[:], ev.Body)
-			if next[d] < charter.Threshold {
-				return misfit(eventsFile, where, "%d hospitals signed this state, %d are needed", next[d], charter.Threshold)
+			if len(next[d]) < charter.Threshold {
+				return misfit(eventsFile, where, "%d hospitals signed this state, %d are needed", len(next[d]), charter.Threshold)
 			}
 			if len(openings) < charter.Threshold {
 				return misfit(eventsFile, where, "%d openings, %d are needed", len(openings), charter.Threshold)
 			}
-			round.Votes, round.Openings, round.Agreed = len(votes), len(openings), next[d]
+			round.Votes, round.Openings, round.Agreed = len(votes), len(openings), len(next[d])
 			s.Rounds = append(s.Rounds, *round)
 			if frozen == nil {
 				for i := range charter.Members {
@@ -360,7 +379,10 @@ func (s *Summary) verifyEvents(c *Contents, roster *consilium.Roster) error {
 					return misfit(eventsFile, where, "of another place: %v", err)
 				}
 				if v.Set == set && !v.Reject {
-					next[v.Next]++
+					if next[v.Next] == nil {
+						next[v.Next] = map[consilium.Position]bool{}
+					}
+					next[v.Next][p] = true
 				}
 			}
 		}
@@ -429,8 +451,10 @@ func (s *Summary) verifySites(c *Contents, roster *consilium.Roster, o Options) 
 			sent[m.By][consilium.HeaderDigest(m.Body)] = true
 		}
 	}
+	present := map[consilium.SiteID]bool{}
 	for i := range c.Sites {
 		rec := &c.Sites[i]
+		present[rec.Trail.Site] = true
 		file := "site-" + string(rec.Trail.Site) + ".json"
 		site, ok := roster.Site(rec.Trail.Site)
 		if !ok {
@@ -471,6 +495,14 @@ func (s *Summary) verifySites(c *Contents, roster *consilium.Roster, o Options) 
 			if !recorded[d] {
 				return misfit(file, "trail", "contribution %s was sent and not recorded", d.Short())
 			}
+		}
+	}
+	// What is left out must be said: otherwise a hospital with something to hide
+	// would leave its trail out.
+	for _, id := range s.Enrolled {
+		if !present[id] {
+			s.Missing = append(s.Missing, id)
+			s.Notes = append(s.Notes, fmt.Sprintf("the own trail of %s is not in this archive: what it recorded itself was not checked", id))
 		}
 	}
 	return nil
