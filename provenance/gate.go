@@ -263,6 +263,16 @@ func (g *Gate) ledgerRefs() (map[consilium.Digest]RecordType, *Checkpoint) {
 	return g.know.refs, g.seen // know is replaced, never changed
 }
 
+// Batches is how many batches of a stream the ledger held at the last Update.
+func (g *Gate) Batches(stream ID) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.know == nil {
+		return 0
+	}
+	return len(g.know.streams[stream])
+}
+
 // BatchIndex is where the ledger holds a batch's header, for receipts.
 func (g *Gate) BatchIndex(batch ID) (uint64, bool) {
 	g.mu.Lock()

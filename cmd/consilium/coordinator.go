@@ -26,7 +26,8 @@ type shelf struct {
 
 	mu      sync.Mutex
 	engines map[consilium.Digest]*policy.Engine
-	failed  map[string]error // by directory
+	names   map[string]consilium.Digest // what is installed, by directory
+	failed  map[string]error            // by directory
 }
 
 // openShelf compiles what is installed. A bundle that does not compile stops
@@ -49,6 +50,7 @@ func (s *shelf) scan() error {
 	}
 	def := policy.Default()
 	s.engines, s.failed = map[consilium.Digest]*policy.Engine{def.Digest(): def}, map[string]error{}
+	s.names = map[string]consilium.Digest{}
 	for _, d := range list {
 		if !d.IsDir() {
 			continue
@@ -64,6 +66,7 @@ func (s *shelf) scan() error {
 			continue
 		}
 		s.engines[engine.Digest()] = engine
+		s.names[d.Name()] = engine.Digest()
 	}
 	return nil
 }

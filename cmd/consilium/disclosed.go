@@ -20,17 +20,25 @@ type disclosure struct {
 	Team     consilium.ResearcherID `json:"team,omitempty"` // who asked
 	Declined string                 `json:"declined,omitempty"`
 	Enrolled *time.Time             `json:"enrolled,omitempty"`
-	// Encrypted contributions that left the hospital, by round.
-	Contributions []uint32 `json:"contributions"`
-	// Sums that this hospital helped to open. All members saw each.
+	// Encrypted contributions that left the hospital: one an attempt.
+	Contributions []sentContribution `json:"contributions"`
+	// Sums that this hospital helped to open, each set of a round by itself: once
+	// a lock is released a round may be opened for another one. All members saw
+	// each that t of them opened.
 	Sums     []openedSum `json:"sums"`
 	Released *time.Time  `json:"released,omitempty"` // this hospital let the team have the result
 	Refused  string      `json:"refused,omitempty"`  // or did not, and why
 	Ended    string      `json:"ended,omitempty"`
 }
 
+type sentContribution struct {
+	Round   uint32 `json:"round"`
+	Attempt uint32 `json:"attempt"`
+}
+
 type openedSum struct {
 	Round   uint32             `json:"round"`
+	Set     consilium.Digest   `json:"set"`
 	At      time.Time          `json:"at"`
 	Members []consilium.SiteID `json:"members"` // whose contributions it adds up, and who saw it
 }
@@ -42,7 +50,7 @@ func disclosures(entries []trail.Entry) ([]*disclosure, error) {
 	for _, e := range entries {
 		d := known[e.Study]
 		if d == nil {
-			d = &disclosure{Study: e.Study, Contributions: []uint32{}, Sums: []openedSum{}}
+			d = &disclosure{Study: e.Study, Contributions: []sentContribution{}, Sums: []openedSum{}}
 			known[e.Study] = d
 			out = append(out, d)
 		}
@@ -50,6 +58,8 @@ func disclosures(entries []trail.Entry) ([]*disclosure, error) {
 			Team    consilium.ResearcherID
 			Code    string
 			Allow   bool
+			Attempt uint32
+			Set     consilium.Digest
 			Members []consilium.SiteID
 			Phase   string
 		}
@@ -66,12 +76,12 @@ func disclosures(entries []trail.Entry) ([]*disclosure, error) {
 		case "decline":
 			d.Declined = body.Code
 		case "contribution":
-			if !slices.Contains(d.Contributions, e.Round) { // another attempt, or a crash before it was sent
-				d.Contributions = append(d.Contributions, e.Round)
+			if c := (sentContribution{e.Round, body.Attempt}); !slices.Contains(d.Contributions, c) { // twice after a crash before it was sent
+				d.Contributions = append(d.Contributions, c)
 			}
 		case "opening":
-			if !slices.ContainsFunc(d.Sums, func(s openedSum) bool { return s.Round == e.Round }) {
-				d.Sums = append(d.Sums, openedSum{e.Round, at, body.Members})
+			if !slices.ContainsFunc(d.Sums, func(s openedSum) bool { return s.Round == e.Round && s.Set == body.Set }) {
+				d.Sums = append(d.Sums, openedSum{e.Round, body.Set, at, body.Members})
 			}
 		case "release":
 			if body.Allow {

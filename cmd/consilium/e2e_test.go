@@ -30,6 +30,7 @@ import (
 	"consilium/internal/studyfile"
 	"consilium/internal/wire"
 	"consilium/policy"
+	"consilium/provenance"
 )
 
 // buildBinary builds the program once for all tests.
@@ -856,6 +857,35 @@ func atTheDesk(t *testing.T, k *kits, study string) {
 	if len(failed) != 2 || failed["table cohort"] == "" || failed["witness"] == "" {
 		t.Errorf("the preflight found %v", failed)
 	}
+	unanchored(t, k)
+}
+
+// unanchored: a name drawn for a table is not a batch of it in the ledger, and a
+// ledger shorter than the vault has seen is not the ledger.
+func unanchored(t *testing.T, k *kits) {
+	t.Helper()
+	kit := k.kit(site(0))
+	other := filepath.Join(k.dir, "other")
+	b, err := os.ReadFile(k.config(site(0)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := filepath.Join(kit, "other.yaml")
+	write(t, config, regexp.MustCompile(`(?m)^data: .*$`).ReplaceAllString(string(b), "data: "+other))
+	copyTree(t, filepath.Join(kit, "data", "ledger"), filepath.Join(other, "ledger"))
+	check := func(says string) {
+		t.Helper()
+		out, _, code := try(t.Context(), "worker", "check", "--config", config)
+		if code != exitFailed || strings.Count(out, "FAILS") != 1 || !strings.Contains(out, "FAILS  ledger") || !strings.Contains(out, says) {
+			t.Errorf("%d, want %q:\n%s", code, says, out)
+		}
+	}
+	check("no batch of cohort")
+	write(t, filepath.Join(other, "streams.json"), fmt.Sprintf(`{"cohort": %q}`, provenance.NewID()))
+	check("no batch of cohort")
+	copyTree(t, filepath.Join(kit, "data", "vault"), filepath.Join(other, "vault"))
+	write(t, filepath.Join(other, "ledger", "checkpoint"), "")
+	check("ledger")
 }
 
 // newRows anchors again after a table has grown and one row was corrected: what

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -66,16 +67,27 @@ func writeSecret(keys, name string, secret []byte) error {
 	return writeNew(filepath.Join(keys, name), []byte(base64.StdEncoding.EncodeToString(secret)+"\n"), 0o600)
 }
 
-func readSecret(keys, name string) ([]byte, error) {
-	path := filepath.Join(keys, name)
-	info, err := os.Stat(path)
+// readPrivate reads a file of keys/ that nobody but its owner may read. The
+// mode is that of the very file that is read.
+func readPrivate(path string) ([]byte, error) {
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("%w; `consilium provision` makes it", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
 	}
 	if info.Mode().Perm()&0o077 != 0 {
 		return nil, &consilium.Error{Code: consilium.ErrForbidden.Code, Msg: fmt.Sprintf("%s may be read by others (mode %o)", path, info.Mode().Perm()), Next: "chmod 600 it"}
 	}
-	b, err := os.ReadFile(path)
+	return io.ReadAll(f)
+}
+
+func readSecret(keys, name string) ([]byte, error) {
+	path := filepath.Join(keys, name)
+	b, err := readPrivate(path)
 	if err != nil {
 		return nil, err
 	}
@@ -258,7 +270,7 @@ func openKit(keys, rosterPath, boardPath, name string) (*kit, error) {
 	if err != nil {
 		return nil, err
 	}
-	keyPEM, err := os.ReadFile(filepath.Join(keys, tlsKeyFile))
+	keyPEM, err := readPrivate(filepath.Join(keys, tlsKeyFile))
 	if err != nil {
 		return nil, err
 	}

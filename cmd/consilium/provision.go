@@ -610,7 +610,7 @@ func switchCertificate(dir string, r *consilium.Roster) error {
 	if err != nil {
 		return err
 	}
-	keyPEM, err := os.ReadFile(filepath.Join(keys, nextPrefix+tlsKeyFile))
+	keyPEM, err := readPrivate(filepath.Join(keys, nextPrefix+tlsKeyFile))
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"os"
 	"time"
@@ -19,10 +20,9 @@ const rosterEvery = 2 * time.Second
 // one in force; one that it refuses is reported once and the process goes on
 // with what it has.
 func watchRoster(ctx context.Context, path string, every time.Duration, log *slog.Logger, take func(*consilium.Signed, *consilium.Roster) error) error {
-	last, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
+	// The first look takes what is there: a roster that was installed between
+	// the process's own reading of the file and this moment is one to take.
+	var last fs.FileInfo
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for {
@@ -32,7 +32,7 @@ func watchRoster(ctx context.Context, path string, every time.Duration, log *slo
 			return nil
 		}
 		now, err := os.Stat(path)
-		if err != nil || os.SameFile(now, last) && now.ModTime().Equal(last.ModTime()) && now.Size() == last.Size() {
+		if err != nil || last != nil && os.SameFile(now, last) && now.ModTime().Equal(last.ModTime()) && now.Size() == last.Size() {
 			continue // install replaces the file whole; in between there may be none
 		}
 		last = now

@@ -419,6 +419,13 @@ func TestSimulateDraft(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, args := range [][]string{{}, {"--out", draft + ".again"}} {
+		code, stdout, stderr := consiliumRun(append([]string{"study", "new", "--json", "--from", table}, args...)...)
+		var doc struct{ File, Study string }
+		if err := json.Unmarshal([]byte(stdout), &doc); code != exitDone || err != nil || doc.Study != string(b) || doc.File != strings.Join(args[min(1, len(args)):], "") {
+			t.Errorf("study new --json %q: %d %v %s%s", args, code, err, stdout, stderr)
+		}
+	}
 	edited := strings.Replace(string(b), "Surv(time, died) ~ arm + age", "Surv(time, died) ~ arm*age", 1)
 	if edited == string(b) {
 		t.Fatalf("the draft has another formula:\n%s", b)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -38,19 +39,24 @@ func runStudyNew(_ context.Context, e *env, args []string) error {
 	if err != nil {
 		return fmt.Errorf("%s: %w", *from, err)
 	}
-	if *out == "" {
+	if *out != "" {
+		f, err := os.OpenFile(*out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+		if err != nil {
+			return err
+		}
+		_, err = f.Write(draft)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+	}
+	switch {
+	case e.json: // the file's text is YAML, and stands in one string
+		return json.NewEncoder(e.stdout).Encode(map[string]any{"file": *out, "study": string(draft)})
+	case *out == "":
 		_, err = e.stdout.Write(draft)
 		return err
 	}
-	f, err := os.OpenFile(*out, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
-	if err != nil {
-		return err
-	}
-	if _, err := f.Write(draft); err != nil {
-		f.Close()
-		return err
-	}
-	return f.Close()
+	return nil
 }
 
 // checked is what `study check` says.

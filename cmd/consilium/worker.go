@@ -286,7 +286,7 @@ func (w *runningWorker) run(ctx context.Context) error {
 		if errors.Is(err, errNewRoster) {
 			continue
 		}
-		if !errors.Is(err, errVaultGone) || !w.up.Swap(false) {
+		if !errors.Is(err, errVaultEnded) || !w.up.Swap(false) {
 			return err
 		}
 		if time.Since(started) > healthyAfter {
@@ -303,7 +303,29 @@ func (w *runningWorker) run(ctx context.Context) error {
 	}
 }
 
-// once runs one gate with one vault. It returns errVaultGone when the vault
+// errVaultEnded ends a gate whose vault ended by itself. It is told apart from
+// other troubles by identity: a code such as "unavailable" may come from anywhere.
+var errVaultEnded = errors.New("the vault has ended")
+
+// outcome is what the end of a gate means for the worker. cause is why its
+// context ended, err what it said, vault how the vault's process ended, and
+// stopped whether the worker itself was asked to stop.
+func outcome(cause, err, vault error, stopped bool, log *slog.Logger) error {
+	switch {
+	case !stopped && cause == errVaultEnded:
+		return fmt.Errorf("%w: %w", errVaultEnded, errors.Join(vault, err))
+	case !stopped && cause == errNewRoster:
+		// What was asked for. A vault that was slow to let go was killed, and the
+		// next one recovers from what is durable.
+		if err := errors.Join(err, vault); err != nil {
+			log.Warn("the gate stopped for the next roster, not in order; it starts again from what is durable", "err", err)
+		}
+		return errNewRoster
+	}
+	return errors.Join(err, vault)
+}
+
+// once runs one gate with one vault. It returns errVaultEnded when the vault
 // ended by itself.
 func (w *runningWorker) once(ctx context.Context) error {
 	c, err := startVault(ctx, w.settings, w.config.Isolation, w.stderr, w.log)
@@ -327,24 +349,15 @@ func (w *runningWorker) once(ctx context.Context) error {
 	w.mu.Unlock()
 	go func() {
 		<-calls.dead
-		cancel(errVaultGone)
+		cancel(errVaultEnded)
 	}()
 	w.up.Store(true)
 	w.log.Info("worker runs", "site", string(w.site), "vault", c.cmd.Process.Pid, "roster", w.kit.roster.Version)
 	err = gate.Run(running)
-	gone := errors.Is(context.Cause(running), errVaultGone) && ctx.Err() == nil
-	renewed := errors.Is(context.Cause(running), errNewRoster) && ctx.Err() == nil
+	cause, stopped := context.Cause(running), ctx.Err() != nil
 	cancel(nil)
 	err = errors.Join(err, gate.Close())
-	if gone {
-		<-c.ended
-		return errVaultGone.With(errors.Join(c.err, err))
-	}
-	err = errors.Join(err, c.stop(5*time.Second))
-	if renewed && err == nil {
-		return errNewRoster
-	}
-	return err
+	return outcome(cause, err, c.stop(5*time.Second), stopped, w.log)
 }
 
 // serveHealth answers /healthz, /readyz and /metrics until ctx ends.

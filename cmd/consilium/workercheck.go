@@ -8,17 +8,20 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"consilium"
 	"consilium/internal/canon"
 	"consilium/internal/wire"
+	"consilium/provenance"
+	"consilium/worker/vault"
 )
 
 // finding is one line of a preflight.
@@ -106,6 +109,7 @@ func (p *preflight) all(ctx context.Context, h *hospital) {
 	p.validity("roster", time.Unix(h.kit.roster.NotAfter, 0), "ask the board for the next roster")
 	p.validity("certificate", h.kit.cert.Leaf.NotAfter, "run `consilium provision renew` and send the board the new card")
 	p.tables(h)
+	p.ledger(ctx, h)
 	p.space(h)
 	p.policies(h)
 	p.witness(ctx, h)
@@ -158,11 +162,51 @@ func (p *preflight) tables(h *hospital) {
 		}
 		p.good(check, "%s, %d columns bound", d.Path, len(d.Columns))
 	}
+}
+
+// ledger reads the hospital's ledger as a stranger would and wants a batch of
+// every table in it. The names in streams.json do not say so: they are drawn
+// before the first batch is signed.
+func (p *preflight) ledger(ctx context.Context, h *hospital) {
+	streams, err := h.streams()
+	if err != nil {
+		p.bad("ledger", err, "")
+		return
+	}
+	next := "run `consilium ledger anchor --config " + h.path + "`"
+	site, _ := h.kit.roster.Site(h.site)
+	seen, err := os.ReadFile(filepath.Join(h.config.vaultDir(), vault.SeenFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		p.bad("ledger", err, "")
+		return
+	}
+	g, err := provenance.NewGate(provenance.GateConfig{Ledger: site.Ledger, Site: site.Key,
+		Witnesses: provenance.SingleWitness(h.kit.roster.Board.Witness, "").AnyAge(), Seen: seen})
+	if err != nil {
+		p.bad("ledger", err, "restore "+vault.SeenFile+" from its newest backup")
+		return
+	}
+	cp, err := g.Update(ctx, provenance.DirView(h.config.ledgerDir()))
+	if errors.Is(err, fs.ErrNotExist) {
+		p.bad("ledger", fmt.Errorf("%s holds no ledger yet", h.config.ledgerDir()), next)
+		return
+	}
+	if err != nil {
+		p.bad("ledger", err, "")
+		return
+	}
+	for _, d := range h.datasets {
+		id, drawn := streams[d.Name]
+		if !drawn || g.Batches(id) == 0 {
+			p.bad("ledger", fmt.Errorf("no batch of %s stands in the ledger of %d entries", d.Name, cp.Size), next)
+			return
+		}
+	}
 	if _, err := h.settings("serve"); err != nil {
 		p.bad("ledger", err, "")
 		return
 	}
-	p.good("ledger", "every table is anchored")
+	p.good("ledger", "%d entries verify; every table has batches in it; cosigned %s", cp.Size, cp.Time.UTC().Format(time.RFC3339))
 }
 
 func (p *preflight) space(h *hospital) {
@@ -176,13 +220,15 @@ func (p *preflight) space(h *hospital) {
 		return
 	}
 	os.Remove(probe)
-	var s syscall.Statfs_t
-	if err := syscall.Statfs(h.config.Data, &s); err != nil {
+	free, err := room(h.config.Data)
+	switch {
+	case errors.Is(err, errors.ErrUnsupported):
+		p.good("disk", "%s is writable; how much is free is not known on this system", h.config.Data)
+		return
+	case err != nil:
 		p.bad("disk", err, "")
 		return
-	}
-	free := s.Bavail * uint64(s.Bsize)
-	if free < enoughSpace {
+	case free < enoughSpace:
 		p.bad("disk", fmt.Errorf("%d MiB free in %s, at least %d are needed", free>>20, h.config.Data, enoughSpace>>20), "free space: a full disk stops the worker, and loses nothing")
 		return
 	}
@@ -195,21 +241,27 @@ func (p *preflight) policies(h *hospital) {
 		p.bad("policies", err, "")
 		return
 	}
-	fresh := 0
-	for _, engine := range s.engines {
-		if _, stale := engine.LawDates(); time.Now().Before(stale) {
-			fresh++
-		}
-	}
-	if fresh == 0 {
-		p.bad("policies", fmt.Errorf("%d policies, the dated law of each has run out: every study is denied", len(s.engines)), "install a newer bundle of the board under "+h.config.Policies)
+	if len(s.names) == 0 {
+		p.bad("policies", fmt.Errorf("none of the board's policies is installed in %s", h.config.Policies), "install the bundle that the board published: without one every study under its policy is declined")
 		return
 	}
-	p.good("policies", "%d installed, %d with law in force", len(s.engines), fresh)
+	fresh := 0
+	for _, name := range slices.Sorted(maps.Keys(s.names)) {
+		engine := s.engines[s.names[name]]
+		if _, stale := engine.LawDates(); !time.Now().Before(stale) {
+			p.bad("policy "+name, fmt.Errorf("its dated law ran out on %s: every study under it is denied", stale.UTC().Format(time.DateOnly)), "install a newer bundle of the board under "+h.config.Policies+" and remove this one")
+			continue
+		}
+		fresh++
+	}
+	if fresh > 0 {
+		p.good("policies", "%d installed, %d with law in force", len(s.names), fresh)
+	}
 }
 
-// witness asks the witness for anything at all: that it answers, and what its
-// clock says.
+// witness asks for the one resource that a witness has, without giving it
+// anything: a witness answers that it takes POST there (c2sp.org/tlog-witness,
+// RFC 9110 §15.5.6). A proxy's page, a captive portal or another service does not.
 func (p *preflight) witness(ctx context.Context, h *hospital) {
 	if h.config.Witness == "" {
 		p.bad("witness", errors.New("no witness is configured"), "set witness: to the URL of the board's ledger witness")
@@ -217,18 +269,25 @@ func (p *preflight) witness(ctx context.Context, h *hospital) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkCall)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, h.config.Witness, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(h.config.Witness, "/")+"/add-checkpoint", nil)
 	if err != nil {
 		p.bad("witness", err, "correct witness:")
 		return
 	}
 	sent := time.Now()
-	resp, err := http.DefaultClient.Do(req)
+	// As the ledger's own client: no proxy, no redirect.
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true},
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	resp, err := client.Do(req)
 	if err != nil {
 		p.bad("witness", err, "open the firewall to it, or correct witness:; without it no row can be used")
 		return
 	}
 	resp.Body.Close()
+	if resp.StatusCode != http.StatusMethodNotAllowed || resp.Header.Get("Allow") != http.MethodPost {
+		p.bad("witness", fmt.Errorf("%s is not a witness: it answers %s", h.config.Witness, resp.Status), "correct witness:, or the proxy in between; without it no row can be used")
+		return
+	}
 	p.good("witness", "%s answers", h.config.Witness)
 	theirs, err := http.ParseTime(resp.Header.Get("Date"))
 	if err != nil {

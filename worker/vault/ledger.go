@@ -15,6 +15,10 @@ import (
 	"consilium/provenance"
 )
 
+// SeenFile, in a vault's directory, is the last checkpoint of the hospital's
+// ledger that the vault saw. It must never be restored from an older copy.
+const SeenFile = "ledger-seen"
+
 // ledgerGate follows the hospital's own ledger and remembers, durably, the
 // last checkpoint it saw: a ledger that is rolled back or forked is refused.
 type ledgerGate struct {
@@ -28,7 +32,7 @@ func (v *Vault) openLedgerGate(site *consilium.Site) (*ledgerGate, error) {
 	if v.ledger != nil {
 		return v.ledger, nil
 	}
-	l := &ledgerGate{view: provenance.DirView(v.cfg.LedgerDir), path: filepath.Join(v.cfg.Dir, "ledger-seen")}
+	l := &ledgerGate{view: provenance.DirView(v.cfg.LedgerDir), path: filepath.Join(v.cfg.Dir, SeenFile)}
 	seen, err := os.ReadFile(l.path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err

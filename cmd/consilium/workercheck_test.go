@@ -1,0 +1,123 @@
+package main
+
+import (
+	"fmt"
+	"io/fs"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"consilium/policy"
+	"consilium/provenance"
+)
+
+// found runs one check of the preflight.
+func found(run func(*preflight)) map[string]finding {
+	p := &preflight{}
+	run(p)
+	out := map[string]finding{}
+	for _, f := range p.found {
+		out[f.Check] = f
+	}
+	return out
+}
+
+// TestPreflightPolicies: the rules that the program carries are not a policy of
+// the board, and one bundle in force does not hide another whose law ran out.
+func TestPreflightPolicies(t *testing.T) {
+	h := &hospital{}
+	h.config.Policies = t.TempDir()
+	check := func() map[string]finding { return found(func(p *preflight) { p.policies(h) }) }
+	if f := check()["policies"]; f.OK || !strings.Contains(f.Found, "none of the board's") {
+		t.Errorf("an empty directory: %+v", f)
+	}
+	b, ok := policy.DefaultBundle().File("law/law.json")
+	if !ok {
+		t.Fatal("the default policy has no law")
+	}
+	as := func(name, day string) {
+		write(t, filepath.Join(h.config.Policies, name, "law", "law.json"), regexp.MustCompile(`"asOf": *"[^"]*"`).ReplaceAllString(string(b), `"asOf": "`+day+`"`))
+	}
+	as("fresh", "2099-01-01")
+	if f := check(); len(f) != 1 || !f["policies"].OK || !strings.HasPrefix(f["policies"].Found, "1 installed, 1 ") {
+		t.Errorf("one fresh bundle: %+v", f)
+	}
+	as("old", "2020-01-01")
+	if f := check(); f["policy old"].OK || f["policy old"].Next == "" || !f["policies"].OK || !strings.HasPrefix(f["policies"].Found, "2 installed, 1 ") {
+		t.Errorf("one of two has run out: %+v", f)
+	}
+}
+
+// TestPreflightWitness: an answer over HTTP is not a witness.
+func TestPreflightWitness(t *testing.T) {
+	key, err := provenance.NewWitnessKey("witness.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := provenance.OpenWitness(provenance.WitnessConfig{Key: key, Dir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	real := httptest.NewServer(w)
+	defer real.Close()
+	for name, c := range map[string]struct {
+		http.HandlerFunc
+		ok bool
+	}{
+		"the witness":  {w.ServeHTTP, true},
+		"another page": {func(rw http.ResponseWriter, _ *http.Request) { fmt.Fprint(rw, "welcome") }, false},
+		"a log-in page": {func(rw http.ResponseWriter, r *http.Request) {
+			http.Redirect(rw, r, real.URL+r.URL.Path, http.StatusFound)
+		}, false},
+		"another method": {func(rw http.ResponseWriter, _ *http.Request) { rw.WriteHeader(http.StatusMethodNotAllowed) }, false},
+	} {
+		s := httptest.NewServer(c.HandlerFunc)
+		h := &hospital{}
+		h.config.Witness = s.URL + "/"
+		if f := found(func(p *preflight) { p.witness(t.Context(), h) })["witness"]; f.OK != c.ok || !c.ok && f.Next == "" {
+			t.Errorf("%s: %+v", name, f)
+		}
+		s.Close()
+	}
+	// A proxy of the environment is not asked: the ledger's own client would reach it.
+	t.Setenv("HTTP_PROXY", real.URL)
+	h := &hospital{}
+	h.config.Witness = "http://witness.invalid"
+	if f := found(func(p *preflight) { p.witness(t.Context(), h) })["witness"]; f.OK {
+		t.Errorf("a name that is nobody's: %+v", f)
+	}
+}
+
+// TestPrivateFiles: every file with a secret is refused while others may read it,
+// the certificate's key too.
+func TestPrivateFiles(t *testing.T) {
+	kit := filepath.Join(t.TempDir(), "kit")
+	must(t, "provision", "site", "--dir", kit, "--federation", testName, "--id", "site-1", "--country", "US", "--regimes", "HIPAA")
+	must(t, "provision", "renew", "--dir", kit)
+	n := 0
+	err := filepath.WalkDir(filepath.Join(kit, kitKeys), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Ext(path) != ".key" {
+			return err
+		}
+		n++
+		if _, err := readPrivate(path); err != nil {
+			t.Error(err)
+		}
+		for _, mode := range []fs.FileMode{0o640, 0o604, 0o660} {
+			if err := os.Chmod(path, mode); err != nil {
+				return err
+			}
+			if _, err := readPrivate(path); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+				t.Errorf("%s with mode %o: %v", d.Name(), mode, err)
+			}
+		}
+		return nil
+	})
+	if err != nil || n < 6 {
+		t.Fatalf("%d keys, %v", n, err)
+	}
+}
