@@ -87,8 +87,9 @@ var walls = map[string][]string{
 	"consilium/benchmarks/full":     {"consilium", "he", "he/party", "internal/seal"},
 
 	// Chains have a program of their own; nothing else links a chain's client.
-	"consilium/cmd/consilium-anchor":     {"provenance", "provenance/chain", "internal/durable", "internal/pinned", "cmd/consilium-anchor/evm"},
-	"consilium/cmd/consilium-anchor/evm": {"consilium", "provenance", "provenance/chain", "internal/durable"},
+	"consilium/cmd/consilium-anchor":       {"provenance", "provenance/chain", "internal/durable", "cmd/consilium-anchor/evm", "cmd/consilium-anchor/heads"},
+	"consilium/cmd/consilium-anchor/heads": {"provenance", "internal/pinned"},
+	"consilium/cmd/consilium-anchor/evm":   {"consilium", "provenance", "provenance/chain", "internal/durable"},
 }
 
 // anyRoom is for the rooms whose promise is to put the others together.

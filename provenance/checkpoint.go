@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -198,7 +199,7 @@ type Checkpoint struct {
 	Origin string
 	Size   uint64
 	Root   consilium.Digest
-	Time   time.Time // the oldest of the cosignatures that met the quorum; zero where none is needed
+	Time   time.Time // from then on the newest cosignatures make the quorum; zero where none is needed
 	Raw    []byte    // the signed note
 }
 
@@ -661,6 +662,7 @@ func (v *checkpointVerifier) verify(b []byte, now time.Time) (*Checkpoint, error
 	if v.log != nil && signed(v.log) == nil {
 		return nil, consilium.ErrLedger.Withf("checkpoint: the log's own signature is missing")
 	}
+	times := make([]time.Time, len(v.witnesses.verifiers))
 	all, fresh := make([]bool, len(v.witnesses.verifiers)), make([]bool, len(v.witnesses.verifiers))
 	for i, k := range v.witnesses.verifiers {
 		s := signed(k)
@@ -673,10 +675,7 @@ func (v *checkpointVerifier) verify(b []byte, now time.Time) (*Checkpoint, error
 		}
 		all[i] = true
 		if v.witnesses.maxAge < 0 || now.Sub(t) <= v.witnesses.maxAge && t.Sub(now) <= maxSkew {
-			fresh[i] = true
-			if c.Time.IsZero() || t.Before(c.Time) {
-				c.Time = t
-			}
+			fresh[i], times[i] = true, t
 		}
 	}
 	switch {
@@ -685,5 +684,29 @@ func (v *checkpointVerifier) verify(b []byte, now time.Time) (*Checkpoint, error
 	case !v.witnesses.met(fresh):
 		return nil, consilium.ErrLedger.Withf("checkpoint of %s at size %d: %w (within %v)", c.Origin, c.Size, ErrStaleCheckpoint, v.witnesses.maxAge)
 	}
+	c.Time = v.witnesses.since(fresh, times)
 	return c, nil
+}
+
+// since is the latest moment from which on the cosignatures make the quorum: an
+// old one beside enough newer ones does not age a checkpoint, nor does a new one
+// beside too few make it young.
+func (c *compiled) since(fresh []bool, times []time.Time) time.Time {
+	if c.unwitnessed {
+		return time.Time{}
+	}
+	var order []int
+	for i, ok := range fresh {
+		if ok {
+			order = append(order, i)
+		}
+	}
+	slices.SortFunc(order, func(a, b int) int { return times[b].Compare(times[a]) })
+	have := make([]bool, len(fresh))
+	for _, i := range order {
+		if have[i] = true; c.met(have) {
+			return times[i]
+		}
+	}
+	return time.Time{} // not reached: fresh makes the quorum
 }

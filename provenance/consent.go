@@ -321,10 +321,6 @@ type ConsentConfig struct {
 	Signer consilium.Signer    // the hospital: signs what goes into the ledger; a vault may leave it nil and only read
 	Key    consilium.PublicKey // the hospital's; zero takes the Signer's
 	Now    func() time.Time
-
-	// EarlierKeys are the hospital's keys of earlier rosters: what they issued
-	// stays readable, and they issue nothing more.
-	EarlierKeys []consilium.PublicKey
 }
 
 // Appender is the part of a Ledger that consents need.
@@ -490,7 +486,7 @@ func (c *Consents) check(d *storedDoc) error {
 		return errors.New("about another patient")
 	}
 	if d.doc.token != nil {
-		return d.doc.VerifyCredential(c.hospitalKeys(), time.Unix(d.received, 0))
+		return d.doc.VerifyCredential([]consilium.PublicKey{c.key}, time.Unix(d.received, 0))
 	}
 	return d.doc.Verify()
 }

@@ -246,11 +246,7 @@ var roleOf = map[string]string{GivenByParent: RoleParent, GivenByGuardian: RoleG
 type standing struct {
 	docs     []*storedDoc // in the order in which they came
 	line     line         // over docs
-	hospital []consilium.PublicKey
-}
-
-func (c *Consents) hospitalKeys() []consilium.PublicKey {
-	return append([]consilium.PublicKey{c.key}, c.cfg.EarlierKeys...)
+	hospital consilium.PublicKey
 }
 
 // inForce reports whether the document at a place is a mandate that lets key act
@@ -265,7 +261,7 @@ func (s *standing) inForce(place int, key consilium.PublicKey, at int64) bool {
 	if m == nil || d.erased || m.Holder != key || at < m.From || at < d.received || m.Until != 0 && at >= m.Until {
 		return false
 	}
-	if !slices.Contains(s.hospital, m.Key) && !s.line.speaks(m.Key, place, d.received) {
+	if m.Key != s.hospital && !s.line.speaks(m.Key, place, d.received) {
 		return false
 	}
 	digest := d.doc.Digest()
@@ -323,7 +319,7 @@ func (c *Consents) fitsLocked(d *storedDoc, batch []*storedDoc) error {
 		docs = append(docs, o)
 	}
 	line := stagedLine(docs)
-	now := &standing{docs: docs, line: line, hospital: c.hospitalKeys()}
+	now := &standing{docs: docs, line: line, hospital: c.key}
 	switch {
 	case d.doc.Consent != nil:
 		if err := c.freeLocked(d); err != nil {
@@ -446,7 +442,7 @@ func (c *Consents) May(p Pseudonym, key consilium.PublicKey, power string, scope
 // standing is what the ledger confirms of a patient's documents.
 func (c *Consents) standing(p Pseudonym) *standing {
 	docs := c.byOwner[p]
-	return &standing{docs: docs, line: keyLine(docs), hospital: c.hospitalKeys()}
+	return &standing{docs: docs, line: keyLine(docs), hospital: c.key}
 }
 
 // LastKeyEvent is the newest event of a patient's line; nil without one.
@@ -465,7 +461,7 @@ func (c *Consents) MandateOf(p Pseudonym, key consilium.PublicKey, at int64) (co
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	docs := c.byOwner[p]
-	s := &standing{docs: docs, line: stagedLine(docs), hospital: c.hospitalKeys()}
+	s := &standing{docs: docs, line: stagedLine(docs), hospital: c.key}
 	for i := len(docs) - 1; i >= 0; i-- {
 		if s.inForce(i, key, at) {
 			return docs[i].doc.Digest(), true

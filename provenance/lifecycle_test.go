@@ -623,16 +623,24 @@ func TestMembership(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	list := &status.Published{ID: "urn:list", Purpose: status.Revocation, List: l}
+	publish := func(by *hybrid.Key, l *status.List, from, until time.Time) string {
+		t.Helper()
+		token, err := status.Sign(by, status.Published{ID: "urn:list", Purpose: status.Revocation, From: from, Until: until, List: l})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return token
+	}
+	list := publish(board, l, epoch, epoch.Add(time.Hour))
 	issuers := []did.Key{did.Hybrid(board.Public())}
-	got, key, err := VerifyMembership(shown, issuers, b, epoch, []*status.Published{list})
+	got, key, err := VerifyMembership(shown, issuers, b, epoch, []string{list})
 	if err != nil || key != member.Public() || got.ID != "team-1" || got.Attributes["training"] != "GCP" || got.Attributes["ethics"] != "" {
 		t.Fatalf("%+v %v", got, err)
 	}
 	if strings.Contains(shown, "2026-17") {
 		t.Error("shows what was not chosen")
 	}
-	bad := func(name string, shown string, issuers []did.Key, b sdjwt.Binding, now time.Time, lists ...*status.Published) {
+	bad := func(name string, shown string, issuers []did.Key, b sdjwt.Binding, now time.Time, lists ...string) {
 		t.Helper()
 		if _, _, err := VerifyMembership(shown, issuers, b, now, lists); err == nil {
 			t.Errorf("%s: accepted", name)
@@ -643,8 +651,21 @@ func TestMembership(t *testing.T) {
 	bad("a stranger's", shown, []did.Key{did.Hybrid(member.Public())}, b, epoch, list)
 	bad("another audience", shown, issuers, sdjwt.Binding{Audience: "x", Nonce: "7"}, epoch, list)
 	bad("replayed", shown, issuers, sdjwt.Binding{Audience: b.Audience, Nonce: "8"}, epoch, list)
+	// A list of somebody else's, and one from before the revocation: the naive
+	// twin, which reads a list without asking whose it is and until when it
+	// counts, finds the credential good in both.
+	clean, _ := status.NewList(0)
+	for name, token := range map[string]string{
+		"a list of the member's own":  publish(member, clean, epoch, epoch.Add(time.Hour)),
+		"a list from before":          publish(board, clean, epoch.Add(-2*time.Hour), epoch.Add(-time.Hour)),
+		"a list of another time":      publish(board, clean, epoch.Add(time.Hour), epoch.Add(2*time.Hour)),
+		"a list that is no list":      "e30.e30.e30",
+		"a list under another's name": strings.Replace(list, "e", "f", 1),
+	} {
+		bad(name, shown, issuers, b, epoch, token)
+	}
 	l.Set(7, true)
-	bad("revoked", shown, issuers, b, epoch, list)
+	bad("revoked", shown, issuers, b, epoch, publish(board, l, epoch, epoch.Add(time.Hour)))
 	if _, err := IssueMembership(board, m, member.Public(), epoch, epoch, nil); err == nil {
 		t.Error("without an end")
 	}

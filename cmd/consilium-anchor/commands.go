@@ -19,8 +19,8 @@ import (
 	"github.com/ethereum/go-ethereum/ethclient"
 
 	"consilium/cmd/consilium-anchor/evm"
+	"consilium/cmd/consilium-anchor/heads"
 	"consilium/internal/durable"
-	"consilium/internal/pinned"
 	"consilium/provenance"
 	"consilium/provenance/chain"
 )
@@ -169,35 +169,8 @@ func runDeploy(ctx context.Context, f *flag.FlagSet, args []string, out io.Write
 	return nil
 }
 
-// headsOf verifies the roster under the board that the caller trusts, and
-// checkpoints against it.
-func headsOf(rosterFile, boardFile string, files []string) ([]provenance.Head, error) {
-	roster, err := pinned.OpenRoster(rosterFile, boardFile)
-	if err != nil {
-		return nil, err
-	}
-	var checkpoints [][]byte
-	for _, file := range files {
-		b, err := os.ReadFile(file)
-		if err != nil {
-			return nil, err
-		}
-		checkpoints = append(checkpoints, b)
-	}
-	heads, err := provenance.Heads(roster.Roster, checkpoints, time.Now())
-	if err != nil {
-		return nil, fmt.Errorf("%w (of %s)", err, strings.Join(files, ", "))
-	}
-	return heads, nil
-}
-
-type list []string
-
-func (l *list) String() string     { return strings.Join(*l, ",") }
-func (l *list) Set(s string) error { *l = append(*l, s); return nil }
-
 func runPut(ctx context.Context, f *flag.FlagSet, args []string, out io.Writer) error {
-	var files list
+	var files heads.Files
 	c := newChainFlags(f)
 	epoch := f.Uint64("epoch", 0, "the epoch's `number`; each is larger than the one before")
 	roster := f.String("roster", "", "the federation's signed roster `file`")
@@ -206,7 +179,7 @@ func runPut(ctx context.Context, f *flag.FlagSet, args []string, out io.Writer) 
 	if err := parse(f, args, "dir", "epoch", "roster", "board", "checkpoint"); err != nil {
 		return err
 	}
-	heads, err := headsOf(*roster, *board, files)
+	list, err := heads.Read(*roster, *board, files)
 	if err != nil {
 		return err
 	}
@@ -215,7 +188,7 @@ func runPut(ctx context.Context, f *flag.FlagSet, args []string, out io.Writer) 
 		return err
 	}
 	defer client.Close()
-	anchor, err := a.Put(ctx, *epoch, heads)
+	anchor, err := a.Put(ctx, *epoch, list)
 	if err != nil {
 		return err
 	}
