@@ -49,7 +49,8 @@ var walls = map[string][]string{
 	"consilium/provenance/guardian": {"consilium"},
 
 	// Proofs that a chain holds an anchored epoch, without a chain's client.
-	"consilium/provenance/chain": {"consilium", "provenance"},
+	"consilium/provenance/chain":           {"consilium", "provenance"},
+	"consilium/provenance/chain/chaintest": {"consilium", "provenance", "provenance/chain"}, // for tests
 
 	// Supply-chain events have GS1's own hash.
 	"consilium/provenance/epcis": {"consilium"},
@@ -66,7 +67,7 @@ var walls = map[string][]string{
 
 	// The side of teams and boards, and what is written for auditors.
 	"consilium/internal/client":  {"consilium", "internal/canon", "internal/hybrid", "internal/seal", "internal/wire"},
-	"consilium/internal/archive": {"consilium", "provenance", "internal/canon", "internal/client", "internal/hybrid", "internal/trail"},
+	"consilium/internal/archive": {"consilium", "provenance", "provenance/chain", "internal/canon", "internal/client", "internal/hybrid", "internal/trail"},
 
 	"consilium/api/v1":        {},
 	"consilium/internal/wire": {"consilium", "api/v1", "internal/hybrid"},
@@ -78,7 +79,7 @@ var walls = map[string][]string{
 	"consilium/worker": {"consilium", "he", "he/party", "provenance", "internal/blob", "internal/canon", "internal/durable",
 		"internal/hatch", "internal/hybrid", "internal/seal", "internal/trail", "internal/wire"},
 	// The vault has rows; it has neither a socket nor an identity key.
-	"consilium/worker/vault": {"consilium", "models", "models/net", "policy", "provenance", "internal/canon", "internal/dp",
+	"consilium/worker/vault": {"consilium", "models", "models/net", "policy", "provenance", "provenance/chain", "internal/canon", "internal/dp",
 		"internal/durable", "internal/fixed", "internal/hatch", "internal/table"},
 
 	// Everything in one process, and the binary: they wire the rooms together.

@@ -2,6 +2,7 @@ package provenance
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -195,6 +196,34 @@ func VerifyAnchored(a *Anchor, origin string, leaves []consilium.Digest) error {
 		return consilium.ErrLedger.Withf("%w: %d entries were anchored in epoch %d, %d are left", ErrAnchor, h.Size, a.Epoch, len(leaves))
 	case TreeRoot(leaves[:h.Size]) != h.Root:
 		return consilium.ErrLedger.Withf("%w: the first %d entries have another root than in epoch %d", ErrAnchor, h.Size, a.Epoch)
+	}
+	return nil
+}
+
+// VerifyContinues checks that the ledger in view, at the checkpoint cp that the
+// caller has verified, is a continuation of an anchored head. It asks the view for
+// a proof of consistency (RFC 6962 §2.1.2) and believes nothing else of it.
+func VerifyContinues(ctx context.Context, h Head, view View, cp *Checkpoint) error {
+	if h.Origin != cp.Origin {
+		return consilium.ErrLedger.Withf("%w: anchored was %s, this is %s", ErrAnchor, clip(h.Origin), cp.Origin)
+	}
+	if h.Size > cp.Size {
+		return consilium.ErrLedger.Withf("%w: %d entries were anchored, %d are left", ErrAnchor, h.Size, cp.Size)
+	}
+	path, err := view.Consistency(ctx, h.Size, cp.Size)
+	if err != nil {
+		return consilium.ErrLedger.Withf("%w: no proof from %d to %d entries: %w", ErrAnchor, h.Size, cp.Size, err)
+	}
+	return CheckContinues(h, cp, path)
+}
+
+// CheckContinues is VerifyContinues with the proof at hand.
+func CheckContinues(h Head, cp *Checkpoint, path []consilium.Digest) error {
+	if h.Origin != cp.Origin || h.Size == 0 || h.Size > cp.Size {
+		return consilium.ErrLedger.Withf("%w: %d entries of %s were anchored, this is %s with %d", ErrAnchor, h.Size, clip(h.Origin), cp.Origin, cp.Size)
+	}
+	if err := VerifyConsistency(h.Size, h.Root, cp.Size, cp.Root, path); err != nil {
+		return consilium.ErrLedger.Withf("%w: the first %d entries have another root now: %w", ErrAnchor, h.Size, err)
 	}
 	return nil
 }

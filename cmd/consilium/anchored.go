@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"time"
 
 	"consilium"
+	"consilium/internal/archive"
 	"consilium/provenance"
 	"consilium/provenance/chain"
 )
@@ -105,4 +107,38 @@ func showAnchored(w io.Writer, list []anchoredLedger) {
 			}
 		}
 	}
+}
+
+// anchorReport says what the anchors that the vault demands fix.
+func anchorReport(r *chain.Report, cp *provenance.Checkpoint) string {
+	return fmt.Sprintf("%d anchors are proven; epoch %d, in block %d of %s, fixes the first %d of %d entries", r.Anchors, r.Newest.Epoch, r.Newest.Number, r.Newest.Time.Format(time.RFC3339), r.Size, cp.Size)
+}
+
+// anchorsFor is what an archive gets of the hospital's anchors: the newest that
+// is not newer than the record's checkpoint.
+func (h *hospital) anchorsFor(ctx context.Context, rec *archive.SiteRecord) ([]archive.Anchored, error) {
+	if h.anchors == nil {
+		return nil, nil
+	}
+	cp, err := provenance.ParseCheckpoint(rec.Checkpoint)
+	if err != nil {
+		return nil, err
+	}
+	a, err := h.anchors.NewestAnchor()
+	if err != nil {
+		return nil, err
+	}
+	head, ok := a.Head(cp.Origin)
+	if !ok || head.Size > cp.Size {
+		return nil, nil
+	}
+	path, err := provenance.DirView(h.config.ledgerDir()).Consistency(ctx, head.Size, cp.Size)
+	if err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(a)
+	if err != nil {
+		return nil, err
+	}
+	return []archive.Anchored{{Anchor: b, Consistency: path}}, provenance.CheckContinues(head, cp, path)
 }

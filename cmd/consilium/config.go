@@ -20,6 +20,7 @@ import (
 	"consilium"
 	"consilium/internal/studyfile"
 	"consilium/policy"
+	"consilium/provenance/chain"
 	"consilium/worker/vault"
 )
 
@@ -46,9 +47,45 @@ type workerConfig struct {
 	Register     string          `yaml:"register"`
 	Policies     string          `yaml:"policies"`
 	Witness      string          `yaml:"witness"`
+	Anchors      anchorsConfig   `yaml:"anchors"`
 	Isolation    string          `yaml:"isolation"`
 	Datasets     []datasetConfig `yaml:"datasets"`
 	Streams      []streamConfig  `yaml:"streams"`
+}
+
+// anchorsConfig demands anchors of the hospital's own ledger before a row is used.
+type anchorsConfig struct {
+	Path     string        `yaml:"path"`     // directory of the anchors with their proofs; "" demands none
+	Contract string        `yaml:"contract"` // address of the federation's contract
+	Blocks   string        `yaml:"blocks"`   // file of trusted block hashes, one a line
+	MaxAge   time.Duration `yaml:"max_age"`  // of the newest anchor's block; 0 means eight days
+}
+
+// watch is what the vault demands, or nil. A part of the settings without the
+// rest is a mistake, and not a demand of nothing.
+func (a *anchorsConfig) watch(path string) (*chain.Watch, error) {
+	if *a == (anchorsConfig{}) {
+		return nil, nil
+	}
+	next := "set path:, contract: and blocks: under anchors:, or remove it"
+	if a.Path == "" || a.Contract == "" || a.Blocks == "" || a.MaxAge < 0 {
+		return nil, configError(path, nil, next, "anchors: a directory, a contract and a file of trusted blocks are needed together")
+	}
+	contract, err := chain.ParseAddress(a.Contract)
+	if err != nil {
+		return nil, configError(path, nil, next, "anchors: %w", err)
+	}
+	dir, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	w := &chain.Watch{Dir: a.Path, Contract: contract, Blocks: a.Blocks, MaxAge: a.MaxAge}
+	for _, p := range []*string{&w.Dir, &w.Blocks} {
+		if !filepath.IsAbs(*p) {
+			*p = filepath.Join(dir, *p)
+		}
+	}
+	return w, nil
 }
 
 type datasetConfig struct {

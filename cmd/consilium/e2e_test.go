@@ -31,6 +31,8 @@ import (
 	"consilium/internal/wire"
 	"consilium/policy"
 	"consilium/provenance"
+	"consilium/provenance/chain"
+	"consilium/provenance/chain/chaintest"
 )
 
 // buildBinary builds the program once for all tests.
@@ -240,6 +242,7 @@ func freePort(t *testing.T) string {
 
 // kits is a federation on disk.
 type kits struct {
+	block   string // that holds the anchor of all ledgers
 	dir     string
 	health  map[string]string // of coordinators
 	policy  string            // digest
@@ -526,6 +529,7 @@ func TestProcesses(t *testing.T) {
 	if t.Failed() {
 		t.FailNow()
 	}
+	k.inChain(t)
 	workers := map[string]*process{}
 	for i := range testSites {
 		workers[site(i)] = k.startSite(t, site(i))
@@ -728,8 +732,58 @@ func vaultRestarts(t *testing.T, p *process) {
 	}
 }
 
+var anchorContract = chain.Address{0xc0, 0x11}
+
+// inChain anchors the heads of all hospitals' ledgers and makes every worker
+// demand it.
+func (k *kits) inChain(t *testing.T) {
+	t.Helper()
+	roster, err := pinned.OpenRoster(filepath.Join(k.kit(site(0)), kitRoster), filepath.Join(k.kit(site(0)), kitBoard))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var checkpoints [][]byte
+	for i := range testSites {
+		checkpoints = append(checkpoints, []byte(mustRead(t, filepath.Join(k.kit(site(i)), "data", "ledger", "checkpoint"))))
+	}
+	heads, err := provenance.Heads(roster.Roster, checkpoints, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, block, err := chaintest.Anchor(anchorContract, 1, heads, 700, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.block = block.String()
+	for i := range testSites {
+		home := k.kit(site(i))
+		if err := os.MkdirAll(filepath.Join(home, "anchors"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(home, "anchors", "epoch-1.json"), string(b))
+		write(t, filepath.Join(home, "blocks"), k.block+"\n")
+		write(t, k.config(site(i)), mustRead(t, k.config(site(i)))+"\nanchors: {path: anchors, contract: "+anchorContract.String()+", blocks: blocks, max_age: 24h}\n")
+	}
+}
+
 // audit verifies the archive and changes one byte of each of its files.
 func audit(t *testing.T, k *kits, out string) {
+	if s := must(t, "study", "audit", out); !strings.Contains(s, "give --contract and --block to prove it") {
+		t.Errorf("anchors that were not proven:\n%s", s)
+	}
+	if s := must(t, "study", "audit", out, "--contract", anchorContract.String(), "--block", k.block); strings.Count(s, "stand in a chain, epoch 1") != testSites {
+		t.Errorf("anchors that were proven:\n%s", s)
+	}
+	if _, e, code := try(t.Context(), "study", "audit", out, "--contract", chain.Address{1}.String(), "--block", k.block); code != exitFailed || !strings.Contains(e, "anchor") {
+		t.Errorf("anchors in another contract: %d %s", code, e)
+	}
+	if !strings.Contains(mustRead(t, filepath.Join(out, "audit", "site-"+site(0)+".json")), "epoch") {
+		t.Error("the trail does not say under which anchor rows were used")
+	}
 	stdout := must(t, "study", "audit", out, "--board", filepath.Join(k.kit(policy.DefaultTeam), kitBoard))
 	for _, want := range []string{"took part: site-1, site-2, site-3, site-4, site-5", "release allowed by", "everything fits", "uses of records"} {
 		if !strings.Contains(stdout, want) {
@@ -830,7 +884,7 @@ func atTheDesk(t *testing.T, k *kits, study string) {
 	if s := must(t, "worker", "disclosed", "--config", config); !strings.Contains(s, study+", asked by "+policy.DefaultTeam) || !strings.Contains(s, "over 5 hospitals") || !strings.Contains(s, "result released") {
 		t.Errorf("what was disclosed:\n%s", s)
 	}
-	if s := must(t, "worker", "check", "--config", config); strings.Contains(s, "FAILS") || strings.Count(s, "coordinator c") != testNodes || !strings.Contains(s, "agrees with the witness") {
+	if s := must(t, "worker", "check", "--config", config); strings.Contains(s, "FAILS") || strings.Count(s, "coordinator c") != testNodes || !strings.Contains(s, "1 anchors are proven; epoch 1, in block 700") || !strings.Contains(s, "agrees with the witness") {
 		t.Errorf("preflight of a hospital in order:\n%s", s)
 	}
 	broken := filepath.Join(k.kit(site(0)), "broken.yaml")
@@ -839,6 +893,15 @@ func atTheDesk(t *testing.T, k *kits, study string) {
 		t.Fatal(err)
 	}
 	write(t, broken, strings.Replace(strings.Replace(string(b), "path: cohort.csv", "path: gone.csv", 1), "http://"+k.witness, "http://127.0.0.1:1", 1))
+	elsewhere := filepath.Join(k.kit(site(0)), "elsewhere.yaml")
+	write(t, elsewhere, strings.Replace(string(b), anchorContract.String(), chain.Address{2}.String(), 1))
+	if s, _, code := try(t.Context(), "worker", "check", "--config", elsewhere); code != exitFailed || !strings.Contains(s, "FAILS  anchors") {
+		t.Errorf("anchors of another contract: %d %s", code, s)
+	}
+	write(t, elsewhere, strings.Replace(string(b), ", blocks: blocks", "", 1))
+	if s, _, code := try(t.Context(), "worker", "check", "--config", elsewhere); code != exitFailed || !strings.Contains(s, "needed together") {
+		t.Errorf("half a demand: %d %s", code, s)
+	}
 	var doc struct {
 		OK     bool
 		Checks []finding
@@ -911,7 +974,7 @@ func newRows(t *testing.T, k *kits, workers map[string]*process, again func(id s
 	}
 	first := strings.SplitN(k.tables[id], "\n", 3)[1]
 	write(t, path, strings.Replace(k.tables[id], first, strings.Replace(first, ",placebo,", ",active,", 1), 1)+"398,active,51,1\n399,placebo,52,0\n")
-	if s := anchor(); len(s) != 1 || s[0].Rows != rows+2 || s[0].New != 3 || s[0].Gone != 1 {
+	if s := anchor(); len(s) != 1 || s[0].Rows != rows+2 || s[0].New != 3 || s[0].Changed != 1 || s[0].Gone != 0 {
 		t.Errorf("two new rows and a corrected one: %+v", s)
 	}
 	if s := anchor(); len(s) != 1 || s[0].Rows != rows+2 || s[0].New != 0 || s[0].Gone != 0 {

@@ -16,6 +16,7 @@ import (
 	"consilium/internal/archive"
 	"consilium/internal/durable"
 	"consilium/provenance"
+	"consilium/provenance/chain"
 )
 
 // runLedgerWitness serves the board's witness: it cosigns a hospital's
@@ -161,16 +162,28 @@ func runLedgerVerify(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	var demanded *chain.Report
+	if h.anchors != nil {
+		if demanded, err = h.anchors.Check(ctx, provenance.DirView(h.config.ledgerDir()), cp, time.Now()); err != nil {
+			return err
+		}
+	}
 	if e.json {
 		doc := map[string]any{"origin": cp.Origin, "size": cp.Size, "root": cp.Root, "time": cp.Time.UTC().Format(time.RFC3339), "anchors": anchored}
 		if *rows {
 			doc["tables"] = tables
+		}
+		if demanded != nil {
+			doc["demanded"] = map[string]any{"anchors": demanded.Anchors, "epoch": demanded.Newest.Epoch, "block": demanded.Newest.Block.String(), "time": demanded.Newest.Time.Format(time.RFC3339), "size": demanded.Size}
 		}
 		if err := json.NewEncoder(e.stdout).Encode(doc); err != nil {
 			return err
 		}
 	} else {
 		fmt.Fprintf(e.stdout, "%s: %d entries verify under root %s, cosigned %s\n", cp.Origin, cp.Size, cp.Root.Short(), cp.Time.UTC().Format(time.RFC3339))
+		if demanded != nil {
+			fmt.Fprintln(e.stdout, anchorReport(demanded, cp))
+		}
 		showAnchored(e.stdout, anchored)
 	}
 	return showTables(e, tables)
@@ -211,6 +224,9 @@ func runLedgerAudit(ctx context.Context, e *env, args []string) error {
 		return err
 	}
 	if rec.Trail, err = h.trailOf(id); err != nil {
+		return err
+	}
+	if rec.Anchors, err = h.anchorsFor(ctx, rec); err != nil {
 		return err
 	}
 	b, err := json.Marshal(rec)

@@ -22,6 +22,7 @@ import (
 	"consilium/internal/wire"
 	"consilium/policy"
 	"consilium/provenance"
+	"consilium/provenance/chain"
 	"consilium/worker/vault"
 )
 
@@ -45,6 +46,7 @@ type vaultSettings struct {
 	Ledger    string                         `json:"ledger"`  // its verifier key
 	SiteKey   consilium.PublicKey            `json:"siteKey"` // the hospital's public identity key
 	Witness   string                         `json:"witness"`
+	Anchors   *chain.Watch                   `json:"anchors,omitempty"`
 	BoardKeys map[string]consilium.PublicKey `json:"boardKeys"`
 	Threshold int                            `json:"threshold"`
 	Facts     json.RawMessage                `json:"facts"`
@@ -152,7 +154,7 @@ func (s *vaultSettings) open(stderr io.Writer) (*vault.Vault, error) {
 	}
 	return vault.Open(vault.Config{
 		Site: s.Site, Dir: s.Dir, Datasets: s.Datasets, Pseudonym: s.Pseudonym, KEK: kek, LedgerDir: s.LedgerDir,
-		Witnesses: provenance.SingleWitness(s.Witness, ""), BoardKeys: s.BoardKeys, Threshold: s.Threshold,
+		Witnesses: provenance.SingleWitness(s.Witness, ""), Anchors: s.Anchors, BoardKeys: s.BoardKeys, Threshold: s.Threshold,
 		Facts: facts, Register: s.Register.of, Policies: policies.find, Learned: learned(),
 		Log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: s.Log})).With("room", "vault"),
 	})

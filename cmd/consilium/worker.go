@@ -20,6 +20,7 @@ import (
 	"consilium/internal/wire"
 	"consilium/policy"
 	"consilium/provenance"
+	"consilium/provenance/chain"
 	"consilium/worker"
 	"consilium/worker/vault"
 )
@@ -34,6 +35,7 @@ type hospital struct {
 	register *register
 	datasets []vault.Dataset
 	streamed []streamSource
+	anchors  *chain.Watch // nil demands none
 	log      *slog.Logger
 }
 
@@ -57,6 +59,9 @@ func openHospital(path string, stderr io.Writer) (*hospital, error) {
 	}
 	if h.site, err = consilium.ParseSiteID(h.config.Site); err != nil {
 		return nil, configError(path, nil, "correct site:", "%w", err)
+	}
+	if h.anchors, err = h.config.Anchors.watch(path); err != nil {
+		return nil, err
 	}
 	seen := map[string]bool{}
 	for i := range h.config.Datasets {
@@ -128,7 +133,7 @@ func (h *hospital) settings(task string) (*vaultSettings, error) {
 		return nil, err
 	}
 	s := &vaultSettings{Task: task, Site: h.site, Dir: h.config.vaultDir(), LedgerDir: h.config.ledgerDir(), Witness: h.kit.roster.Board.Witness,
-		BoardKeys: h.kit.board.Keys, Threshold: h.kit.board.Threshold, Facts: h.facts.JSON(), Register: h.register, Policies: h.config.Policies, Log: slog.LevelInfo}
+		Anchors: h.anchors, BoardKeys: h.kit.board.Keys, Threshold: h.kit.board.Threshold, Facts: h.facts.JSON(), Register: h.register, Policies: h.config.Policies, Log: slog.LevelInfo}
 	for _, d := range h.datasets {
 		id, ok := streams[d.Name]
 		if !ok {

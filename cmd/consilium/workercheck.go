@@ -207,6 +207,21 @@ func (p *preflight) ledger(ctx context.Context, h *hospital) {
 		return
 	}
 	p.good("ledger", "%d entries verify; every table has batches in it; cosigned %s", cp.Size, cp.Time.UTC().Format(time.RFC3339))
+	p.anchors(ctx, h, cp)
+}
+
+// anchors holds the ledger against the anchors that the vault demands.
+func (p *preflight) anchors(ctx context.Context, h *hospital, cp *provenance.Checkpoint) {
+	if h.anchors == nil {
+		p.good("anchors", "none are demanded: the ledger rests on its witnesses")
+		return
+	}
+	r, err := h.anchors.Check(ctx, provenance.DirView(h.config.ledgerDir()), cp, time.Now())
+	if err != nil {
+		p.bad("anchors", err, "put the proof of a new epoch into "+h.anchors.Dir+" and its block's hash, from a node of your own choice, into "+h.anchors.Blocks+"; until then no row is used")
+		return
+	}
+	p.good("anchors", "%s", anchorReport(r, cp))
 }
 
 func (p *preflight) space(h *hospital) {

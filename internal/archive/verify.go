@@ -15,6 +15,7 @@ import (
 	"consilium/internal/hybrid"
 	"consilium/internal/trail"
 	"consilium/provenance"
+	"consilium/provenance/chain"
 )
 
 // Options say what a verifier already trusts.
@@ -22,6 +23,10 @@ type Options struct {
 	Board     map[string]consilium.PublicKey // the board's keys; nil takes those of the archived roster and says so
 	Threshold int
 	Now       time.Time
+
+	// Anchors is what the verifier trusts of a chain; nil proves no anchor, and
+	// says so.
+	Anchors *chain.Trust
 }
 
 // Summary is what a verified archive proves.
@@ -43,6 +48,7 @@ type Summary struct {
 	Size       uint64                 `json:"size"`
 	Signatures int                    `json:"signatures"`
 	Uses       int                    `json:"uses"`     // entries of hospitals' trails about rows used
+	Anchors    []AnchoredSite         `json:"anchors"`
 	Findings   []Finding              `json:"findings"` // what hospitals' ledger checks found
 	Missing    []consilium.SiteID     `json:"missing"`  // enrolled hospitals whose own trail is not in the archive
 	By         string                 `json:"by"`
@@ -67,6 +73,17 @@ type Round struct {
 	Agreed       int                `json:"agreed"` // equal signatures on the next state
 }
 
+// AnchoredSite says how far a hospital's ledger stands in a chain.
+type AnchoredSite struct {
+	Site   consilium.SiteID `json:"site"`
+	Epoch  uint64           `json:"epoch"`
+	Size   uint64           `json:"size"`   // entries that the anchor fixes
+	Trail  bool             `json:"trail"`  // the record of this study is among them
+	Proven bool             `json:"proven"` // under the contract and a block that the verifier named
+	Time   string           `json:"time"`   // of the block, where it is proven
+	Block  string           `json:"block"`  // as the anchor says
+}
+
 // Finding is one disagreement between a hospital's rows and its ledger.
 type Finding struct {
 	Site consilium.SiteID `json:"site"`
@@ -84,7 +101,7 @@ func Verify(dir string, o Options) (*Summary, error) {
 	if o.Now.IsZero() {
 		o.Now = time.Now()
 	}
-	s := &Summary{Study: c.Study, By: m.By, Events: len(c.Events), Declined: []Declined{}, Findings: []Finding{}, Missing: []consilium.SiteID{}, Notes: []string{}}
+	s := &Summary{Study: c.Study, By: m.By, Events: len(c.Events), Declined: []Declined{}, Findings: []Finding{}, Anchors: []AnchoredSite{}, Missing: []consilium.SiteID{}, Notes: []string{}}
 	roster, err := verifyRoster(c, o, s)
 	if err != nil {
 		return nil, err
@@ -467,6 +484,9 @@ func (s *Summary) verifySites(c *Contents, roster *consilium.Roster, o Options) 
 		if err := s.verifyAnchor(rec, site, roster); err != nil {
 			return misfit(file, "ledger", "%w", err)
 		}
+		if err := s.verifyChain(rec, site, o); err != nil {
+			return misfit(file, "anchor", "%w", err)
+		}
 		recorded := map[consilium.Digest]bool{}
 		for _, e := range entries {
 			switch e.Type {
@@ -504,6 +524,42 @@ func (s *Summary) verifySites(c *Contents, roster *consilium.Roster, o Options) 
 			s.Missing = append(s.Missing, id)
 			s.Notes = append(s.Notes, fmt.Sprintf("the own trail of %s is not in this archive: what it recorded itself was not checked", id))
 		}
+	}
+	return nil
+}
+
+// verifyChain checks a record's anchors: the ledger at the record's checkpoint,
+// which verifyAnchor has verified, continues each, and a chain holds each if the
+// verifier brought something to trust.
+func (s *Summary) verifyChain(rec *SiteRecord, site *consilium.Site, o Options) error {
+	if len(rec.Anchors) == 0 {
+		return nil
+	}
+	cp, err := provenance.ParseCheckpoint(rec.Checkpoint)
+	if err != nil {
+		return err
+	}
+	for _, x := range rec.Anchors {
+		a, err := provenance.ParseAnchor(x.Anchor)
+		if err != nil {
+			return err
+		}
+		head, ok := a.Head(cp.Origin)
+		if !ok {
+			return fmt.Errorf("epoch %d does not name the ledger %s", a.Epoch, cp.Origin)
+		}
+		if err := provenance.CheckContinues(head, cp, x.Consistency); err != nil {
+			return err
+		}
+		out := AnchoredSite{Site: site.ID, Epoch: a.Epoch, Size: head.Size, Trail: rec.Index < head.Size, Block: a.Block}
+		if o.Anchors != nil {
+			f, err := chain.Verify(a, *o.Anchors)
+			if err != nil {
+				return err
+			}
+			out.Proven, out.Time = true, f.Time.Format(time.RFC3339)
+		}
+		s.Anchors = append(s.Anchors, out)
 	}
 	return nil
 }

@@ -41,6 +41,15 @@ type Hash [32]byte
 func (a Address) String() string { return "0x" + hex.EncodeToString(a[:]) }
 func (h Hash) String() string    { return "0x" + hex.EncodeToString(h[:]) }
 
+// MarshalText writes a as String does.
+func (a Address) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
+
+// UnmarshalText is ParseAddress.
+func (a *Address) UnmarshalText(b []byte) (err error) {
+	*a, err = ParseAddress(string(b))
+	return err
+}
+
 // ParseAddress reads 0x and 40 hexadecimal digits.
 func ParseAddress(s string) (a Address, err error) {
 	return a, parseHex(a[:], s, "contract address")

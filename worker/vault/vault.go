@@ -16,6 +16,7 @@ import (
 	"consilium/models"
 	"consilium/policy"
 	"consilium/provenance"
+	"consilium/provenance/chain"
 )
 
 // Dataset binds a study's dataset name to a table of this hospital. Its
@@ -40,6 +41,7 @@ type Config struct {
 	KEK       *provenance.KEK
 	LedgerDir string // the hospital's own ledger, read only
 	Witnesses provenance.WitnessPolicy
+	Anchors   *chain.Watch                   // demanded of the ledger before a row is used; nil demands none
 	BoardKeys map[string]consilium.PublicKey // pinned; the roster is checked against them
 	Threshold int
 	Facts     *policy.SiteFacts // what this hospital has filed: documents, grounds, agreements
