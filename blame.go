@@ -5,8 +5,10 @@ import "fmt"
 // Answer is a dealer's answer to a complaint: the share that it dealt to one
 // hospital, sealed to the group of the round, so that every member can check it
 // against the header's commitment and check polynomials. An honest dealer is
-// only ever asked for shares of dishonest hospitals, which have them already;
-// it gives at most f answers in an attempt.
+// only ever asked for shares of dishonest hospitals, which have them already:
+// its boxes open, and an honest hospital that was told of other sealing keys than
+// the dealer sees that in the header and does not complain. It gives at most f
+// answers in an attempt.
 type Answer struct {
 	At            // of the dealer
 	Header Digest // the dealing
@@ -74,7 +76,7 @@ func ParseSuspect(b []byte) (*Suspect, error) {
 }
 
 // Show names the blob with the shares that an accused hospital had received
-// from the members of the set, sealed to the group. Every member checks each of
+// from the members of the set, and added to its opening, sealed to the group. Every member checks each of
 // them against its dealer's header, and their sum against the opening.
 type Show struct {
 	At

@@ -101,7 +101,7 @@ type Charter struct {
 }
 
 // ProtocolVersion is the version of the round protocol.
-const ProtocolVersion = 1
+const ProtocolVersion = 2
 
 // KEMX25519MLKEM768 is the HPKE KEM id of X25519 with ML-KEM-768
 // (draft-ietf-hpke-pq), the only one accepted.

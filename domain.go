@@ -24,6 +24,7 @@ const (
 	DomainReveal       Domain = "consilium/reveal/v1"
 	DomainCharter      Domain = "consilium/charter/v1"
 	DomainHeader       Domain = "consilium/header/v1"
+	DomainSealing      Domain = "consilium/sealing-keys/v1"
 	DomainCiphertext   Domain = "consilium/ciphertext/v1"
 	DomainBox          Domain = "consilium/box/v1"
 	DomainCommitment   Domain = "consilium/commitment/v1"
@@ -106,7 +107,7 @@ const (
 func Domains() []Domain {
 	return []Domain{
 		DomainRoster, DomainSubmission, DomainSpec, DomainApproval, DomainPolicy, DomainDecision, DomainStop, DomainEnrol, DomainDecline, DomainReveal,
-		DomainCharter, DomainHeader, DomainCiphertext, DomainBox, DomainCommitment, DomainAck, DomainComplaint,
+		DomainCharter, DomainHeader, DomainSealing, DomainCiphertext, DomainBox, DomainCommitment, DomainAck, DomainComplaint,
 		DomainContributors, DomainVote, DomainOpening, DomainRenounce, DomainAggregate, DomainState, DomainStateVote,
 		DomainRelease, DomainResult, DomainWithdraw, DomainCancel, DomainAnswer, DomainSuspect, DomainShow, DomainRequest, DomainEvent, DomainBlob,
 		DomainGroupKey, DomainGroupRatchet, DomainGroupConfirm, DomainGroupSalt, DomainTagKey, DomainOpeningKey,

@@ -106,7 +106,10 @@ func ParseEvent(b []byte) (*Event, error) {
 
 // RoundOpened opens one attempt of one round. Sealing lists, for each
 // position, the message (enrolment or header) that published the sealing key
-// to use; hospitals check that message's signature.
+// to use; hospitals check that message's signature. The list is the
+// coordinator's word, which may differ from hospital to hospital: every header
+// names the one that its dealer was told, and a box under another is nobody's
+// fault.
 type RoundOpened struct {
 	Charter  Digest
 	Round    uint32
@@ -144,6 +147,18 @@ func ParseRoundOpened(b []byte) (*RoundOpened, error) {
 		d.err = fmt.Errorf("round %d, attempt %d: both count from 1", m.Round, m.Attempt)
 	}
 	return m, d.done("round opened")
+}
+
+// SealingDigest names the list of sealing keys.
+func (m *RoundOpened) SealingDigest() Digest { return SealingDigest(m.Sealing) }
+
+// SealingDigest names a list of sealing keys, as in RoundOpened.
+func SealingDigest(list []Digest) Digest {
+	e := enc{make([]byte, 0, 32*len(list))}
+	for _, d := range list {
+		e.digest(d)
+	}
+	return DomainSealing.Digest(e.b)
 }
 
 // Summed names the aggregate of a certified set.

@@ -25,6 +25,7 @@ var walls = map[string][]string{
 	"consilium/internal/det":     {},
 	"consilium/internal/vec":     {},
 	"consilium/internal/gemm":    {},
+	"consilium/internal/gram":    {},
 	"consilium/internal/dp":      {"internal/det"},
 	"consilium/internal/fixed":   {"consilium"},
 	"consilium/internal/durable": {"consilium"},
@@ -33,7 +34,7 @@ var walls = map[string][]string{
 	// The four engines do not know each other.
 	"consilium/he":         {"consilium", "internal/vec", "internal/seal"},
 	"consilium/he/party":   {"consilium", "he", "internal/vec", "internal/seal"},
-	"consilium/models":     {"consilium", "internal/canon", "internal/det", "internal/dp"},
+	"consilium/models":     {"consilium", "internal/canon", "internal/det", "internal/dp", "internal/gram"},
 	"consilium/models/net": {"consilium", "models", "internal/canon", "internal/det", "internal/fixed", "internal/gemm"},
 	"consilium/policy":     {"consilium", "internal/canon", "internal/hybrid"},
 	"consilium/provenance": {"consilium", "internal/canon", "internal/hybrid", "provenance/did", "provenance/epcis", "provenance/guardian", "provenance/sdjwt", "provenance/status"},

@@ -260,8 +260,9 @@ func ParseReveal(b []byte) (*Reveal, error) {
 type Header struct {
 	At
 	State       Digest     // salted digest of the certified state that the round builds on
+	Sealing     Digest     // RoundOpened.SealingDigest: the keys that the boxes are sealed to
 	Layout      Digest     // DomainState digest of the layout's encoding
-	Vector      Digest     // salted: fixed for all attempts of the round
+	Vector      Digest     // salted by the hospital alone: fixed for all attempts of the round
 	RowSet      Digest     // salted cohort manifest
 	Decision    Digest     // of the row and column decisions
 	Ledger      Digest     // salted: the ledger checkpoint that was verified
@@ -277,6 +278,7 @@ func (m *Header) Encode() []byte {
 	e := enc{make([]byte, 0, 2048+64*len(m.Boxes)+len(m.Check))}
 	e.at(m.At)
 	e.digest(m.State)
+	e.digest(m.Sealing)
 	e.digest(m.Layout)
 	e.digest(m.Vector)
 	e.digest(m.RowSet)
@@ -299,7 +301,7 @@ func (m *Header) Encode() []byte {
 
 func ParseHeader(b []byte) (*Header, error) {
 	d := dec{b: b}
-	m := &Header{At: d.at(), State: d.digest(), Layout: d.digest(), Vector: d.digest(), RowSet: d.digest(),
+	m := &Header{At: d.at(), State: d.digest(), Sealing: d.digest(), Layout: d.digest(), Vector: d.digest(), RowSet: d.digest(),
 		Decision: d.digest(), Ledger: d.digest(), Ciphertext: d.digest(), Size: d.u64()}
 	copy(m.NextSealing[:], d.take(SealingKeySize))
 	n := int(d.u16())

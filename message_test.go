@@ -30,7 +30,7 @@ func bodies() map[string]struct {
 			func(b []byte) (encoder, error) { return consilium.ParseDecline(b) }},
 		"reveal": {&consilium.Reveal{Draft: digest(3), Boxes: []consilium.SealedBox{{To: 1, Sealed: []byte("a")}, {To: 2, Sealed: []byte("b")}}},
 			func(b []byte) (encoder, error) { return consilium.ParseReveal(b) }},
-		"header": {&consilium.Header{At: at, State: digest(1), Layout: digest(2), Vector: digest(3), RowSet: digest(4), Decision: digest(5), Ledger: digest(6),
+		"header": {&consilium.Header{At: at, State: digest(1), Sealing: digest(8), Layout: digest(2), Vector: digest(3), RowSet: digest(4), Decision: digest(5), Ledger: digest(6),
 			Ciphertext: digest(7), Size: 77, Boxes: []consilium.Digest{digest(1), digest(2), digest(3)}, Commitments: []consilium.Digest{digest(4), digest(5), digest(6)}, Check: []byte("v")},
 			func(b []byte) (encoder, error) { return consilium.ParseHeader(b) }},
 		"contributors": {&consilium.Contributors{Charter: digest(1), Round: 1, Attempt: 1, Members: good},

@@ -236,6 +236,22 @@ func (r *Roster) Coordinator(id NodeID) (*Coordinator, bool) {
 	return nil, false
 }
 
+// KeepsCoordinators says why old's coordinator nodes cannot become r's, or nil:
+// more than half of them must stay. A majority of the old nodes decides on every
+// change, and what they hold must not be left with those that go.
+func (r *Roster) KeepsCoordinators(old *Roster) error {
+	kept := 0
+	for _, c := range old.Coordinators {
+		if _, ok := r.Coordinator(c.ID); ok {
+			kept++
+		}
+	}
+	if len(old.Coordinators) > 0 && 2*kept <= len(old.Coordinators) {
+		return ErrStale.Withf("roster version %d keeps %d of the %d coordinators of version %d: replace them in several rosters, of which each keeps more than half", r.Version, kept, len(old.Coordinators), old.Version)
+	}
+	return nil
+}
+
 // strictJSON refuses unknown fields and anything after the value.
 func strictJSON(b []byte, v any) error {
 	dec := json.NewDecoder(bytes.NewReader(b))

@@ -216,15 +216,33 @@ type Grid struct {
 
 // ModelSpec is a learned model as a list of layers; it is data, never code.
 type ModelSpec struct {
-	Layers []Layer `json:"layers"`
-	Loss   string  `json:"loss"`  // logistic, squared, cross-entropy, cox
-	DType  string  `json:"dtype"` // float32 or float64
+	Input        *InputShape `json:"input,omitempty"` // how the features of a row are laid out; nil: side by side, in no order
+	Layers       []Layer     `json:"layers"`
+	Loss         string      `json:"loss"`                   // logistic, squared, cox or reconstruction
+	DType        string      `json:"dtype"`                  // float32 or float64
+	Missing      string      `json:"missing,omitempty"`      // of a feature: mean (the default), indicator or drop
+	Balanced     bool        `json:"balanced,omitempty"`     // logistic: both classes weigh the same in training
+	ClassWeights []float64   `json:"classWeights,omitempty"` // logistic: of rows without and with the event
+}
+
+// InputShape says that the features of a row are a series or an image, in the
+// order of the features: step by step, or row by row of pixels, the channels
+// of one place side by side.
+type InputShape struct {
+	Steps    int `json:"steps,omitempty"`
+	Height   int `json:"height,omitempty"`
+	Width    int `json:"width,omitempty"`
+	Channels int `json:"channels"`
 }
 
 // Layer is one layer. Which fields a kind uses is checked by models/net.
 type Layer struct {
-	Kind  string `json:"kind"` // dense, relu, tanh, sigmoid
-	Units int    `json:"units,omitempty"`
+	Kind     string `json:"kind"`               // dense, relu, tanh, sigmoid, conv1d, conv2d, maxpool, average, gru
+	Units    int    `json:"units,omitempty"`    // dense, conv1d, conv2d, gru
+	Kernel   int    `json:"kernel,omitempty"`   // conv1d, conv2d, maxpool: width of the window
+	Stride   int    `json:"stride,omitempty"`   // of the window; 0 means 1, or the kernel for maxpool
+	Padding  string `json:"padding,omitempty"`  // conv1d, conv2d: valid (the default) or same
+	Sequence bool   `json:"sequence,omitempty"` // gru: the state after every step, not only the last
 }
 
 // Strategy is how local training becomes a global model.
@@ -236,8 +254,10 @@ type Strategy struct {
 	Rate        float64 `json:"rate"`
 	ServerRate  float64 `json:"serverRate,omitempty"`
 	Mu          float64 `json:"mu,omitempty"`
-	Clip        float64 `json:"clip"` // largest magnitude of one parameter's update
-	Bits        int     `json:"bits"` // 16 or 24
+	Clip        float64 `json:"clip"`               // largest magnitude of one parameter's update
+	Bits        int     `json:"bits"`               // 16 or 24
+	Patience    int     `json:"patience,omitempty"` // rounds without a better loss before training stops; 0: never
+	MinDelta    float64 `json:"minDelta,omitempty"` // by how much a loss must fall to be better
 }
 
 // ParseSpec decodes and validates payload.

@@ -40,6 +40,7 @@ type round struct {
 	keys    []*seal.Key
 	holders []consilium.SealingKey
 	lanes   []int32
+	salt    [32]byte
 	vector  consilium.Digest
 }
 
@@ -76,7 +77,10 @@ func newRoundOf(b testing.TB, lanes, bits, n int) *round {
 	for i := range r.lanes {
 		r.lanes[i] = int32(i*2654435761>>7)%32768 - 1
 	}
-	r.vector = party.VectorDigest(r.group, r.lanes)
+	if r.salt, err = party.VectorSalt(make([]byte, 32), "study", 1); err != nil {
+		b.Fatal(err)
+	}
+	r.vector = party.VectorDigest(r.salt, r.lanes)
 	return r
 }
 
@@ -95,7 +99,7 @@ func (r *round) contributeT(b testing.TB, pos, t int, w io.Writer) *party.Dealin
 	}
 	src := party.Lanes(r.lanes)
 	d, err := party.Contribute(context.Background(), &party.Encryption{Profile: r.p, Lanes: len(r.lanes), At: r.at(pos), Threshold: t,
-		Vector: r.vector, Holders: r.holders, Group: r.group, Seed: seed, Source: &src}, w)
+		Salt: r.salt, Vector: r.vector, Holders: r.holders, Group: r.group, Seed: seed, Source: &src}, w)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -329,6 +333,6 @@ func cpuTime() time.Duration {
 func oneChunk(b testing.TB, r *round) {
 	short := *r
 	short.lanes = r.lanes[:1]
-	short.vector = party.VectorDigest(r.group, short.lanes)
+	short.vector = party.VectorDigest(r.salt, short.lanes)
 	short.contribute(b, 1, io.Discard)
 }

@@ -263,7 +263,7 @@ func BenchmarkResNet(b *testing.B) {
 	for b.Loop() {
 		start, clock := cpuTime(), time.Now()
 		for range 3 {
-			party.VectorDigest(r.group, r.lanes)
+			party.VectorDigest(r.salt, r.lanes)
 		}
 		in, sum, _ := openRound(b, r, 3)
 		n := 0
@@ -370,7 +370,7 @@ func BenchmarkCox(b *testing.B) {
 
 			start := cpuTime()
 			var own bytes.Buffer
-			party.VectorDigest(r.group, r.lanes)
+			party.VectorDigest(r.salt, r.lanes)
 			next, err := seal.Generate()
 			if err != nil {
 				b.Fatal(err)

@@ -387,10 +387,10 @@ func (a *apply) stepUpdating(st *study) bool {
 	silent := st.positions(func(p consilium.Position) bool { return !st.outcomes[p-1].cast })
 	switch {
 	case votes >= t && best.reject:
-		st.rejects++
-		if st.rejects > 1 {
+		if st.rejected != 0 {
 			a.abort(st, fmt.Sprintf("spoiled: the aggregate of round %d was rejected twice; contributors: %s", st.round, st.names(st.setPositions())))
 		} else {
+			st.rejected = int(st.attempt)
 			a.retry(st, "the aggregate was rejected")
 		}
 		return true
@@ -415,7 +415,7 @@ func (a *apply) closeRound(st *study, o outcome) {
 		st.sealing[c.Position-1] = c.Header
 	}
 	st.state, st.closedAttempt = o.next, st.attempt
-	st.pinned, st.rejects = nil, 0
+	st.pinned, st.rejected = nil, 0
 	st.contributions = make([]*contribution, len(st.contributions))
 	st.sum, st.stale, st.sealed, st.shown = nil, nil, nil, nil
 	a.discard(blobs)

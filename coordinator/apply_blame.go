@@ -50,7 +50,7 @@ func (a *apply) afterReject(st *study, m *consilium.Message, at consilium.At) (c
 		return 0, reject(consilium.ErrInvalid, "a statement under another charter or position")
 	case st.phase == consilium.PhaseReleasing || at.Round < st.round:
 		return 0, reject(consilium.ErrRoundClosed, "round %d has closed", at.Round)
-	case st.rejects == 0 || at.Round != st.round || at.Attempt+1 != st.attempt:
+	case st.rejected == 0 || at.Round != st.round || int(at.Attempt) != st.rejected || at.Attempt+1 != st.attempt:
 		return 0, reject(consilium.ErrWrongPhase, "round %d attempt %d was not just rejected", at.Round, at.Attempt)
 	}
 	return p, nil

@@ -113,6 +113,8 @@ func (a *apply) header(st *study, m *consilium.Message, op *Post) (func(), *Reje
 		return nil, reject(consilium.ErrRoundClosed, "the deadline of round %d has passed", h.Round)
 	case h.State != st.state:
 		return nil, reject(consilium.ErrInvalid, "the contribution builds on another state")
+	case h.Sealing != consilium.SealingDigest(st.sealing):
+		return nil, reject(consilium.ErrInvalid, "the contribution is dealt by other sealing keys than the round named")
 	case len(h.Boxes) != n:
 		return nil, reject(consilium.ErrInvalid, "%d boxes for %d hospitals", len(h.Boxes), n)
 	case h.Size == 0 || u.Ciphertext.Size != h.Size || u.Ciphertext.Digest.IsZero() || u.Boxes.Digest.IsZero():

@@ -425,6 +425,7 @@ type actor struct {
 	signed   bool
 	at       consilium.At
 	state    consilium.Digest
+	sealing  consilium.Digest
 	headers  map[consilium.Position]consilium.Digest // of the open attempt
 	vectors  map[consilium.Digest]consilium.Digest   // header -> ciphertext digest
 	acked    bool
@@ -504,7 +505,7 @@ func (h *actor) on(ctx context.Context, ev *consilium.Event) error {
 			return err
 		}
 		h.at = consilium.At{Charter: h.digest, Round: o.Round, Attempt: o.Attempt, Position: h.position}
-		h.state, h.acked, h.set, h.openings, h.total = o.State, false, nil, 0, nil
+		h.state, h.sealing, h.acked, h.set, h.openings, h.total = o.State, o.SealingDigest(), false, nil, 0, nil
 		clear(h.headers)
 		if err := h.upload(ctx); err != nil {
 			return err
@@ -622,7 +623,10 @@ func (h *actor) contribution() (*consilium.Message, [][]byte, [][]uint64, []byte
 	hash := he.NewCiphertextHash()
 	hash.Write(packed)
 	n := len(h.charter.Members)
-	hd := &consilium.Header{At: h.at, State: h.state, Layout: dig("layout"), Vector: dig("vector", h.position), RowSet: dig("rows", h.position), Decision: dig("decision"),
+	if h.sealing.IsZero() { // no event was read: round 1, where all use the charter's keys
+		h.sealing = consilium.SealingDigest(make([]consilium.Digest, n))
+	}
+	hd := &consilium.Header{At: h.at, State: h.state, Sealing: h.sealing, Layout: dig("layout"), Vector: dig("vector", h.position), RowSet: dig("rows", h.position), Decision: dig("decision"),
 		Ledger: dig("ledger"), Ciphertext: hash.Digest(), Size: uint64(len(packed)), NextSealing: sealkey(h.position, h.at.Round), Check: make([]byte, h.profile.CheckSize(h.charter.Threshold))}
 	var boxes [][]byte
 	for i := range n {

@@ -2,6 +2,7 @@ package coordinator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -119,14 +120,12 @@ func (n *Node) addLearner(ctx context.Context, id consilium.NodeID, index uint64
 // majority of n voters outlives the loss of a minority of n+1.
 func (n *Node) promote(ctx context.Context, s raft.Server, index uint64) error {
 	node := nodeOf(s.ID)
-	for _, ref := range n.liveBlobs() {
-		if err := n.blobs.fill(ctx, ref); err != nil {
-			n.log.Warn("a live blob cannot be handed to the new node", "blob", ref.Digest.Short(), "error", err)
-			continue // lost for the others too; it holds nobody up
-		}
-		if err := n.blobs.offer(ctx, node, ref); err != nil {
-			return fmt.Errorf("hand blob %s to %s: %w", ref.Digest.Short(), node, err)
-		}
+	err := handOver(n.liveBlobs(), func(ref BlobRef) error { return n.blobs.fill(ctx, ref) }, func(ref BlobRef) error { return n.blobs.offer(ctx, node, ref) },
+		func(ref BlobRef, err error) {
+			n.log.Warn("a live blob is lost, and the new node begins without it", "blob", ref.Digest.Short(), "error", err)
+		})
+	if err != nil {
+		return fmt.Errorf("new node %s: %w", node, err)
 	}
 	for {
 		h, err := n.peers.Hello(ctx, node, n.incarnation)
@@ -144,6 +143,24 @@ func (n *Node) promote(ctx context.Context, s raft.Server, index uint64) error {
 		return fmt.Errorf("give %s its vote: %w", node, err)
 	}
 	n.log.Info("node votes", "id", string(node))
+	return nil
+}
+
+// handOver fetches each blob that is missing here and gives it to a learner. A
+// blob that every node lacks is lost to the others too, and holds nobody up; any
+// other failure does: a voter that lacks a live blob must not count.
+func handOver(live []BlobRef, fill, offer func(BlobRef) error, lost func(BlobRef, error)) error {
+	for _, ref := range live {
+		if err := fill(ref); errors.Is(err, consilium.ErrBlobMissing) {
+			lost(ref, err)
+			continue
+		} else if err != nil {
+			return fmt.Errorf("fetch blob %s: %w", ref.Digest.Short(), err)
+		}
+		if err := offer(ref); err != nil {
+			return fmt.Errorf("hand over blob %s: %w", ref.Digest.Short(), err)
+		}
+	}
 	return nil
 }
 

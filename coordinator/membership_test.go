@@ -273,3 +273,111 @@ func TestLearnerIsNoVoter(t *testing.T) {
 	c.voters(ctx, "c1", "c2", "c3")
 	c.take(ctx, p, 1, nil)
 }
+
+// TestRosterKeepsMajority: a roster that keeps too few nodes is refused and
+// changes nothing, the cluster goes on, and the same nodes are replaced one after
+// another. The naive twin takes the roster: the node that is left has one vote of
+// three, and no leader comes.
+func TestRosterKeepsMajority(t *testing.T) {
+	c := newCluster(t, 3, 3, false, false)
+	ctx := limit(t, 90*time.Second)
+	c.runAll()
+	p := c.proposal("one")
+	c.submit(ctx, p)
+	c.chartered(ctx, p)
+	lead := c.leader(ctx)
+	c4, c5 := c.coordinator("c4"), c.coordinator("c5")
+	before := lead.cfg.Book.Digest()
+	for _, drop := range [][]consilium.NodeID{{"c1", "c2"}, {"c1", "c2", "c3"}} {
+		next := c.nextRoster(func(r *consilium.Roster) {
+			c.without(r, drop...)
+			r.Coordinators = append(r.Coordinators, c4, c5)
+		})
+		for _, n := range c.alive() {
+			if err := n.UpdateRoster(next); !errors.Is(err, consilium.ErrStale) {
+				t.Fatalf("a roster without %v: %v", drop, err)
+			}
+		}
+	}
+	if lead.cfg.Book.Digest() != before || c.leader(ctx) == nil {
+		t.Fatal("a refused roster is in force")
+	}
+	// Two rosters at once are as bad as one: the first is not carried out yet.
+	if kept, voters, err := lead.keeps(&consilium.Roster{Coordinators: []consilium.Coordinator{{ID: "c1"}, c4, c5}}); err != nil || kept != 1 || voters != 3 {
+		t.Errorf("%d of %d voters kept: %v", kept, voters, err)
+	}
+	stay := slices.DeleteFunc([]consilium.NodeID{"c1", "c2", "c3"}, func(id consilium.NodeID) bool { return id == "c1" })
+	c.install(c.nextRoster(func(r *consilium.Roster) {
+		c.without(r, "c1")
+		r.Coordinators = append(r.Coordinators, c4)
+	}))
+	c.run("c4")
+	c.gone("c1")
+	c.voters(ctx, append(stay, "c4")...)
+
+	t.Run("naive", func(t *testing.T) {
+		c := newCluster(t, 3, 3, false, false)
+		c.timing.Heartbeat = 200 * time.Millisecond
+		c.runAll()
+		ctx := limit(t, 60*time.Second)
+		c.submit(ctx, c.proposal("one"))
+		c.coordinator("c4")
+		next := c.nextRoster(func(r *consilium.Roster) { c.without(r, "c1", "c2") })
+		for _, n := range c.alive() {
+			// What UpdateRoster did before it looked.
+			if err := n.cfg.Book.Update(next); err != nil {
+				t.Fatal(err)
+			}
+			n.layer.Load().recheck()
+			if n.ID() != "c3" {
+				n.end(errLeft)
+			}
+		}
+		c.gone("c1", "c2")
+		if err := pause(ctx, 3*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range c.alive() {
+			if n.IsLeader() {
+				t.Error("one node of three leads: the twin is not broken")
+			}
+		}
+	})
+}
+
+// TestHandOver: a learner gets no vote while a live blob could not be handed to
+// it, unless the blob is lost to all. The naive twin goes on after any failure.
+func TestHandOver(t *testing.T) {
+	live := []BlobRef{{dig("one"), 1}, {dig("two"), 2}, {dig("three"), 3}}
+	for name, tt := range map[string]struct {
+		fill, offer error // of the second blob
+		fails       bool
+		offered     int
+	}{
+		"all there":           {nil, nil, false, 3},
+		"lost everywhere":     {consilium.ErrBlobMissing, nil, false, 2},
+		"a peer does not say": {consilium.ErrUnavailable, nil, true, 1},
+		"time-out":            {context.DeadlineExceeded, nil, true, 1},
+		"not taken":           {nil, consilium.ErrUnavailable, true, 1},
+	} {
+		offered := 0
+		second := func(err error) func(BlobRef) error {
+			return func(ref BlobRef) error {
+				if ref == live[1] {
+					return err
+				}
+				return nil
+			}
+		}
+		err := handOver(live, second(tt.fill), func(ref BlobRef) error {
+			err := second(tt.offer)(ref)
+			if err == nil {
+				offered++
+			}
+			return err
+		}, func(BlobRef, error) {})
+		if (err != nil) != tt.fails || offered != tt.offered {
+			t.Errorf("%s: %v, %d of 3 handed over", name, err, offered)
+		}
+	}
+}

@@ -221,7 +221,24 @@ func (n *Node) WaitLeader(ctx context.Context) (consilium.NodeID, error) {
 
 // UpdateRoster puts the next roster in force here and, once this node leads or
 // the leader has it too, in the log. Every node needs it.
+//
+// It refuses a roster that does not keep more than half of the nodes: those that
+// go could not vote for their own replacement, and new ones without an old one
+// among them would begin again with nothing. ErrUnavailable says that the roster
+// before has not been carried out yet: the same call may succeed later.
 func (n *Node) UpdateRoster(next *consilium.Signed) error {
+	r, err := consilium.ParseRoster(next.Payload) // Update checks the signatures
+	if err != nil {
+		return consilium.ErrInvalid.With(err)
+	}
+	if err := r.KeepsCoordinators(n.cfg.Book.Roster()); err != nil {
+		return err
+	}
+	if kept, voters, err := n.keeps(r); err != nil {
+		return err
+	} else if 2*kept <= voters && voters > 0 {
+		return consilium.ErrUnavailable.Withf("of the %d nodes that vote now roster version %d keeps %d: the changes of the version before are not carried out yet", voters, r.Version, kept)
+	}
 	if err := n.cfg.Book.Update(next); err != nil {
 		return err
 	}
@@ -236,6 +253,28 @@ func (n *Node) UpdateRoster(next *consilium.Signed) error {
 	default:
 	}
 	return nil
+}
+
+// keeps counts the voters of the cluster, as this node knows it, and those of
+// them that a roster names. A node that is starting knows none.
+func (n *Node) keeps(r *consilium.Roster) (kept, voters int, err error) {
+	if n.raftNode() == nil {
+		return 0, 0, nil
+	}
+	conf, _, err := n.cluster()
+	if err != nil {
+		return 0, 0, err
+	}
+	for _, s := range conf.Servers {
+		if s.Suffrage != raft.Voter {
+			continue
+		}
+		voters++
+		if _, ok := r.Coordinator(nodeOf(s.ID)); ok {
+			kept++
+		}
+	}
+	return kept, voters, nil
 }
 
 // broken is why this node can apply nothing any more, or nil.
@@ -449,6 +488,14 @@ func (n *Node) start(ctx context.Context) error {
 		return fmt.Errorf("coordinator: %w", err)
 	}
 	n.raft.Store(r)
+	// A node that was down while the cluster changed step by step gets to know
+	// the steps from the leader, so this is no reason to stop.
+	if roster := n.cfg.Book.Roster(); existing {
+		if kept, voters, err := n.keeps(roster); err == nil && 2*kept <= voters {
+			n.log.Error("the roster keeps too few of the nodes that voted when this one last knew: unless the others went on step by step there will be no leader; install the roster before it everywhere and replace fewer nodes at once",
+				"roster", roster.Version, "voters", voters, "kept", kept)
+		}
+	}
 	if !added {
 		n.log.Info("waiting to be added by the leader")
 		n.spawn(n.awaitJoined)

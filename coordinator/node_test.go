@@ -418,6 +418,7 @@ func TestGates(t *testing.T) {
 		"another charter":   {up(resign(func(x *consilium.Header) { x.Charter[0] ^= 1 }), boxes, shape, packed), consilium.ErrInvalid},
 		"another position":  {up(resign(func(x *consilium.Header) { x.Position++ }), boxes, shape, packed), consilium.ErrNotMember},
 		"another digest":    {up(resign(func(x *consilium.Header) { x.Ciphertext[0] ^= 1 }), boxes, shape, packed), consilium.ErrInvalid},
+		"other keys":        {up(resign(func(x *consilium.Header) { x.Sealing[0] ^= 1 }), boxes, shape, packed), consilium.ErrInvalid},
 		"a later round":     {up(resign(func(x *consilium.Header) { x.Round = 9 }), boxes, shape, packed), nil},
 		"header by post":    {h.client.Post(ctx, m), consilium.ErrInvalid},
 		"unknown study":     {h.client.Post(ctx, c.sign(h.name, consilium.KindWithdraw, consilium.NewStudyID(dig("x")), (&consilium.Withdraw{Study: consilium.NewStudyID(dig("x"))}).Encode())), consilium.ErrUnknownStudy},

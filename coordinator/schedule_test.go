@@ -95,7 +95,7 @@ func (w *world) anything(rng *rand.Rand) Op {
 		return w.openingOf(p, set)
 	case consilium.PhaseUpdating:
 		next, reject := st.round, rng.IntN(60) == 0
-		if w.spoil && st.round == 1 && st.rejects == 0 {
+		if w.spoil && st.round == 1 && st.rejected == 0 {
 			reject = true // the first aggregate goes wrong, for everybody
 		}
 		if rng.IntN(100) == 0 {

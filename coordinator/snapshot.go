@@ -291,7 +291,7 @@ func (st *study) walk(c *codec) {
 	list(c, &st.frozen, number[consilium.Position])
 	c.u32(&st.frozenIn)
 	list(c, &st.pinned, number[consilium.Position])
-	c.num(&st.rejects)
+	c.num(&st.rejected)
 	list(c, &st.contributions, func(c *codec, p **contribution) {
 		if c.present(*p != nil) {
 			if *p == nil {

@@ -167,7 +167,7 @@ func TestSnapshotFormat(t *testing.T) {
 	w.start()
 	w.round(1, false, 1, 2, 3)
 	sum := sha256.Sum256(w.s.Snapshot())
-	const want = "4019b08628b3a180"
+	const want = "8e39c00a455e53d8"
 	if got := fmt.Sprintf("%x", sum[:8]); got != want {
 		t.Fatalf("snapshot digest %s, want %s", got, want)
 	}

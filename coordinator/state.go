@@ -99,7 +99,7 @@ type study struct {
 	frozen         []consilium.Position
 	frozenIn       uint32               // round whose certification froze them
 	pinned         []consilium.Position // members of the set certified in an earlier attempt of this round
-	rejects        int                  // aggregates rejected in this round
+	rejected       int                  // the attempt of this round whose aggregate was rejected, or 0: there is one retry
 
 	// Of the open attempt, by position.
 	contributions []*contribution

@@ -218,6 +218,36 @@ func TestSuspects(t *testing.T) {
 	w.verify()
 }
 
+// Suspects are about the attempt that was rejected, not about the last one: when
+// the second attempt is not certified, nothing can be said about it in the third.
+func TestSuspectsOfTheRejectedAttempt(t *testing.T) {
+	w := newWorld(t, options{n: 7, min: 3})
+	w.start()
+	w.contribute(w.all()...)
+	w.ackAll(w.all()...)
+	w.voteAll()
+	w.openAll()
+	w.stateAll(0, false, true)
+	w.contribute(w.all()...)
+	w.ackAll(w.all()...)
+	w.phase(consilium.PhaseCertifying)
+	for _, p := range w.all() {
+		if p != 2 {
+			w.must(w.complaining(p, 2))
+		}
+	}
+	w.tick(w.st().deadline/secondMs - w.now/secondMs + 1) // no answer came
+	if st := w.st(); st.attempt != 3 {
+		t.Fatalf("attempt %d", st.attempt)
+	}
+	_, r := w.do(w.suspecting(1, 7))
+	code(t, r, consilium.ErrWrongPhase)
+	_, r = w.do(w.showing(7))
+	code(t, r, consilium.ErrWrongPhase)
+	w.s = w.copy()
+	w.verify()
+}
+
 // N - t + f + 1 renouncements release a certified round that nobody opened,
 // and it begins again with whoever contributes; one fewer does not, nor those of
 // hospitals that have opened.

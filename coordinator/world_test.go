@@ -275,7 +275,7 @@ func (w *world) contributionAt(at consilium.At, salt any, layout string) *Post {
 	h := consilium.Header{At: at, Layout: dig(layout), Vector: dig("vector", id), RowSet: dig("rows", at.Position), Decision: dig("decision"),
 		Ledger: dig("ledger"), Ciphertext: dig("ciphertext", id), Size: 4096, NextSealing: sealkey(id), Check: []byte("v")}
 	if st := w.s.studies[w.study]; st != nil {
-		h.State = st.state
+		h.State, h.Sealing = st.state, consilium.SealingDigest(st.sealing)
 	}
 	for i := 0; i < n; i++ {
 		h.Boxes = append(h.Boxes, dig("box", id, i))

@@ -36,15 +36,18 @@
 //     from K_r. s_i, six coefficients to an element of F, and three random mask
 //     elements are Shamir-shared to all N with degree t-1. The header lists the
 //     digest of every box (HPKE to the holder's key of this round), a salted
-//     commitment to every share, the digest of c_i, salted digests of m_i and of the
-//     rows, and three check polynomials v_k = R_k + sum_e r_ke·P_e, with r from the
-//     header without them (Fiat-Shamir). Journalled with seed and masks, which stay
-//     until the round has closed.
+//     commitment to every share, the digest of c_i, digests of m_i and of the rows
+//     under the hospital's own salt, and three check polynomials v_k = R_k + sum_e r_ke·P_e, with r from the
+//     header without them (Fiat-Shamir). It names the list of sealing keys that the
+//     dealer was told. Journalled with seed and masks, which stay until the round
+//     has closed.
 //
 //  2. COMPLAINT, ANSWER. A holder whose box, commitment or share does not check
-//     complains. The dealer publishes that one share, sealed under K_r, at most f
-//     in an attempt; everybody checks it as if it were its own. A dealer that does
-//     not answer by the deadline leaves U.
+//     complains, if the header names the list of sealing keys that the holder was
+//     told; the list is the coordinator's word, and a box under another is nobody's
+//     fault and in no U that the holder votes for. The dealer publishes that one
+//     share, sealed under K_r, at most f in an attempt; everybody checks it as if it
+//     were its own. A dealer that does not answer by the deadline leaves U.
 //
 //  3. VOTE, for one U in an attempt, by hospitals that checked every member
 //     themselves; t votes are the certificate. Journalled.
@@ -64,8 +67,9 @@
 //     release the lock of those who did open.
 //
 //  7. SUSPECT, SHOW, after a rejected sum: t equal lists of at most t-1-f hospitals
-//     whose openings are off the others' polynomial; each shows the group the shares
-//     that it had added, which are checked against the dealers' headers.
+//     whose openings are off the others' polynomial; each that did open shows the
+//     group the shares that it had added, which are checked against the dealers'
+//     headers.
 //
 // # What it gives
 //
@@ -85,12 +89,25 @@
 // plays all schedules against it.) So in each round the coalition holds S_U for one
 // member set; over several attempts these are sums of fresh keys of the same vectors.
 //
-// Shares. Of each honest s_i the coalition sees f shares of its own; at most f
-// answers, which an honest dealer gives only to the dishonest, so the same shares;
-// and what at most t-1-f accused show: t-1 in all, which are consistent with every
-// s_i. Each v_k is masked by R_k, uniform given those. An honest opening share is the
-// value of sum P_i, a polynomial whose other coefficients are uniform; together they
-// say S_U and nothing else.
+// Shares. A share of an honest s_i leaves its box in three ways only. (a) An
+// answer, to whom complained. An honest holder never complains about an honest
+// dealer: header, lists, charter, state, layout and K_r that both judge by are
+// equal, or the holder sees that they are not (the list) or never gets so far (a
+// state needs t equal signatures, so there is one); then the dealer sealed to a key
+// that the holder signed, and what it sealed checks. So answers go to the f
+// dishonest, who have those shares. (b) A show. One list of accused in an attempt
+// can get t signatures, since each honest hospital signs one; it has at most t-1-f
+// members, and each shows its share of every dealer in U. (c) An opening, a sum over
+// U, and there is one U in an attempt. Keys are fresh in every attempt. So the
+// positions at which the coalition knows shares are, for all honest dealers of an
+// attempt alike, those of the f and of at most t-1-f accused: t-1 in all. That they
+// are the same for all matters: with S_U(x) = sum P_i(x) open at every x, knowing all
+// P_j(x) but one gives that one, and different positions for different dealers would
+// add up. With t-1 points of each P_i and the polynomial sum P_i, every choice of the
+// s_i with the sum S_U is left, and equally likely. Each v_k is masked by R_k, uniform
+// given t-1 of its points. An honest opening share is the value of sum P_i, a
+// polynomial whose other coefficients are uniform; together they say S_U and nothing
+// else.
 //
 // Hints. Given S_U and the summed error, with at least two honest members, each
 // honest key and error is a Gaussian of width at least sigma/sqrt(2) = 3.2 around a
@@ -107,8 +124,13 @@
 // whatever is not a multiple of 2^Delta. A member of the group can shift the
 // sum, as it could by contributing something else.
 //
+// Digests. A header's digests of the vector and of the rows are under salts that
+// only its hospital has. Under the group's salt, one dishonest hospital would find a
+// small table again by trying all.
+//
 // Blame. An honest dealer's answer checks; an honest accused shows shares that
-// add up to its opening; so neither is found guilty, whatever f hospitals do. Not
+// add up to its opening, from the box or, where that held nothing, from the answer;
+// so neither is found guilty, whatever f hospitals do. Not
 // everybody guilty is found: of m openings up to (m-t)/2 false ones are located, and
 // a contributor whose c_i does not match its dealt key is not found without opening
 // data, which is never done: one retry, every contributor audits itself from its

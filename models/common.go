@@ -16,7 +16,9 @@ import (
 // must permit it by name (PermitCommon), and unless it also permits fine grids
 // the first round counts how many patients leave in each cell and joins cells
 // until at least k leave in each. Then no risk set is about fewer than k
-// patients, and no difference of two is.
+// patients, and no difference of two is. Efron's ties ask for sums over the rows
+// with the event wherever there are several: there cells are joined until at
+// least k patients have one.
 
 // PermitCommon is the board's exception for a baseline hazard that hospitals
 // share.
@@ -30,6 +32,7 @@ type commonSpec struct {
 	grid   *timeGrid
 	strata *grouping
 	join   bool // cells until at least k patients leave
+	efron  bool
 }
 
 // cells counts positions of the first round's tallies: the cells of every
@@ -61,50 +64,119 @@ func (f *fit) deadly() []int {
 // products.
 func momentsLen(p int) int { return 1 + p + packedLen(p) }
 
-// coxCommonTally is the first round: patients by the cell of their last time,
-// and events by cell.
-func (g *regression) coxCommonTally(data *frame) (leaving, events []float64) {
+// commonTally is the first round's counts, by stratum and cell.
+type commonTally struct {
+	leaving []float64 // patients by the cell of their last time
+	events  []float64
+	falling []float64 // patients by the cell of their last event
+}
+
+func (g *regression) coxCommonTally(data *frame) commonTally {
 	c := g.cox
 	w := c.common.width()
 	n := c.common.strata.n * w
-	leaving, events = make([]float64, n), make([]float64, n)
-	last := map[[2]int32]int{} // by patient and stratum
-	for i, t := range data.num[c.stop] {
-		s, cell := c.common.strata.of(data, i), c.common.grid.cell(t)
-		who := [2]int32{data.patient[i], int32(s)}
-		if at, ok := last[who]; !ok || cell > at {
-			last[who] = cell
+	t := commonTally{make([]float64, n), make([]float64, n), make([]float64, n)}
+	type who struct{ patient, stratum int32 }
+	last, fell := map[who]int{}, map[who]int{}
+	for i, stop := range data.num[c.stop] {
+		s, cell := c.common.strata.of(data, i), c.common.grid.cell(stop)
+		p := who{data.patient[i], int32(s)}
+		if at, ok := last[p]; !ok || cell > at {
+			last[p] = cell
 		}
-		if cell <= c.common.grid.cells {
-			events[s*w+cell] += data.num[c.event][i]
+		if cell > c.common.grid.cells || data.num[c.event][i] == 0 {
+			continue
+		}
+		t.events[s*w+cell]++
+		if at, ok := fell[p]; !ok || cell > at {
+			fell[p] = cell
 		}
 	}
-	for who, cell := range last {
-		leaving[int(who[1])*w+cell]++ // counts: any order gives the same bits
+	// Counts: any order gives the same bits.
+	for p, cell := range last {
+		t.leaving[int(p.stratum)*w+cell]++
 	}
-	return leaving, events
+	for p, cell := range fell {
+		t.falling[int(p.stratum)*w+cell]++
+	}
+	return t
 }
 
-// joinCells makes the intervals from the opened tallies.
-func (c *commonSpec) joinCells(leaving, events []float64, k float64) []float64 {
+// joinCells makes the intervals from the opened tallies. A stratum whose cells
+// may not be told even together takes no part.
+func (c *commonSpec) joinCells(t commonTally, k float64) []float64 {
 	var out []float64
 	w := c.width()
 	for s := 0; s < c.strata.n; s++ {
-		first := len(out)
-		left, deaths := 0.0, 0.0
-		for cell := 0; cell <= c.grid.cells; cell++ {
-			left += leaving[s*w+cell]
-			deaths += events[s*w+cell]
-			if !c.join || left >= k {
-				out = append(out, float64(s), float64(cell), deaths)
-				left, deaths = 0, 0
+		at := s * w
+		told := func(from, to int) bool {
+			if !c.join {
+				return true
+			}
+			if sumOf(t.leaving[at:], from, to) < k {
+				return false
+			}
+			return !c.efron || sumOf(t.events[at:], from, to) <= 1 || sumOf(t.falling[at:], from, to) >= k
+		}
+		for _, v := range join(c.grid.cells+1, told) {
+			out = append(out, float64(s), float64(v[1]-1), sumOf(t.events[at:], v[0], v[1]))
+		}
+	}
+	return out
+}
+
+// inFit reports whether a row is at risk in any interval.
+func (c *commonSpec) inFit(f *fit, data *frame, start, stop []float64) func(row int) bool {
+	first, end := c.bounds(f)
+	return func(i int) bool {
+		s := c.strata.of(data, i)
+		if first[s] == end[s] {
+			return false
+		}
+		entry := 0.0
+		if start != nil {
+			entry = start[i]
+		}
+		from, to, _ := c.span(f, first[s], end[s], entry, stop[i], start != nil)
+		return from <= to
+	}
+}
+
+// The block "fitted" of every later round: rows, patients and events of the
+// fit, and patients per level.
+const (
+	fittedRows = iota
+	fittedPatients
+	fittedEvents
+	fittedFixed
+)
+
+// checkFitted applies the rules on counts to what is left after strata that
+// take no part.
+func (g *regression) checkFitted(v []float64) (code, index int) {
+	switch {
+	case v[fittedRows] < 1:
+		return failRows, 0
+	case v[fittedPatients] < float64(g.facts.MinCohort):
+		return failPatients, 0
+	}
+	if !g.facts.Permitted(PermitSmallLevels) {
+		for i, n := range v[fittedFixed:] {
+			if n < minLevelPatients {
+				return failLevel, i
 			}
 		}
-		// Too few leave after the last complete interval: they belong to it. A
-		// stratum without a complete one takes no part.
-		if c.join && len(out) > first {
-			out[len(out)-1] += deaths
-			out[len(out)-2] = float64(c.grid.cells)
+	}
+	return 0, 0
+}
+
+// leftOut names the strata that take no part.
+func (c *commonSpec) leftOut(f *fit) []string {
+	var out []string
+	first, end := c.bounds(f)
+	for s := range first {
+		if first[s] == end[s] {
+			out = append(out, c.strata.name(s))
 		}
 	}
 	return out
@@ -166,6 +238,7 @@ func (g *regression) coxCommonLocal(ctx context.Context, data *frame, x [][]floa
 	for _, v := range eta {
 		diverged = diverged || math.Abs(v) > 500
 	}
+	l.fitted = append([]float64{float64(data.n), float64(data.patients), c.eventsOf(data)}, g.d.levelCounts(data)...)
 	if phase == phaseFinal {
 		if g.robust {
 			g.coxCommonResiduals(l, data, x, f, eta, first, end)
@@ -213,17 +286,11 @@ func (g *regression) coxCommonLocal(ctx context.Context, data *frame, x [][]floa
 			}
 		}
 		s := c.common.strata.of(data, i)
-		if first[s] == end[s] {
-			continue
-		}
 		var entry float64
 		if start != nil {
 			entry = start[i]
 		}
 		from, to, inside := c.common.span(f, first[s], end[s], entry, stop[i], start != nil)
-		if from > to {
-			continue
-		}
 		for a := range z {
 			z[a] = x[a][i]
 		}
@@ -283,6 +350,12 @@ func (g *regression) advanceCommon(f *fit, o Opened, round uint32) (*State, erro
 	flag, err := o.take("fit", coxFitLen)
 	if err != nil {
 		return nil, err
+	}
+	if f.fitted, err = o.take("fitted", fittedFixed+len(g.d.checks)); err != nil {
+		return nil, err
+	}
+	if code, index := g.checkFitted(f.fitted); code != 0 {
+		return failed(round, code, index), nil
 	}
 	sum, err := o.take("score", p)
 	if err != nil {
@@ -415,17 +488,11 @@ func (g *regression) coxCommonResiduals(l *localFit, data *frame, x [][]float64,
 	}
 	for i := 0; i < data.n; i++ {
 		s := c.common.strata.of(data, i)
-		if first[s] == end[s] {
-			continue
-		}
 		var entry float64
 		if start != nil {
 			entry = start[i]
 		}
 		from, to, inside := c.common.span(f, first[s], end[s], entry, stop[i], start != nil)
-		if from > to {
-			continue
-		}
 		weight := det.Exp(eta[i])
 		dh := h[to+1].value() - h[from].value()
 		for a := 0; a < p; a++ {
@@ -485,7 +552,7 @@ func (g *regression) scoreTime(data *frame, x [][]float64, f *fit) []float64 {
 	first, end := c.common.bounds(f)
 	for i, e := range data.num[c.event] {
 		s := c.common.strata.of(data, i)
-		if e != 1 || first[s] == end[s] {
+		if e != 1 {
 			continue
 		}
 		_, to, inside := c.common.span(f, first[s], end[s], 0, data.num[c.stop][i], false)

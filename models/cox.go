@@ -62,7 +62,7 @@ func newCox(facts consilium.Facts, a *consilium.AnalysisSpec) (Analysis, error) 
 			if strata.n*(grid.cells+2) > maxCommon {
 				return nil, consilium.ErrInvalid.Withf("baseline: %d strata on %d cells are too many", strata.n, grid.cells)
 			}
-			c.common = &commonSpec{grid: grid, strata: strata, join: !facts.Permitted(PermitFineGrid)}
+			c.common = &commonSpec{grid: grid, strata: strata, join: !facts.Permitted(PermitFineGrid), efron: c.efron}
 		default:
 			return nil, consilium.ErrInvalid.Withf("baseline %q%s; want stratified, piecewise or common", b.Kind, suggest(b.Kind, []string{"stratified", "piecewise", "common"}))
 		}
@@ -169,8 +169,15 @@ func (c *coxSpec) groups(data *frame) [][]int {
 		}
 		return data.num[name][i]
 	}
+	names := c.strata
+	if c.common != nil {
+		names = c.common.strata.columns
+	}
+	if len(names) == 0 && data.n > 0 {
+		return [][]int{rows}
+	}
 	compare := func(i, j int) int {
-		for _, s := range c.strata {
+		for _, s := range names {
 			switch a, b := value(s, i), value(s, j); {
 			case a < b:
 				return -1
@@ -196,11 +203,9 @@ func (c *coxSpec) groups(data *frame) [][]int {
 // stratum sorts the rows of one risk-set history.
 func (c *coxSpec) stratum(data *frame, rows []int) stratum {
 	stop, start := data.num[c.stop], data.num[c.start]
-	s := stratum{rows: append([]int(nil), rows...)}
-	sortBy(s.rows, func(i, j int) bool { return stop[i] > stop[j] })
+	s := stratum{rows: fallingOrder(rows, stop)}
 	if start != nil {
-		s.starts = append([]int(nil), rows...)
-		sortBy(s.starts, func(i, j int) bool { return start[i] > start[j] })
+		s.starts = fallingOrder(rows, start)
 	}
 	return s
 }
@@ -235,13 +240,7 @@ func (c *coxSpec) eventsOf(data *frame) float64 {
 // linear is the linear predictor of every row, without a baseline.
 func (g *regression) linear(f *fit, x [][]float64, n int) []float64 {
 	eta := make([]float64, n)
-	off := g.q() - g.p()
-	for j := range x {
-		b := f.theta[off+j]
-		for i, v := range x[j] {
-			eta[i] += float64(b * v)
-		}
-	}
+	addColumns(eta, x, f.theta[g.q()-g.p():])
 	return eta
 }
 
@@ -291,7 +290,11 @@ func (g *regression) coxLocal(ctx context.Context, data *frame, x [][]float64, f
 			}
 			continue
 		}
-		g.coxStratum(l, &s, x, eta, start, stop, event, residual)
+		if residual == nil && l.ph == nil {
+			g.coxExposure(l, &s, x, eta, start, stop, event)
+		} else {
+			g.coxStratum(l, &s, x, eta, start, stop, event, residual)
+		}
 		if l.concord != nil {
 			concord(l.concord, &s, eta, start, stop, event)
 		}
@@ -327,19 +330,7 @@ func (g *regression) coxStratum(l *localFit, s *stratum, x [][]float64, eta, sta
 	for j := range centre {
 		centre[j] /= float64(len(s.rows))
 	}
-	// Where nothing but the information is wanted, its sums over risk sets are
-	// turned round: a row adds its products once, weighted by the hazard it was
-	// exposed to, Σ_t S2(t)/S0(t) = Σ_i w_i z_i z_i' Λ_i, and the means' products
-	// come off at the end.
-	turned := residual == nil && l.ph == nil
 	risk := func(i int) float64 { return det.Exp(eta[i] - shift) }
-	if turned {
-		w := make([]float64, len(eta))
-		for _, i := range s.rows {
-			w[i] = det.Exp(eta[i] - shift)
-		}
-		risk = func(i int) float64 { return w[i] }
-	}
 	s0 := total{}
 	s1, s2 := make([]total, p), make([]total, packedLen(p))
 	z := make([]float64, p)
@@ -351,14 +342,13 @@ func (g *regression) coxStratum(l *localFit, s *stratum, x [][]float64, eta, sta
 			z[a] = x[a][i] - centre[a]
 			wz := float64(w * z[a])
 			s1[a].add(wz)
-			for b := 0; !turned && b <= a; b++ {
+			for b := 0; b <= a; b++ {
 				s2[k].add(float64(wz * z[b]))
 				k++
 			}
 		}
 	}
-	means := make([][]float64, p) // of every event, in the order they are met
-	var steps []hazardStep        // by falling time
+	var steps []hazardStep // by falling time
 	in, out := 0, 0
 	d1, d2 := make([]float64, p), make([]float64, packedLen(p))
 	mean := make([]float64, p)
@@ -404,16 +394,13 @@ func (g *regression) coxStratum(l *localFit, s *stratum, x [][]float64, eta, sta
 					l.ph.score[a].add(float64(when * z[a]))
 				}
 				d1[a] += float64(w * z[a])
-				for b := 0; !turned && b <= a; b++ {
+				for b := 0; b <= a; b++ {
 					d2[k] += float64(float64(w*z[a]) * z[b])
 					k++
 				}
 			}
 		}
 		var step hazardStep
-		if turned {
-			step.time = t
-		}
 		if residual != nil {
 			step = hazardStep{time: t, hx: make([]float64, p), hxEvent: make([]float64, p), mean: make([]float64, p)}
 		}
@@ -430,14 +417,6 @@ func (g *regression) coxStratum(l *localFit, s *stratum, x [][]float64, eta, sta
 				if l.ph != nil {
 					l.ph.score[a].add(-float64(when * mean[a]))
 				}
-			}
-			if turned {
-				step.h += 1 / r0
-				step.hEvent += (1 - share) / r0
-				for a, m := range mean {
-					means[a] = append(means[a], m)
-				}
-				continue
 			}
 			if residual == nil || l.ph != nil {
 				k := 0
@@ -466,61 +445,14 @@ func (g *regression) coxStratum(l *localFit, s *stratum, x [][]float64, eta, sta
 				step.mean[a] += mean[a] / float64(deaths)
 			}
 		}
-		if residual != nil || turned {
+		if residual != nil {
 			steps = append(steps, step)
 		}
 		at = end
 	}
-	if turned {
-		exposed(l, steps, s.rows, x, centre, means, risk, start, stop, event)
-	}
 	if residual != nil {
 		scoreResiduals(steps, s.rows, x, centre, risk, start, stop, event, residual)
 	}
-}
-
-// exposed adds the information of one stratum: the products of every row,
-// weighted by its risk and the hazard that it met, less those of the means.
-func exposed(l *localFit, steps []hazardStep, rows []int, x [][]float64, centre []float64, means [][]float64, risk func(int) float64, start, stop, event []float64) {
-	n := len(steps) // by falling time
-	if n == 0 {
-		return
-	}
-	hazard := make([]total, n+1) // over the last k of them, that is the earliest
-	for k := 1; k <= n; k++ {
-		hazard[k] = hazard[k-1]
-		hazard[k].add(steps[n-k].h)
-	}
-	// upTo counts the steps at or before a time.
-	upTo := func(t float64) int { return n - sort.Search(n, func(k int) bool { return steps[k].time <= t }) }
-	w := make([]float64, len(rows))
-	z := make([][]float64, len(x))
-	for a := range z {
-		z[a] = make([]float64, len(rows))
-		for r, i := range rows {
-			z[a][r] = x[a][i] - centre[a]
-		}
-	}
-	at := 0 // rows fall in time, as the steps do
-	for r, i := range rows {
-		for at < n && steps[at].time > stop[i] {
-			at++
-		}
-		h := hazard[n-at].value()
-		if start != nil {
-			h -= hazard[upTo(start[i])].value()
-		}
-		if event[i] == 1 && at < n && steps[at].time == stop[i] {
-			h += steps[at].hEvent - steps[at].h
-		}
-		w[r] = float64(risk(i) * h)
-	}
-	products(l.information, nil, z, nil, w, nil)
-	minus := make([]float64, len(means[0]))
-	for i := range minus {
-		minus[i] = -1
-	}
-	products(l.information, nil, means, nil, minus, nil)
 }
 
 // scoreResiduals fills the score residual of every row (Therneau and

@@ -242,7 +242,7 @@ func renderCrosstab(facts consilium.Facts, a *consilium.AnalysisSpec, rows, cols
 		}
 	}
 	if hidden > 0 {
-		out.Suppressed = append(out.Suppressed, suppressed{fmt.Sprintf("%d cells", hidden), fmt.Sprintf("fewer than %d patients, or the difference would show them", facts.MinCohort)},
+		out.Suppressed = append(out.Suppressed, suppressed{fmt.Sprintf("%d cells", hidden), small(facts)},
 			suppressed{"expected counts, ratios and tests of the table", "they would allow to compute the hidden cells"})
 	} else if len(t) > 1 && len(t[0]) > 1 {
 		out.Expected = chiSquare(t, &out.Tests)

@@ -172,33 +172,16 @@ func newDescribe(facts consilium.Facts, a *consilium.AnalysisSpec) (Analysis, er
 
 // dropUngrouped leaves out the rows whose group is missing, and counts them.
 func (f *frame) dropUngrouped(by *grouping) {
-	keep := 0
-	seen := map[int32]bool{}
-	f.patients = 0
-	for i := 0; i < f.n; i++ {
-		ok := true
+	before := f.n
+	f.keep(func(i int) bool {
 		for _, c := range by.columns {
-			ok = ok && f.code[c][i] >= 0
+			if f.code[c][i] < 0 {
+				return false
+			}
 		}
-		if !ok {
-			f.missing++
-			continue
-		}
-		for _, v := range f.num {
-			v[keep] = v[i]
-		}
-		for _, v := range f.code {
-			v[keep] = v[i]
-		}
-		f.patient[keep] = f.patient[i]
-		if !seen[f.patient[i]] {
-			seen[f.patient[i]] = true
-			f.patients++
-		}
-		keep++
-	}
-	f.n = keep
-	f.patient = f.patient[:keep]
+		return true
+	})
+	f.missing += int64(before - f.n)
 }
 
 // hospital is what one hospital adds for the comparison of hospitals: that it
@@ -291,6 +274,21 @@ func mask(counts, patients []float64, k float64) []*float64 {
 	return out
 }
 
+// hiddenGroups says which groups of a result are withheld: those of 1 to k-1
+// patients, and one more where the sizes of the others would give one back.
+func hiddenGroups(rows, patients []float64, k float64) []bool {
+	out := make([]bool, len(rows))
+	for g, n := range mask(rows, patients, k) {
+		out[g] = n == nil
+	}
+	return out
+}
+
+// small is why something is hidden.
+func small(facts consilium.Facts) string {
+	return fmt.Sprintf("fewer than %d patients, or the difference would show them", facts.MinCohort)
+}
+
 type histogram struct {
 	Breaks []float64  `json:"breaks"`
 	Counts []*float64 `json:"counts"`
@@ -366,24 +364,35 @@ func renderDescribe(facts consilium.Facts, a *consilium.AnalysisSpec, by *groupi
 		cells, patients := v[fmt.Sprintf("cells-%d", i)], v[fmt.Sprintf("patients-%d", i)]
 		var ns, means, variances []float64
 		whole := true
+		here := hiddenGroups(m[:by.n], m[2*by.n:3*by.n], k)
 		for g := 0; g < by.n; g++ {
 			n, missing, sum, sumsq := m[g], m[by.n+g], m[3*by.n+g], m[4*by.n+g]
 			q := describedGroup{Name: by.name(g), Levels: by.values(g)}
-			if m[2*by.n+g] < k {
-				out.Suppressed = append(out.Suppressed, suppressed{d.name + " in " + q.Name, fmt.Sprintf("fewer than %d patients", facts.MinCohort)})
+			hide := func(item, reason string) {
+				out.Suppressed = append(out.Suppressed, suppressed{item + " in " + q.Name, reason})
+			}
+			if here[g] {
+				hide(d.name, small(facts))
 				r.Groups = append(r.Groups, q)
 				whole = false
 				continue
 			}
-			q.N, q.Missing = finite(n), finite(missing)
-			if missing > 0 && missing < k {
-				q.Missing = nil
-				out.Suppressed = append(out.Suppressed, suppressed{"missing values of " + d.name + " in " + q.Name, fmt.Sprintf("fewer than %d", facts.MinCohort)})
-			}
+			// Missing values are a cell of the table like any other: one that is
+			// hidden may not be had from the others and n.
 			w := d.width()
-			var shown []*float64
+			count, people := append([]float64(nil), cells[g*w:(g+1)*w]...), append([]float64(nil), patients[g*w:(g+1)*w]...)
+			if w == 0 {
+				count, people = []float64{n}, []float64{m[2*by.n+g]}
+			}
+			shown := mask(append(count, missing), append(people, missing), k)
+			if q.Missing = shown[len(shown)-1]; q.Missing != nil {
+				q.N = finite(n)
+			} else {
+				hide("number of values of "+d.name+", and of missing ones,", small(facts))
+				whole = false
+			}
+			shown = shown[:len(shown)-1]
 			if w > 0 {
-				shown = mask(cells[g*w:(g+1)*w], patients[g*w:(g+1)*w], k)
 				hidden := 0
 				for _, c := range shown {
 					if c == nil {
@@ -391,8 +400,7 @@ func renderDescribe(facts consilium.Facts, a *consilium.AnalysisSpec, by *groupi
 					}
 				}
 				if hidden > 0 {
-					out.Suppressed = append(out.Suppressed, suppressed{fmt.Sprintf("%d counts of %s in %s", hidden, d.name, q.Name),
-						fmt.Sprintf("fewer than %d patients, or the difference would show them", facts.MinCohort)})
+					hide(fmt.Sprintf("%d counts of %s", hidden, d.name), small(facts))
 				}
 			}
 			if d.levels != nil {
@@ -414,13 +422,19 @@ func renderDescribe(facts consilium.Facts, a *consilium.AnalysisSpec, by *groupi
 				} else {
 					whole = false
 				}
+				if q.N == nil {
+					q.Mean, q.Var, q.SD = coarse(q.Mean, n), coarse(q.Var, n), coarse(q.SD, n)
+				}
 			} else {
 				whole = false
 			}
 			if w > 0 {
 				q.Histogram = &histogram{Breaks: d.breaks, Counts: shown[1 : w-1], Below: shown[0], Above: shown[w-1]}
-				for _, p := range a.Quantiles {
-					q.Quantiles = append(q.Quantiles, bracket(p, n, cells[g*w:(g+1)*w], d.breaks))
+				if n > 0 {
+					var withheld int
+					if q.Quantiles, withheld = quantiles(a.Quantiles, cells[g*w:(g+1)*w], people, shown, d.breaks, m[2*by.n+g], k); withheld > 0 {
+						hide(fmt.Sprintf("%d quantiles of %s", withheld, d.name), fmt.Sprintf("fewer than %d patients lie below or above", facts.MinCohort))
+					}
 				}
 			}
 			r.Groups = append(r.Groups, q)
@@ -441,19 +455,62 @@ func renderDescribe(facts consilium.Facts, a *consilium.AnalysisSpec, by *groupi
 	return out
 }
 
-// bracket finds the histogram cell that holds the quantile of R's type 1 (the
-// smallest value whose share of values at or below it reaches p).
-func bracket(p, n float64, cells, breaks []float64) quantile {
+// coarse rounds a mean or spread whose count is hidden to three digits and to
+// steps of at least 2/n: the full digits of a mean of whole numbers tell n, as
+// the denominator of the fraction that they are.
+func coarse(v *float64, n float64) *float64 {
+	if v == nil {
+		return nil
+	}
+	step := 1.0
+	for step > 2/n && step > math.Abs(*v)/1000 {
+		step = float64(step / 10)
+	}
+	for step < 2/n || step < math.Abs(*v)/1000 {
+		step = float64(step * 10)
+	}
+	return finite(float64(math.Round(*v/step) * step))
+}
+
+// quantiles tells each quantile as the stretch of histogram cells that holds it:
+// cells are joined until each stretch is about at least k patients, and the
+// hidden counts in it, if any, are of at least k together. It withholds a
+// quantile that has fewer than k patients on one side.
+func quantiles(ps, cells, patients []float64, shown []*float64, breaks []float64, people, k float64) (out []quantile, withheld int) {
+	stretches := join(len(cells), func(from, to int) bool {
+		hidden := 0.0
+		for c := from; c < to; c++ {
+			if shown[c] == nil {
+				hidden += patients[c]
+			}
+		}
+		return sumOf(patients, from, to) >= k && (hidden == 0 || hidden >= k)
+	})
+	n := sumOf(cells, 0, len(cells))
+	for _, p := range ps {
+		if stretches == nil || float64(p*people) < k || float64((1-p)*people) < k {
+			out = append(out, quantile{P: p})
+			withheld++
+			continue
+		}
+		out = append(out, bracket(p, n, cells, breaks, stretches))
+	}
+	return out, withheld
+}
+
+// bracket finds the stretch that holds the quantile of R's type 1 (the smallest
+// value whose share of values at or below it reaches p).
+func bracket(p, n float64, cells, breaks []float64, stretches [][2]int) quantile {
 	need := math.Ceil(float64(p*n) - 1e-9)
 	q := quantile{P: p}
 	sum := 0.0
-	for c, v := range cells {
-		if sum += v; sum >= need {
-			if c > 0 {
-				q.Lower = &breaks[c-1]
+	for _, s := range stretches {
+		if sum += sumOf(cells, s[0], s[1]); sum >= need {
+			if s[0] > 0 {
+				q.Lower = &breaks[s[0]-1]
 			}
-			if c < len(breaks) {
-				q.Upper = &breaks[c]
+			if s[1] <= len(breaks) {
+				q.Upper = &breaks[s[1]-1]
 			}
 			return q
 		}

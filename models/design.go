@@ -236,40 +236,47 @@ func (p part) value(f *frame, row int) float64 {
 
 // matrix computes the design matrix by columns, each as (x - centre) / scale.
 func (d *design) matrix(f *frame, centre, scale []float64) ([][]float64, error) {
-	out := make([][]float64, len(d.columns))
-	for j := range d.columns {
-		x := make([]float64, f.n)
-		if c := &d.columns[j]; len(c.parts) == 1 && c.parts[0].fn == "" {
-			// Finite as they are; scales are powers of two, whose reciprocals are exact.
-			inverse, m := 1/scale[j], centre[j]
-			if part := c.parts[0]; part.level < 0 {
-				for i, v := range f.num[part.column] {
-					x[i] = float64((v - m) * inverse)
-				}
-			} else {
-				values := [2]float64{float64(-m * inverse), float64((1 - m) * inverse)}
-				for i, code := range f.code[part.column] {
-					if x[i] = values[0]; code == int32(part.level) {
-						x[i] = values[1]
-					}
-				}
-			}
-			out[j] = x
-			continue
+	out, faults := make([][]float64, len(d.columns)), make([]error, len(d.columns))
+	inColumns(len(d.columns), func(j int) { out[j], faults[j] = d.values(f, j, centre[j], scale[j]) })
+	for _, err := range faults {
+		if err != nil {
+			return nil, err
 		}
-		for i := range x {
-			v := 1.0
-			for _, p := range d.columns[j].parts {
-				v = float64(v * p.value(f, i))
-			}
-			if v != v || math.IsInf(v, 0) {
-				return nil, consilium.ErrData.Withf("term %s has no value for some row (a logarithm needs values above 0, a square root at least 0); restrict the cohort or declare bounds", d.columns[j].name)
-			}
-			x[i] = (v - centre[j]) / scale[j]
-		}
-		out[j] = x
 	}
 	return out, nil
+}
+
+// values computes column j of the design matrix.
+func (d *design) values(f *frame, j int, centre, scale float64) ([]float64, error) {
+	x := make([]float64, f.n)
+	if c := &d.columns[j]; len(c.parts) == 1 && c.parts[0].fn == "" {
+		// Finite as they are; scales are powers of two, whose reciprocals are exact.
+		inverse := 1 / scale
+		if part := c.parts[0]; part.level < 0 {
+			for i, v := range f.num[part.column] {
+				x[i] = float64((v - centre) * inverse)
+			}
+		} else {
+			values := [2]float64{float64(-centre * inverse), float64((1 - centre) * inverse)}
+			for i, code := range f.code[part.column] {
+				if x[i] = values[0]; code == int32(part.level) {
+					x[i] = values[1]
+				}
+			}
+		}
+		return x, nil
+	}
+	for i := range x {
+		v := 1.0
+		for _, p := range d.columns[j].parts {
+			v = float64(v * p.value(f, i))
+		}
+		if v != v || math.IsInf(v, 0) {
+			return nil, consilium.ErrData.Withf("term %s has no value for some row (a logarithm needs values above 0, a square root at least 0); restrict the cohort or declare bounds", d.columns[j].name)
+		}
+		x[i] = (v - centre) / scale
+	}
+	return x, nil
 }
 
 // levelCounts counts the patients of each check.

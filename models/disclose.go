@@ -71,7 +71,7 @@ func (g *regression) disclose(d *Disclosure) error {
 		n := g.cox.common.strata.n * (g.cox.common.grid.cells + 1)
 		m := momentsLen(g.p())
 		phases = phases[1:]
-		d.Layouts = append(d.Layouts, consilium.Layout{Blocks: []consilium.Block{exactBlock("fit", coxFitLen), exactBlock("score", g.p()), exactBlock("risk", n*m), exactBlock("tied", n*m)}})
+		d.Layouts = append(d.Layouts, consilium.Layout{Blocks: []consilium.Block{exactBlock("fit", coxFitLen), exactBlock("fitted", fittedFixed+len(g.d.checks)), exactBlock("score", g.p()), exactBlock("risk", n*m), exactBlock("tied", n*m)}})
 	}
 	for _, p := range phases {
 		s.Phase = p
@@ -98,9 +98,12 @@ func (g *regression) disclose(d *Disclosure) error {
 		what = "log-likelihood"
 		d.Sends = append(d.Sends, fmt.Sprintf("events, time at risk and patients at risk in %d public pieces of time", g.pieces.n()))
 	case g.common():
-		d.Sends = append(d.Sends, fmt.Sprintf("patients who leave and events in each cell of the public grid (%v up to %v)", g.cox.common.grid.step, g.cox.common.grid.max))
-		d.Sends = append(d.Sends, fmt.Sprintf("in every round, for each stretch of the grid with an event, sums over its rows at risk: the weights, %d weighted columns and %d of their products; differences of these sums describe those who left in between",
+		d.Sends = append(d.Sends, fmt.Sprintf("patients who leave, events, and patients with an event, in each cell of the public grid (%v up to %v)", g.cox.common.grid.step, g.cox.common.grid.max))
+		d.Sends = append(d.Sends, "in every round rows, patients, events and patients per level of the fit", fmt.Sprintf("in every round, for each stretch of the grid with an event, sums over its rows at risk: the weights, %d weighted columns and %d of their products; differences of these sums describe those who left in between",
 			g.p(), packedLen(g.p())))
+		if g.cox.efron {
+			d.Sends = append(d.Sends, "with ties efron the same sums over the rows with the event, for each stretch with more than one")
+		}
 	case g.family == familyCox:
 		what = "log partial likelihood within the hospital"
 	}

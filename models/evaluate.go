@@ -61,27 +61,16 @@ func renderEvaluation(facts consilium.Facts, cells int, v []float64, hide func(i
 	if facts.Permitted(PermitSmallCells) {
 		k = 1
 	}
-	type bin struct{ from, to, no, yes, patients, p float64 }
+	type bin struct{ from, to, no, yes, p float64 }
+	stretches := join(cells, func(from, to int) bool { return sumOf(v[2*cells:], from, to) >= k })
+	if stretches == nil {
+		stretches = [][2]int{{0, cells}} // as many patients as the analysis speaks about at all
+	}
 	var bins []bin
-	open := bin{}
-	for c := 0; c < cells; c++ {
-		open.to = float64(c + 1)
-		open.no, open.yes = open.no+v[c], open.yes+v[cells+c]
-		open.patients, open.p = open.patients+v[2*cells+c], open.p+v[3*cells+c]
-		if open.patients >= k {
-			bins = append(bins, open)
-			open = bin{from: open.to}
-		}
+	for _, s := range stretches {
+		bins = append(bins, bin{float64(s[0]), float64(s[1]), sumOf(v, s[0], s[1]), sumOf(v[cells:], s[0], s[1]), sumOf(v[3*cells:], s[0], s[1])})
 	}
 	joined := cells - len(bins)
-	if open.to = float64(cells); len(bins) > 0 {
-		// What is left over joins the last one.
-		last := &bins[len(bins)-1]
-		last.to, last.no, last.yes = open.to, last.no+open.no, last.yes+open.yes
-		last.patients, last.p = last.patients+open.patients, last.p+open.p
-	} else {
-		bins = []bin{open}
-	}
 	if joined > 0 && k > 1 {
 		hide(fmt.Sprintf("%d cells of fitted probabilities", joined), fmt.Sprintf("joined with their neighbours, so that none is about fewer than %d patients", facts.MinCohort))
 	}

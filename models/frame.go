@@ -3,6 +3,7 @@ package models
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 
 	"github.com/apache/arrow/go/v17/arrow"
@@ -108,22 +109,33 @@ func (f *frame) batch(spec *consilium.Spec, b *Batch, w want, seen []bool) error
 		return b.Record.Column(at[0]), nil
 	}
 	missing := make([]bool, n)
-	nums := make([][]float64, len(w.numeric))
-	for i, name := range w.numeric {
-		a, err := find(name)
-		if err != nil {
-			return err
+	nums, gaps := make([][]float64, len(w.numeric)), make([][]int32, len(w.numeric))
+	faults := make([]error, len(w.numeric))
+	inColumns(len(w.numeric), func(i int) {
+		a, err := find(w.numeric[i])
+		if err == nil {
+			nums[i], err = numbers(w.numeric[i], a)
 		}
-		if nums[i], err = numbers(name, a); err != nil {
-			return err
+		if err != nil {
+			faults[i] = err
+			return
 		}
 		for r, v := range nums[i] {
 			if v-v == 0 {
 				continue
 			}
 			if math.IsInf(v, 0) && b.Selected[r] {
-				return consilium.ErrData.Withf("column %s: an infinite value", name)
+				faults[i] = consilium.ErrData.Withf("column %s: an infinite value", w.numeric[i])
+				return
 			}
+			gaps[i] = append(gaps[i], int32(r))
+		}
+	})
+	for i := range w.numeric {
+		if faults[i] != nil {
+			return faults[i]
+		}
+		for _, r := range gaps[i] {
 			missing[r] = true
 		}
 	}
@@ -149,6 +161,7 @@ func (f *frame) batch(spec *consilium.Spec, b *Batch, w want, seen []bool) error
 		}
 	}
 	kept := make([]int32, 0, n)
+	f.patient = slices.Grow(f.patient, n)
 	for r := 0; r < n; r++ {
 		if !b.Selected[r] {
 			continue
@@ -301,6 +314,38 @@ func unique(names ...string) []string {
 		}
 	}
 	return out
+}
+
+// keep leaves out the rows for which in is false.
+func (f *frame) keep(in func(row int) bool) {
+	keep := 0
+	seen := map[int32]bool{}
+	f.patients = 0
+	for i := 0; i < f.n; i++ {
+		if !in(i) {
+			continue
+		}
+		for _, v := range f.num {
+			v[keep] = v[i]
+		}
+		for _, v := range f.code {
+			v[keep] = v[i]
+		}
+		f.patient[keep] = f.patient[i]
+		if !seen[f.patient[i]] {
+			seen[f.patient[i]] = true
+			f.patients++
+		}
+		keep++
+	}
+	f.n = keep
+	f.patient = f.patient[:keep]
+	for name, v := range f.num {
+		f.num[name] = v[:keep]
+	}
+	for name, v := range f.code {
+		f.code[name] = v[:keep]
+	}
 }
 
 // patientsWith counts distinct patients over the rows for which in is true.

@@ -248,12 +248,7 @@ func (g *regression) glmLocal(data *frame, x [][]float64, f *fit, phase uint32) 
 			eta[i] += f.theta[0]
 		}
 	}
-	for j := range x {
-		b := f.theta[off+j]
-		for i, v := range x[j] {
-			eta[i] += float64(b * v)
-		}
-	}
+	addColumns(eta, x, f.theta[off:])
 	if g.family != "gaussian" {
 		for _, v := range eta {
 			if math.Abs(v) > 500 {

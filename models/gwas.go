@@ -454,15 +454,43 @@ func (w *gwas) Update(s *State, o Opened) (*State, error) {
 
 type variantResult struct {
 	Name     string   `json:"name"`
-	Freq     float64  `json:"freq"` // of the counted allele
+	Freq     float64  `json:"freq"` // of the counted allele; coarse where HWE is null
 	CallRate float64  `json:"call_rate"`
-	HWE      float64  `json:"hwe"`
+	HWE      *float64 `json:"hwe"`   // null where it would give small counts of genotypes away
 	Score    *float64 `json:"score"` // with its variance
 	Variance *float64 `json:"variance"`
 	Beta     *float64 `json:"beta"` // one step from the null model, score over variance
 	SE       *float64 `json:"se"`
 	Chisq    *float64 `json:"chisq"`
 	P        *float64 `json:"p"`
+}
+
+// few reports whether one of the genotypes, or a missing one, is of 1 to k-1
+// patients: frequency, call rate and the exact test together give these counts.
+func (w *gwas) few(c []float64, rows float64) bool {
+	if w.g.facts.Permitted(PermitSmallCells) {
+		return false
+	}
+	for _, n := range []float64{c[0], c[1], c[2], rows - (c[0] + c[1] + c[2])} {
+		if n > 0 && n < float64(w.g.facts.MinCohort) {
+			return true
+		}
+	}
+	return false
+}
+
+// steps rounds a share of `of` to steps of 1, 2 or 5 in a power of ten, each at
+// least k of them wide.
+func (w *gwas) steps(share, of float64) float64 {
+	parts := 1.0 // of one whole
+	for i := 0; ; i++ {
+		next := float64(parts * []float64{2, 2.5, 2}[i%3]) // 1, 2, 5, 10, 20, 50, …
+		if float64(next*float64(w.g.facts.MinCohort)) > of {
+			break
+		}
+		parts = next
+	}
+	return math.Round(float64(share*parts)) / parts
 }
 
 // Result implements Analysis.
@@ -525,11 +553,20 @@ func (w *gwas) Result(s *State) (*Result, error) {
 	inv := unpack(f.vcov, g.q())
 	m := w.perVariant()
 	var stats []float64
+	coarsened := 0
 	passed := w.passed(o)
 	for k, v := range passed {
 		t := o.sums[m*k : m*(k+1)]
 		c := o.counts[genotypes*v : genotypes*(v+1)]
-		r := variantResult{Name: g.spec.Variants[v], Freq: w.frequency(o, v), CallRate: (c[0] + c[1] + c[2]) / rows, HWE: hardyWeinberg(c[0], c[1], c[2])}
+		r := variantResult{Name: g.spec.Variants[v], Freq: w.frequency(o, v), CallRate: (c[0] + c[1] + c[2]) / rows}
+		few := w.few(c, rows)
+		if few {
+			coarsened++
+			per := float64(2 * rows) // alleles
+			r.Freq, r.CallRate = w.steps(r.Freq, per), w.steps(r.CallRate, rows)
+		} else {
+			r.HWE = finite(hardyWeinberg(c[0], c[1], c[2]))
+		}
 		cross := t[2:]
 		score, variance := t[0]/sigma2, (t[1]-dot(cross, apply(inv, cross)))/sigma2
 		if variance > float64(collinear*t[1])/sigma2 {
@@ -537,12 +574,20 @@ func (w *gwas) Result(s *State) (*Result, error) {
 			p := det.ChiSquareTail(chisq, 1)
 			r.Score, r.Variance, r.Beta, r.SE, r.Chisq, r.P = finite(score), finite(variance), finite(score/variance), finite(1/math.Sqrt(variance)), finite(chisq), &p
 			stats = append(stats, chisq)
+			if few && g.p() == 0 {
+				// Without covariates the variance is a function of the counts alone.
+				r.Score, r.Variance, r.Beta, r.SE = nil, nil, nil, nil
+			}
 		} else {
 			out.Warnings = append(out.Warnings, r.Name+" follows from the covariates, so that nothing can be tested")
 		}
 		out.Variants = append(out.Variants, r)
 	}
 	out.Tested = len(passed)
+	if coarsened > 0 {
+		out.Suppressed = append(out.Suppressed, suppressed{fmt.Sprintf("exact frequency, call rate and Hardy-Weinberg p of %d variants", coarsened),
+			fmt.Sprintf("fewer than %d patients have one of the genotypes, or none called; all of them passed the filters", g.facts.MinCohort)})
+	}
 	if n := len(stats); n > 0 {
 		order := make([]int, n)
 		for i := range order {

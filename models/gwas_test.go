@@ -2,6 +2,8 @@ package models
 
 import (
 	"fmt"
+	"math"
+	"strings"
 	"testing"
 
 	"consilium"
@@ -99,5 +101,101 @@ func TestGWASSiteEqualsPooled(t *testing.T) {
 	plain := must(t, newFederation(t, pooled, split(t, pooled, tab, "hospital", "patient")))
 	for i := range within["variants"].([]any) {
 		near(t, "site_chisq", get(within, "variants", i, "chisq").(float64), get(plain, "variants", i, "chisq").(float64))
+	}
+}
+
+// TestGenotypeAttack gets the counts of genotypes back from what a scan tells of
+// a variant: the frequency gives the alleles, the call rate who was called, and
+// the exact test or the variance tells the rest. The naive twin, which tells them
+// in full, gives half of the small counts at once; what is published fits many counts.
+func TestGenotypeAttack(t *testing.T) {
+	tab := readTable(t, "../examples/gwas/genotypes.csv")
+	type told struct{ freq, call, hwe, variance *float64 }
+	// fits lists the counts that agree with what is told, of n rows.
+	fits := func(v told, n float64, w *gwas) (out [][3]float64) {
+		same := func(a, b float64) bool { return math.Abs(a-b) <= 1e-12*math.Max(1, math.Abs(b)) }
+		for called := n - 20; called <= n; called++ {
+			if v.call != nil && !same(*v.call, called/n) && !(v.hwe == nil && same(*v.call, w.steps(called/n, n))) {
+				continue
+			}
+			for c2 := 0.0; c2 < 60; c2++ {
+				for c1 := 0.0; c1+c2 <= called; c1++ {
+					q := (c1 + 2*c2) / (2 * called)
+					if v.hwe == nil && !same(*v.freq, w.steps(q, 2*n)) || v.hwe != nil && !same(*v.freq, q) {
+						continue
+					}
+					if v.hwe != nil && math.Abs(hardyWeinberg(called-c1-c2, c1, c2)-*v.hwe) > 1e-9 {
+						continue
+					}
+					out = append(out, [3]float64{called - c1 - c2, c1, c2})
+				}
+			}
+		}
+		return out
+	}
+	read := func(v any) told {
+		m := v.(map[string]any)
+		get := func(k string) *float64 {
+			if x, ok := m[k].(float64); ok {
+				return &x
+			}
+			return nil
+		}
+		return told{get("freq"), get("call_rate"), get("hwe"), get("variance")}
+	}
+	for _, terms := range [][]string{{"age", "sex", "pc1"}, nil} {
+		spec := gwasSpec(20, consilium.AnalysisSpec{Name: "scan", Type: consilium.AnalysisGWAS, Family: "binomial", Response: &consilium.Response{Column: "affected"}, Terms: terms})
+		f := newFederation(t, spec, split(t, spec, tab, "hospital", "patient"))
+		made, err := newGWAS(f.facts, &spec.Analyses[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := made.(*gwas)
+		guarded := must(t, f)
+		counts := f.opened[0]["scan/genotypes"]
+		f.facts.Permits = []string{PermitSmallCells}
+		naive := must(t, f)
+		exact := map[string]any{}
+		for _, v := range naive["variants"].([]any) {
+			exact[get(v, "name").(string)] = v
+		}
+		back, hidden := 0, 0
+		for _, v := range guarded["variants"].([]any) {
+			name := get(v, "name").(string)
+			var i int
+			fmt.Sscanf(name, "rs%d", &i)
+			c := counts[genotypes*(i-1) : genotypes*(i-1)+3]
+			missing := 600 - c[0] - c[1] - c[2]
+			small := missing > 0 && missing < 11
+			for _, n := range c {
+				small = small || n > 0 && n < 11
+			}
+			p := read(v)
+			if small != (p.hwe == nil) {
+				t.Errorf("%s with counts %v of 600: hwe is %v", name, c, p.hwe)
+			}
+			if get(v, "p") != get(exact[name], "p") {
+				t.Errorf("%s: what is hidden changed the test", name)
+			}
+			if !small {
+				continue
+			}
+			hidden++
+			if n := fits(read(exact[name]), 600, w); len(n) == 1 && n[0] == [3]float64(c) {
+				back++
+			}
+			if n := fits(p, 600, w); len(n) < 20 {
+				t.Errorf("%s: only %d triples of counts fit what is published", name, len(n))
+			}
+			if terms == nil && p.variance != nil {
+				t.Errorf("%s: the variance of a model without covariates is a function of the counts", name)
+			}
+		}
+		if back < 5 {
+			t.Errorf("the naive twin gives back %d of %d variants with small counts", back, hidden)
+		}
+		if !strings.Contains(fmt.Sprint(guarded["suppressed"]), fmt.Sprintf("of %d variants", hidden)) {
+			t.Errorf("suppressed: %v", guarded["suppressed"])
+		}
 	}
 }

@@ -92,13 +92,15 @@ func renderKM(facts consilium.Facts, a *consilium.AnalysisSpec, by *grouping, gr
 		out.ConfType = "log-log"
 	}
 	out.Assumptions = append(out.Assumptions, fmt.Sprintf("times are rounded up to the next multiple of %v", grid.step))
+	sizes := v["cohort"][cohortFixed:]
+	hidden := hiddenGroups(sizes, sizes, k)
 	for g := 0; g < by.n; g++ {
 		r := curveGroup{Name: by.name(g), Levels: by.values(g), Curve: curve{Time: []float64{}, NRisk: []float64{}, NEvent: []float64{}, NCensor: []float64{},
 			Surv: []float64{}, StdErr: []*float64{}, Lower: []*float64{}, Upper: []*float64{}, CumHaz: []float64{}, StdHaz: []float64{}}}
 		events, censored := v["events"][g*w:(g+1)*w], v["censored"][g*w:(g+1)*w]
 		n := atRisk(events, censored, v["beyond"][g])
-		if size := v["cohort"][cohortFixed+g]; size < k && !facts.Permitted(PermitTail) {
-			out.Suppressed = append(out.Suppressed, suppressed{"curve " + r.Name, fmt.Sprintf("fewer than %d patients", facts.MinCohort)})
+		if hidden[g] && !facts.Permitted(PermitTail) {
+			out.Suppressed = append(out.Suppressed, suppressed{"curve " + r.Name, small(facts)})
 			out.Groups = append(out.Groups, r)
 			continue
 		}

@@ -328,10 +328,12 @@ func renderLogrank(facts consilium.Facts, a *consilium.AnalysisSpec, by *groupin
 		Weights *consilium.Weights `json:"weights,omitempty"`
 	}{head: newHead(a, cohort, true), Var: variance, Weights: a.Weights}
 	out.Assumptions = append(out.Assumptions, how)
+	sizes := cohort[cohortFixed:]
+	hidden := hiddenGroups(sizes, sizes, float64(facts.MinCohort))
 	for g := 0; g < by.n; g++ {
 		r := group{Name: by.name(g), Levels: by.values(g)}
-		if cohort[cohortFixed+g] < float64(facts.MinCohort) && !facts.Permitted(PermitSmallCells) {
-			out.Suppressed = append(out.Suppressed, suppressed{"counts of " + r.Name, fmt.Sprintf("fewer than %d patients", facts.MinCohort)})
+		if hidden[g] && !facts.Permitted(PermitSmallCells) {
+			out.Suppressed = append(out.Suppressed, suppressed{"counts of " + r.Name, small(facts)})
 		} else {
 			r.N, r.Observed, r.Expected = finite(rows[g]), finite(observed[g]), finite(expected[g])
 		}

@@ -3,6 +3,7 @@ package models
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"math"
 	"math/rand/v2"
 	"sync"
@@ -85,6 +86,9 @@ func newPrivate(facts consilium.Facts, a *consilium.AnalysisSpec, inner Analysis
 		return nil, consilium.ErrInvalid.Withf("privacy.dp: %s has %d values and %d scales", a.Type, s.layout().Values(), len(p.scale))
 	}
 	for i := range p.scale {
+		if v := p.scale[i]; !(v >= 0x1p-60 && v <= 0x1p60) {
+			return nil, consilium.ErrInvalid.Withf("privacy.dp: one row can add %v to a value of %s, want 2^-60 to 2^60; declare bounds in a unit nearer to one", v, a.Type)
+		}
 		p.scale[i] = powerOfTwo(float64(p.scale[i] * 1.9999999)) // at or above the magnitude
 	}
 	// A row counts as row, patient, event and hospital, and in one level.
@@ -150,7 +154,11 @@ func (p *private) Local(ctx context.Context, s *State, _ []byte, rows *Rows, w W
 		if err != nil {
 			return nil, err
 		}
-		for i, x := range p.clipped(v) {
+		part, err := p.clipped(v)
+		if err != nil {
+			return nil, err
+		}
+		for i, x := range part {
 			sums[i] += x
 		}
 	}
@@ -174,19 +182,30 @@ func (p *private) Local(ctx context.Context, s *State, _ []byte, rows *Rows, w W
 }
 
 // clipped is one patient's contribution in integers of norm at most release.L2.
-func (p *private) clipped(blocks [][]float64) []int64 {
+// What has no norm has no share of the budget: it is refused.
+func (p *private) clipped(blocks [][]float64) ([]int64, error) {
 	x := make([]float64, 0, len(p.scale))
 	norm2 := total{}
 	for _, b := range blocks {
 		for _, v := range b {
+			if len(x) == len(p.scale) {
+				return nil, fmt.Errorf("private: a contribution of more than %d values", len(p.scale))
+			}
 			v = float64(v / p.unit(len(x)))
 			x = append(x, v)
 			norm2.add(float64(v * v))
 		}
 	}
+	if len(x) != len(p.scale) {
+		return nil, fmt.Errorf("private: a contribution of %d values, want %d", len(x), len(p.scale))
+	}
 	limit := p.release.L2
+	n := math.Sqrt(norm2.value())
+	if n-n != 0 {
+		return nil, consilium.ErrData.Withf("analysis %s: a patient's contribution is not finite, so that it cannot be clipped; declare bounds or a larger unit for the columns", p.name)
+	}
 	shrink := 1.0
-	if n := math.Sqrt(norm2.value()); n > limit {
+	if !(n <= limit) {
 		shrink = limit / n
 	}
 	out := make([]int64, len(x))
@@ -196,12 +215,12 @@ func (p *private) clipped(blocks [][]float64) []int64 {
 		sum += float64(float64(out[i]) * float64(out[i]))
 	}
 	if sum <= float64(limit*limit) {
-		return out
+		return out, nil
 	}
 	for i, v := range x { // towards zero never grows the norm
 		out[i] = int64(math.Trunc(float64(v * shrink)))
 	}
-	return out
+	return out, nil
 }
 
 // byPatient splits rows into one set for each patient, in the order of their
@@ -318,10 +337,39 @@ func (p *private) Result(s *State) (*Result, error) {
 	if doc["dp"], err = canon.Marshal(out); err != nil {
 		return nil, err
 	}
+	if err := p.admit(doc); err != nil {
+		return nil, err
+	}
 	if r.JSON, err = canon.Marshal(doc); err != nil {
 		return nil, err
 	}
 	return r, nil
+}
+
+// admit says in the result what the noise makes of its numbers, and takes out
+// those that nobody counted.
+func (p *private) admit(doc map[string]json.RawMessage) error {
+	if doc["excluded_rows"] == nil {
+		return nil // a problem
+	}
+	var excluded map[string]any
+	if err := json.Unmarshal(doc["excluded_rows"], &excluded); err != nil {
+		return err
+	}
+	for _, k := range []string{"consent", "integrity", "cohort"} {
+		excluded[k] = nil
+	}
+	var warnings []string
+	if err := json.Unmarshal(doc["warnings"], &warnings); err != nil {
+		return err
+	}
+	warnings = append([]string{"every count and sum carries the noise that was added for privacy; errors, limits, tests and p-values take them for exact"}, warnings...)
+	var err error
+	if doc["excluded_rows"], err = canon.Marshal(excluded); err != nil {
+		return err
+	}
+	doc["warnings"], err = canon.Marshal(warnings)
+	return err
 }
 
 func (p *private) disclose(d *Disclosure) error {

@@ -80,7 +80,11 @@ func TestPrivateSensitivity(t *testing.T) {
 						t.Fatal(err)
 					}
 					var l1, l2 float64
-					for _, x := range p.clipped(v) {
+					part, err := p.clipped(v)
+					if err != nil {
+						t.Fatal(err)
+					}
+					for _, x := range part {
 						l1, l2 = l1+math.Abs(float64(x)), l2+float64(x)*float64(x)
 					}
 					if l1 > p.release.L1 || math.Sqrt(l2) > p.release.L2 {
@@ -332,5 +336,76 @@ func TestUtilityCurve(t *testing.T) {
 			t.Errorf("epsilon %v: error %v, more than %v with less", epsilon, e, last)
 		}
 		last = e
+	}
+}
+
+// TestPrivateNotFinite: a contribution that has no norm is refused, and so is a
+// column of which no row has a bound that can be scaled. The naive clip lets an
+// infinite one through: n > limit is false for what is not a number.
+func TestPrivateNotFinite(t *testing.T) {
+	f := privateStudy(t, 1, privateAnalyses()...)
+	for _, p := range parts(t, f) {
+		v, err := p.local(byPatient(f.sites[0].rows)[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, bad := range []float64{math.Inf(1), math.Inf(-1), math.NaN(), math.MaxFloat64} {
+			v[len(v)-1][0] = bad
+			if _, err := p.clipped(v); !errors.Is(err, consilium.ErrData) {
+				t.Errorf("%s: a contribution of %v: %v", p.name, bad, err)
+			}
+		}
+		v[len(v)-1][0] = 1e9 // large, but with a norm: clipped
+		x, err := p.clipped(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l2 := 0.0
+		for _, k := range x {
+			l2 += float64(k) * float64(k)
+		}
+		if math.Sqrt(l2) > p.release.L2 {
+			t.Errorf("%s: norm %v of at most %v", p.name, math.Sqrt(l2), p.release.L2)
+		}
+		if _, err := p.clipped(v[1:]); err == nil {
+			t.Errorf("%s: a contribution without its first block is clipped", p.name)
+		}
+	}
+	naive := func(norm, limit float64) float64 {
+		if norm > limit {
+			return limit / norm
+		}
+		return 1
+	}
+	if naive(math.NaN(), 1) != 1 {
+		t.Error("the naive clip notices")
+	}
+	for _, b := range [][2]float64{{0, 1e40}, {0, 1e-30}} {
+		g := privateStudy(t, 1, privateAnalyses()[1])
+		for i := range g.facts.Spec.Columns {
+			if c := &g.facts.Spec.Columns[i]; c.Name == "age" {
+				c.Bounds = &b
+			}
+		}
+		if _, err := New(g.facts, nil); !errors.Is(err, consilium.ErrInvalid) || !strings.Contains(err.Error(), "2^-60") {
+			t.Errorf("bounds %v: %v", b, err)
+		}
+	}
+}
+
+// TestPrivateSaysNothingUncounted: what never reached the analysis is nobody's
+// contribution, so that the result has no number for it, and every type warns.
+func TestPrivateSaysNothingUncounted(t *testing.T) {
+	r := must(t, privateStudy(t, 4000, privateAnalyses()...))
+	for i := range 4 {
+		x := get(r, "analyses", i, "excluded_rows").(map[string]any)
+		for _, k := range []string{"consent", "integrity", "cohort"} {
+			if v, there := x[k]; !there || v != nil {
+				t.Errorf("analysis %d: excluded_rows.%s is %v, want null", i, k, v)
+			}
+		}
+		if w := get(r, "analyses", i, "warnings", 0).(string); !strings.Contains(w, "noise") {
+			t.Errorf("analysis %d: %v", i, w)
+		}
 	}
 }

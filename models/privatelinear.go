@@ -1,7 +1,6 @@
 package models
 
 import (
-	"fmt"
 	"math"
 
 	"consilium"
@@ -151,7 +150,6 @@ func newPrivateLinear(facts consilium.Facts, g *regression) (*single, error) {
 			}
 			r.Terms = append(r.Terms, t)
 		}
-		r.Warnings = append(r.Warnings, fmt.Sprintf("errors, limits and p-values of the %d coefficients do not count the noise that was added for privacy", q))
 		return r, nil
 	}
 	return s, nil

@@ -36,6 +36,7 @@ const (
 	failPieceEvents // no event in one
 	failDispersion  // negative binomial without overdispersion
 	failVariants    // no variant passes
+	failStretch     // no stretch of a common baseline may be told
 	failNoise       // the noise of differential privacy is larger than the signal
 )
 
@@ -84,6 +85,9 @@ func problem(s *State, minCohort int, rounds int, what func(code, index int) str
 		return &Problem{"analysis.dispersion", "the counts vary no more than Poisson's: theta grows without limit", "use family poisson"}, nil
 	case failVariants:
 		return &Problem{"analysis.variants", "no variant passes the quality filters and the least number of carriers", "lower quality.maf, or choose other variants"}, nil
+	case failStretch:
+		return &Problem{"analysis.stretch", fmt.Sprintf("no stretch of time is left in which at least %d patients leave and, with ties efron, one or at least %d of them have the event", minCohort, minCohort),
+			"use ties: breslow, drop strata, or use the default baseline (stratified by hospital)"}, nil
 	case failNoise:
 		return &Problem{"analysis.noise", "the noise of differential privacy is larger than what it hides", "raise privacy.dp.epsilon, tighten the bounds of the columns, drop terms, or ask more hospitals"}, nil
 	}

@@ -3,13 +3,15 @@ package models
 import (
 	"runtime"
 	"sync"
+
+	"consilium/internal/gram"
 )
 
 // Weighted products of columns, Σ_i w_i z_ia z_ib for b <= a, are where a
 // regression spends its time. They are summed in blocks of rows that stay in
-// the cache, in four partial sums each, and the blocks' sums are added with
-// their rounding errors kept (total). Blocks are fixed by the row's number, so
-// the bits depend on neither the number of goroutines nor the processor.
+// the cache (package gram), and the blocks' sums are added with their rounding
+// errors kept (total). Blocks are fixed by the row's number, so the bits depend
+// on neither the number of goroutines nor the processor.
 const blockRows = 512
 
 // products adds Σ w z_a z_b to out (packed, lower triangle by rows) and Σ r z_a
@@ -35,7 +37,7 @@ func products(out, score []total, z [][]float64, mean, w, r []float64) {
 			group.Add(1)
 			go func() {
 				defer group.Done()
-				scratch := make([]float64, (p+1)*blockRows)
+				scratch := make([]float64, (p+2)*blockRows)
 				for b := first + k; b < last; b += workers {
 					from, to := b*blockRows, min((b+1)*blockRows, n)
 					block(sums[(b-first)*width:(b-first+1)*width], z, mean, w, r, from, to, scratch)
@@ -59,87 +61,60 @@ func products(out, score []total, z [][]float64, mean, w, r []float64) {
 
 // block computes one block's sums.
 func block(sum []float64, z [][]float64, mean, w, r []float64, from, to int, scratch []float64) {
-	p, n := len(z), to-from
-	row := scratch[p*blockRows : p*blockRows+n]
-	var cols [][]float64
-	if mean == nil {
-		cols = make([][]float64, p)
-		for a := range cols {
-			cols[a] = z[a][from:to]
+	p := len(z)
+	cols := make([][]float64, p)
+	for a := range cols {
+		cols[a] = z[a][from:to]
+		if mean == nil {
+			continue
 		}
-	} else {
-		cols = make([][]float64, p)
-		for a := range cols {
-			c := scratch[a*blockRows : a*blockRows+n]
-			for i, v := range z[a][from:to] {
-				c[i] = v - mean[a]
-			}
-			cols[a] = c
+		c := scratch[(a+2)*blockRows : (a+2)*blockRows+to-from]
+		for i, v := range cols[a] {
+			c[i] = v - mean[a]
 		}
+		cols[a] = c
 	}
-	k := 0
-	for a := 0; a < p; a++ {
-		x, weight := cols[a][:n], w[from:to][:n]
-		for i := range row {
-			row[i] = float64(weight[i] * x[i])
-		}
-		b := 0
-		for ; b+1 <= a; b += 2 {
-			sum[k], sum[k+1] = dot2(row, cols[b], cols[b+1])
-			k += 2
-		}
-		if b <= a {
-			sum[k] = dot1(row, cols[b])
-			k++
-		}
-	}
+	gram.Triangle(sum[:packedLen(p)], cols, w[from:to], scratch[:2*blockRows])
 	if r != nil {
-		for a := 0; a < p; a++ {
-			sum[k] = dot1(r[from:to], cols[a])
-			k++
+		gram.Score(sum[packedLen(p):], cols, r[from:to])
+	}
+}
+
+// addColumns adds Σ_j beta_j x_j to eta, column after column at every row.
+func addColumns(eta []float64, x [][]float64, beta []float64) {
+	inParallel(len(eta), func(from, to int) {
+		for ; from < to; from += blockRows {
+			sum := eta[from:min(from+blockRows, to)]
+			for j := range x {
+				b, column := beta[j], x[j][from:][:len(sum)]
+				for i, v := range column {
+					sum[i] += float64(b * v)
+				}
+			}
 		}
-	}
+	})
 }
 
-// dot1 is Σ a b in four partial sums.
-func dot1(a, b []float64) float64 {
-	b = b[:len(a)]
-	var s0, s1, s2, s3 float64
-	i := 0
-	for ; i+4 <= len(a); i += 4 {
-		x, y := a[i:i+4:i+4], b[i:i+4:i+4]
-		s0 += float64(x[0] * y[0])
-		s1 += float64(x[1] * y[1])
-		s2 += float64(x[2] * y[2])
-		s3 += float64(x[3] * y[3])
+// inParallel runs visit over stretches of rows on all processors; what it does
+// at one row may not depend on another.
+func inParallel(n int, visit func(from, to int)) {
+	const stretch = 16 * blockRows
+	workers := min(runtime.GOMAXPROCS(0), (n+stretch-1)/stretch)
+	if workers <= 1 {
+		visit(0, n)
+		return
 	}
-	for ; i < len(a); i++ {
-		s0 += float64(a[i] * b[i])
+	var group sync.WaitGroup
+	for k := range workers {
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			for from := k * stretch; from < n; from += workers * stretch {
+				visit(from, min(from+stretch, n))
+			}
+		}()
 	}
-	return (s0 + s1) + (s2 + s3)
-}
-
-// dot2 is dot1 of a with two columns at once: a is loaded once.
-func dot2(a, b, c []float64) (float64, float64) {
-	b, c = b[:len(a)], c[:len(a)]
-	var s0, s1, s2, s3, t0, t1, t2, t3 float64
-	i := 0
-	for ; i+4 <= len(a); i += 4 {
-		x, y, z := a[i:i+4:i+4], b[i:i+4:i+4], c[i:i+4:i+4]
-		s0 += float64(x[0] * y[0])
-		s1 += float64(x[1] * y[1])
-		s2 += float64(x[2] * y[2])
-		s3 += float64(x[3] * y[3])
-		t0 += float64(x[0] * z[0])
-		t1 += float64(x[1] * z[1])
-		t2 += float64(x[2] * z[2])
-		t3 += float64(x[3] * z[3])
-	}
-	for ; i < len(a); i++ {
-		s0 += float64(a[i] * b[i])
-		t0 += float64(a[i] * c[i])
-	}
-	return (s0 + s1) + (s2 + s3), (t0 + t1) + (t2 + t3)
+	group.Wait()
 }
 
 // inBlocks runs visit over stretches of rows on all processors. Each stretch

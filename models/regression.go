@@ -86,6 +86,7 @@ type fit struct {
 	deviance, nullDeviance float64   // negative binomial
 	intervals              []float64 // common baseline: see interval
 	hazard                 []float64 // and the pooled steps of the hazard at theta
+	fitted                 []float64 // and who is in the fit: see fittedRows
 	ph                     []float64 // and the sums of the check of proportional hazards
 	floor                  float64   // 1: the step stopped shrinking at the floor of the arithmetic
 }
@@ -111,6 +112,7 @@ func (f *fit) tape(t *tape, g *regression) {
 	if g.common() {
 		t.list(&f.intervals)
 		t.list(&f.hazard)
+		t.list(&f.fitted)
 		t.list(&f.ph)
 	}
 }
@@ -123,6 +125,9 @@ func (g *regression) load(s *State) (*fit, error) {
 	f := &fit{}
 	f.tape(t, g)
 	if t.short || t.at != len(t.f) || len(s.F32) != 0 || len(s.Sub) != 0 {
+		return nil, errors.New("state: not of this regression")
+	}
+	if n := len(f.fitted); n != 0 && n != fittedFixed+len(g.d.checks) || len(f.intervals)%intervalLen != 0 {
 		return nil, errors.New("state: not of this regression")
 	}
 	for _, v := range f.scale {
@@ -171,6 +176,7 @@ func (g *regression) Layout(s *State) (consilium.Layout, error) {
 			n := g.cox.common.strata.n * g.cox.common.width()
 			add("leaving", n)
 			add("events", n)
+			add("falling", n)
 			break
 		}
 		if g.pieces != nil {
@@ -192,6 +198,7 @@ func (g *regression) Layout(s *State) (consilium.Layout, error) {
 			}
 			n := momentsLen(g.p())
 			add("fit", coxFitLen)
+			add("fitted", fittedFixed+len(g.d.checks))
 			add("score", g.p())
 			add("risk", len(f.deadly())*n)
 			if k := g.tiedIntervals(f); k > 0 {
@@ -236,6 +243,9 @@ func (g *regression) Local(ctx context.Context, s *State, _ []byte, rows *Rows, 
 	data, err := readFrame(g.facts.Spec, rows, g.reads)
 	if err != nil {
 		return nil, err
+	}
+	if g.common() && s.Phase != phaseFirst {
+		data.keep(g.cox.common.inFit(f, data, data.num[g.cox.start], data.num[g.cox.stop]))
 	}
 	x, err := g.d.matrix(data, f.mean, f.scale)
 	if err != nil {
@@ -319,14 +329,20 @@ func (g *regression) Local(ctx context.Context, s *State, _ []byte, rows *Rows, 
 
 func (g *regression) writeCommon(w Writer, data *frame, x [][]float64, f *fit, l *localFit, phase uint32) error {
 	if phase == phaseFirst {
-		leaving, events := g.coxCommonTally(data)
-		if err := write(w, "leaving", leaving); err != nil {
+		t := g.coxCommonTally(data)
+		if err := write(w, "leaving", t.leaving); err != nil {
 			return err
 		}
-		return write(w, "events", events)
+		if err := write(w, "events", t.events); err != nil {
+			return err
+		}
+		return write(w, "falling", t.falling)
 	}
 	risk, tied := g.coxCommonBlocks(l, f)
 	if err := write(w, "fit", values(l.fit)); err != nil {
+		return err
+	}
+	if err := write(w, "fitted", l.fitted); err != nil {
 		return err
 	}
 	if err := write(w, "score", values(l.score)); err != nil {
@@ -357,7 +373,8 @@ type localFit struct {
 	concord     []total
 	evaluate    []total
 	risk, tied  [][]total // common baseline, by interval
-	observed    []total   // negative binomial: information, and with tau
+	fitted      []float64
+	observed    []total // negative binomial: information, and with tau
 	tauCross    []total
 }
 
@@ -548,16 +565,17 @@ func (g *regression) firstCounts(f *fit, o Opened, round uint32) (*State, error)
 	}
 	c := g.cox.common
 	n := c.strata.n * c.width()
-	leaving, err := o.take("leaving", n)
-	if err != nil {
-		return nil, err
+	var t commonTally
+	for name, v := range map[string]*[]float64{"leaving": &t.leaving, "events": &t.events, "falling": &t.falling} {
+		if *v, err = o.take(name, n); err != nil {
+			return nil, err
+		}
 	}
-	events, err := o.take("events", n)
-	if err != nil {
-		return nil, err
-	}
-	f.intervals = c.joinCells(leaving, events, float64(g.facts.MinCohort))
+	f.intervals = c.joinCells(t, float64(g.facts.MinCohort))
 	if len(f.deadly()) == 0 {
+		if c.join {
+			return failed(round, failStretch, 0), nil
+		}
 		return failed(round, failEvents, 0), nil
 	}
 	return g.save(f, phaseFit, round)

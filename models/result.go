@@ -1,6 +1,7 @@
 package models
 
 import (
+	"errors"
 	"fmt"
 	"math"
 
@@ -155,6 +156,12 @@ func (g *regression) Result(s *State) (*Result, error) {
 		RSquared     *float64           `json:"r_squared,omitempty"`
 		AdjRSquared  *float64           `json:"adj_r_squared,omitempty"`
 	}
+	if g.common() && len(f.fitted) == 0 {
+		return nil, errors.New("state: nobody is in the fit")
+	}
+	if g.common() { // strata that take no part are not spoken about
+		f.cohort[cohortRows], f.cohort[cohortPatients], f.cohort[cohortEvents] = f.fitted[fittedRows], f.fitted[fittedPatients], f.fitted[fittedEvents]
+	}
 	r := out{head: newHead(g.spec, f.cohort, !gaussian), Vcov: vcov, RobustVcov: robust, Tests: map[string]test{},
 		Convergence: convergence{Converged: true, Iterations: int(f.steps)}}
 	crit := normal95
@@ -231,9 +238,15 @@ func (g *regression) Result(s *State) (*Result, error) {
 			r.Assumptions = append(r.Assumptions, "one baseline hazard for all hospitals, constant between the cuts; its coefficients are log hazards per unit of time where every column is zero")
 		} else if g.common() {
 			r.Baseline = g.baselineCurves(f)
+			for _, s := range g.cox.common.leftOut(f) {
+				r.Suppressed = append(r.Suppressed, suppressed{"stratum " + s, fmt.Sprintf("fewer than %d patients leave or have the event; its rows are not in the fit", g.facts.MinCohort)})
+			}
 			how := fmt.Sprintf("one baseline hazard for all hospitals; times are rounded up to the next multiple of %v, entries down", g.cox.common.grid.step)
 			if g.cox.common.join {
 				how += fmt.Sprintf(", and cells are joined until at least %d patients leave in each", g.facts.MinCohort)
+				if g.cox.efron {
+					how += fmt.Sprintf(" and, where there is more than one event, at least %d patients have one", g.facts.MinCohort)
+				}
 			}
 			r.Assumptions = append(r.Assumptions, how)
 		} else {

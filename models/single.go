@@ -262,9 +262,14 @@ func checkWidth(facts consilium.Facts, stop string, width float64, what string) 
 	if facts.Permitted(PermitFineGrid) {
 		return nil
 	}
-	unit := ""
-	if c, ok := facts.Spec.Column(stop); ok {
-		unit = c.Unit
+	c, ok := facts.Spec.Column(stop)
+	if !ok {
+		// 30 * tstop on a grid of 30 would be a daily one, tstop + 1 has other edges.
+		return consilium.ErrInvalid.Withf("%s: column %s is derived, so that the width of a cell cannot be judged; use a column of the table, or ask the board to permit %s", what, stop, PermitFineGrid)
+	}
+	unit := c.Unit
+	if c.Type == consilium.TypeDate {
+		unit = "d" // whatever it is said to be
 	}
 	days, known := daysPerUnit[unit]
 	if !known {

@@ -60,9 +60,9 @@ type AuditEntry struct {
 	Rows     *RowDecision // of FilterRows
 }
 
-// Appender keeps lines. When Append returns nil the line survives a power
-// cut.
-type Appender interface{ Append(line []byte) error }
+// Appender keeps lines, one or several at a time, each with its end. When Append
+// returns nil they survive a power cut.
+type Appender interface{ Append(lines []byte) error }
 
 // Audit writes the log of one hospital or coordinator: the record is durable
 // before the action that it permits, or the action does not happen.
@@ -74,6 +74,7 @@ type Audit struct {
 	prev consilium.Digest
 	bad  error // after a failed append the log's end is unknown
 	file *auditFile
+	held map[consilium.Digest]bool // digests of every line that this log was opened with or took
 }
 
 func (a *Audit) String() string       { return "Audit(redacted)" }
@@ -91,7 +92,7 @@ func NewAudit(to Appender, key []byte, seq uint64, prev consilium.Digest) (*Audi
 	if to == nil || len(key) < MinAuditKey || (seq == 0) != prev.IsZero() {
 		return nil, fmt.Errorf("policy audit: an appender, a key of at least %d bytes and a fitting end are needed", MinAuditKey)
 	}
-	return &Audit{to: to, key: bytes.Clone(key), seq: seq, prev: prev}, nil
+	return &Audit{to: to, key: bytes.Clone(key), seq: seq, prev: prev, held: map[consilium.Digest]bool{prev: true, {}: true}}, nil
 }
 
 // OpenAudit opens or makes a log file and verifies it from its first record. A
@@ -103,7 +104,8 @@ func OpenAudit(path string, key []byte) (*Audit, error) {
 		return nil, err
 	}
 	whole := bytes.LastIndexByte(b, '\n') + 1
-	head, n, err := VerifyAudit(bytes.NewReader(b[:whole]))
+	held := map[consilium.Digest]bool{{}: true}
+	head, n, err := verifyAudit(bytes.NewReader(b[:whole]), func(d consilium.Digest) { held[d] = true })
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -130,7 +132,7 @@ func OpenAudit(path string, key []byte) (*Audit, error) {
 		f.Close()
 		return nil, err
 	}
-	a.file = file
+	a.file, a.held = file, held
 	return a, nil
 }
 
@@ -175,10 +177,63 @@ func (a *Audit) Head() (consilium.Digest, uint64) {
 	return a.prev, a.seq
 }
 
+// Holds reports whether a digest was once the log's head: a log that was removed,
+// cut short or put back from an older copy does not hold what a later record
+// elsewhere says of it.
+func (a *Audit) Holds(head consilium.Digest) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.held[head]
+}
+
 // Append writes a decision. If it returns an error, nothing may be done on
 // the decision's strength, and the log takes no more records until it is opened
 // again.
 func (a *Audit) Append(entry AuditEntry) (AuditRecord, error) {
+	rec, err := a.record(&entry)
+	if err != nil {
+		return AuditRecord{}, err
+	}
+	recs := []AuditRecord{rec}
+	if err := a.chain(recs); err != nil {
+		return AuditRecord{}, err
+	}
+	return recs[0], nil
+}
+
+// chain gives records their places and writes them, durable together.
+func (a *Audit) chain(recs []AuditRecord) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.bad != nil {
+		return consilium.ErrPolicy.Withf("the decision log is not writable (%w): nothing may be done", a.bad)
+	}
+	var all []byte
+	var lines [][]byte
+	prev := a.prev
+	for i := range recs {
+		recs[i].Seq, recs[i].Prev = a.seq+1+uint64(i), prev
+		line, err := recs[i].encode()
+		if err != nil {
+			return err
+		}
+		prev = lineDigest(line)
+		lines = append(lines, line)
+		all = append(append(all, line...), '\n')
+	}
+	if err := a.to.Append(all); err != nil {
+		a.bad = err
+		return consilium.ErrPolicy.Withf("the decision could not be logged (%w): nothing may be done", err)
+	}
+	for _, line := range lines {
+		a.seq, a.prev = a.seq+1, lineDigest(line)
+		a.held[a.prev] = true
+	}
+	return nil
+}
+
+// record is an entry's record without its place in the chain.
+func (a *Audit) record(entry *AuditEntry) (AuditRecord, error) {
 	rec := AuditRecord{Time: entry.Time, Node: entry.Node, Study: string(entry.Study), Round: entry.Round, Path: "rego", Decision: entry.Decision}
 	if entry.Rows != nil {
 		rec.Decision, rec.Path = entry.Rows.Decision, entry.Rows.Path
@@ -189,33 +244,21 @@ func (a *Audit) Append(entry AuditEntry) (AuditRecord, error) {
 		rec.Bitmap = a.mac("bitmap", entry.Rows.bitmap())
 	}
 	rec.PolicyDigest = rec.Decision.PolicyDigest
+	question := entry.Input
 	if entry.Point == PointRows {
-		entry.Input.Record = nobody()
+		question.Record = nobody()
 	}
-	input, err := entry.Input.encode(entry.Point)
+	input, err := question.encode(entry.Point)
 	if err != nil {
-		return AuditRecord{}, err
+		return rec, err
 	}
 	rec.InputMAC = a.mac("input", input)
-	if rec.InputMasked, err = a.masked(entry.Point, input); err != nil {
-		return AuditRecord{}, err
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.bad != nil {
-		return AuditRecord{}, consilium.ErrPolicy.Withf("the decision log is not writable (%w): nothing may be done", a.bad)
-	}
-	rec.Seq, rec.Prev = a.seq+1, a.prev
-	line, err := rec.encode()
-	if err != nil {
-		return AuditRecord{}, err
-	}
-	if err := a.to.Append(append(line, '\n')); err != nil {
-		a.bad = err
-		return AuditRecord{}, consilium.ErrPolicy.Withf("the decision could not be logged (%w): nothing may be done", err)
-	}
-	a.seq, a.prev = rec.Seq, consilium.DomainAuditRecord.Digest([]byte("decision"), line)
-	return rec, nil
+	rec.InputMasked, err = a.masked(entry.Point, input)
+	return rec, err
+}
+
+func lineDigest(line []byte) consilium.Digest {
+	return consilium.DomainAuditRecord.Digest([]byte("decision"), line)
 }
 
 func (rec AuditRecord) encode() ([]byte, error) {
@@ -252,30 +295,38 @@ func (a *Audit) masked(p Point, input []byte) (json.RawMessage, error) {
 	if _, err := all.check("input:"+string(p), v); err != nil {
 		return json.RawMessage("{}"), nil
 	}
-	m, ok := all.mask(all["input:"+string(p)], v, func(x any) string {
-		b, err := canon.Marshal(x)
-		if err != nil {
-			return ""
-		}
-		return a.mac("field", b)
-	})
+	m, ok := all.mask(all["input:"+string(p)], v, a.maskedField)
 	if !ok {
 		return json.RawMessage("{}"), nil
 	}
 	return canon.Marshal(m)
 }
 
+// maskedField is what stands for a field that is marked hash.
+func (a *Audit) maskedField(x any) string {
+	b, err := canon.Marshal(x)
+	if err != nil {
+		return ""
+	}
+	return a.mac("field", b)
+}
+
 // VerifyAudit reads a log from its first record and checks the chain. It
 // returns the digest of the last line and the number of lines; an auditor
 // compares them with what the hospital's ledger says.
 func VerifyAudit(r io.Reader) (consilium.Digest, uint64, error) {
+	return verifyAudit(r, func(consilium.Digest) {})
+}
+
+func verifyAudit(r io.Reader, each func(consilium.Digest)) (consilium.Digest, uint64, error) {
 	var prev consilium.Digest
 	var n uint64
 	err := eachAudit(r, func(rec AuditRecord, line []byte) error {
 		if rec.Seq != n+1 || rec.Prev != prev {
 			return fmt.Errorf("decision log: line %d does not follow the line before it", n+1)
 		}
-		n, prev = rec.Seq, consilium.DomainAuditRecord.Digest([]byte("decision"), line)
+		n, prev = rec.Seq, lineDigest(line)
+		each(prev)
 		return nil
 	})
 	if err != nil {

@@ -97,6 +97,25 @@ func TestAudit(t *testing.T) {
 	if h, m := a.Head(); h != head || m != 4 {
 		t.Errorf("reopened at %d", m)
 	}
+	// What another record says of this log, it holds; a log that was removed or cut
+	// short is a valid chain and does not.
+	if !a.Holds(head) || !a.Holds(consilium.Digest{}) || a.Holds(consilium.Digest{1}) {
+		t.Error("the log does not know its own lines")
+	}
+	for name, rest := range map[string][]byte{"removed": nil, "cut": b[:bytes.LastIndexByte(b[:len(b)-1], '\n')+1]} {
+		short := filepath.Join(t.TempDir(), "decisions.jsonl")
+		if err := os.WriteFile(short, rest, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := OpenAudit(short, auditKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if c.Holds(head) {
+			t.Errorf("%s: holds a line that is not there", name)
+		}
+		c.Close()
+	}
 	if err := a.Close(); err != nil {
 		t.Fatal(err)
 	}

@@ -1,9 +1,17 @@
 package policy
 
 import (
+	"bytes"
 	"reflect"
 	"testing"
+
+	"consilium"
 )
+
+// inMemory is a log that is nowhere.
+type inMemory struct{ bytes.Buffer }
+
+func (m *inMemory) Append(lines []byte) error { _, err := m.Write(lines); return err }
 
 // TestDecideTransfers: the answers together are the answers one by one, and
 // the first denial ends them with its own question.
@@ -31,11 +39,17 @@ func TestDecideTransfers(t *testing.T) {
 		return d
 	}
 	together := func(list []Artefact) Decision {
-		d, _, err := e.DecideTransfers(t.Context(), in, list)
+		all, err := e.DecideTransfers(t.Context(), in, list)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return d
+		// Every one on the way is there, with its own question.
+		for i, x := range all {
+			if x.Artefact != list[i] || !reflect.DeepEqual(x.Decision, single(list[i])) {
+				t.Errorf("%d: %+v", i, x)
+			}
+		}
+		return all[len(all)-1].Decision
 	}
 	for i := range list {
 		if want := single(list[i]); !want.Allow {
@@ -62,7 +76,35 @@ func TestDecideTransfers(t *testing.T) {
 			}
 		}
 	}
-	if d, _, err := e.DecideTransfers(t.Context(), in, nil); err == nil || d.Allow {
+	// The log of them together is the log of them one by one.
+	one, whole := &inMemory{}, &inMemory{}
+	a, err := NewAudit(one, auditKey, 0, consilium.Digest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := NewAudit(whole, auditKey, 0, consilium.Digest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	odd := append(append([]Artefact{}, list...), Artefact{Class: ClassAggregate, To: "../x", Role: "site", Threshold: 9})
+	all, err := e.DecideTransfers(t.Context(), in, odd)
+	if err != nil || len(all) != len(odd) {
+		t.Fatal(len(all), err)
+	}
+	for i := range all {
+		q := in
+		q.Artefact = &odd[i]
+		if _, err := a.Append(AuditEntry{Time: testNow, Node: "utah", Study: "s", Point: PointTransfer, Input: q, Decision: all[i].Decision}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := b.AppendTransfers(AuditEntry{Time: testNow, Node: "utah", Study: "s", Input: in}, all); err != nil {
+		t.Fatal(err)
+	}
+	if one.String() != whole.String() || one.Len() == 0 {
+		t.Error("transfers that are logged together are logged otherwise")
+	}
+	if all, err := e.DecideTransfers(t.Context(), in, nil); err == nil || len(all) > 0 {
 		t.Error("no transfers were allowed")
 	}
 }

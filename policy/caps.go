@@ -110,5 +110,62 @@ func lintOverlay(m *ast.Module, board string) error {
 	if bad != nil {
 		return bad
 	}
-	return lintSize(m)
+	if err := lintSize(m); err != nil {
+		return err
+	}
+	return lintUsed(m)
+}
+
+// read are the rules of an overlay that the core reads.
+var read = []string{"deny", "obligations", "row_include"}
+
+// lintUsed refuses a rule that decides nothing: `denny contains …` compiles, and
+// would be signed, and would deny nobody.
+func lintUsed(m *ast.Module) error {
+	uses := map[string]map[string]bool{} // rule -> names that it mentions
+	for _, r := range m.Rules {
+		name := ruleName(r)
+		if uses[name] == nil {
+			uses[name] = map[string]bool{}
+		}
+		ast.WalkTerms(r, func(t *ast.Term) bool {
+			switch v := t.Value.(type) {
+			case ast.Var:
+				uses[name][string(v)] = true
+			case ast.Ref:
+				if head, ok := v[0].Value.(ast.Var); ok {
+					uses[name][string(head)] = true
+				}
+			}
+			return false
+		})
+	}
+	used, todo := map[string]bool{}, slices.Clone(read)
+	for len(todo) > 0 {
+		name := todo[0]
+		todo = todo[1:]
+		if used[name] {
+			continue
+		}
+		used[name] = true
+		todo = append(todo, sortedKeys(uses[name])...)
+	}
+	for _, r := range m.Rules {
+		if name := ruleName(r); !used[name] {
+			known := map[string]any{}
+			for _, n := range read {
+				known[n] = nil
+			}
+			return fmt.Errorf("line %d: nothing uses the rule %s%s: a policy is read by deny, obligations and row_include", r.Location.Row, name, nearestKey(name, known))
+		}
+	}
+	return nil
+}
+
+// ruleName is the name that other rules refer to.
+func ruleName(r *ast.Rule) string {
+	if v, ok := r.Head.Ref()[0].Value.(ast.Var); ok {
+		return string(v)
+	}
+	return r.Head.Ref().String()
 }

@@ -33,20 +33,32 @@ func (p Problem) String() string {
 	return s
 }
 
-// Check finds everything that keeps a bundle from being used that can be found
-// at once. An empty list means that Compile accepts it.
+// Check finds what keeps a bundle from being used, as far as it can be found at
+// once, and what Compile accepts and a board cannot mean: a denial without code,
+// message or article. An empty list means that Compile accepts the bundle.
 func Check(b Bundle) []Problem {
+	var out []Problem
+	if err := recovering(func() error { check(b, &out); return nil }); err != nil {
+		out = append(out, Problem{"policy", 0, "gate", firstLine(err), "remove what was written last until it passes: the rule engine cannot read this policy"})
+	}
+	return out
+}
+
+// check fills found as it goes, so that what was found before a panic of the rule
+// engine is not lost.
+func check(b Bundle, found *[]Problem) {
 	var out []Problem
 	add := func(file string, line int, rule, message, suggestion string) {
 		p := Problem{file, line, rule, message, suggestion}
 		if !slices.Contains(out, p) {
 			out = append(out, p)
+			*found = out
 		}
 	}
 	all, err := allSchemas()
 	if err != nil {
 		add("schema", 0, "schema", err.Error(), "")
-		return out
+		return
 	}
 	ids, err := b.boards()
 	if err != nil {
@@ -117,7 +129,6 @@ func Check(b Bundle) []Problem {
 			add(file, 0, "gate", msg, "")
 		}
 	}
-	return out
 }
 
 func split(s string) (file, msg string) {
@@ -178,7 +189,7 @@ func jsonHint(msg string) string {
 		return "remove it; docs/writing-policy.md lists the fields"
 	case strings.Contains(msg, "stands twice"):
 		return "keep one of the two"
-	case strings.Contains(msg, "date"):
+	case strings.Contains(msg, "want a date"):
 		return "write dates as 2026-11-21"
 	}
 	return ""
@@ -186,6 +197,10 @@ func jsonHint(msg string) string {
 
 func lintHint(msg string) string {
 	switch {
+	case strings.Contains(msg, "imports rego.v2 and data.law only"):
+		return "remove the import: a policy reads its question, the dated law and its own rules"
+	case strings.Contains(msg, "nothing uses the rule"):
+		return "correct the name, or remove the rule"
 	case strings.Contains(msg, "package"):
 		return "the package follows from the directory: board/ID/… is package consilium.board.ID"
 	case strings.Contains(msg, "rego.v2"):
@@ -194,6 +209,10 @@ func lintHint(msg string) string {
 		return "a board can deny and leave out, never allow: remove the default"
 	case strings.Contains(msg, "own rules"):
 		return "what a rule may read: input.… (the question), data.law.… (the dated law), and rules of the same file"
+	case strings.Contains(msg, "`obligations contains"):
+		return `for example: obligations contains "report_to_board" if { … }`
+	case strings.Contains(msg, "`row_include if"):
+		return `for example: row_include if { input.record.status == "active" }`
 	case strings.Contains(msg, "contains"):
 		return `for example: deny contains {"code": "BOARD-X", "message": "…", "article": ""} if { … }`
 	}

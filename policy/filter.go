@@ -69,7 +69,17 @@ func (e *Engine) FilterRows(ctx context.Context, in Input, subjects arrow.Record
 	case found.bad != nil:
 		return failed(deny(PointRows, CodeError, "%s", firstLine(found.bad)), digest), nil
 	case found.program != nil:
-		out, d, err = p.vectorised(ctx, found.program, known, in.Now, subjects)
+		b, bad, why := p.ready(ctx, found.program, known, in.Now)
+		switch {
+		case ctx.Err() != nil:
+			return RowDecision{}, ctx.Err()
+		case bad != nil:
+			return failed(deny(PointRows, CodeError, "%s", firstLine(bad)), digest), nil
+		case b == nil:
+			out, d, err = e.memoised(ctx, p, base, in.Now, subjects, why)
+		default:
+			out, d, err = vectorised(ctx, found.program, b, in.Now, subjects)
+		}
 	default:
 		out, d, err = e.memoised(ctx, p, base, in.Now, subjects, found.why)
 	}
@@ -159,8 +169,9 @@ func (p *compiled) makeProgram(ctx context.Context, known map[string]any, now in
 	words = union(words, trialWords())
 	out := &rowOutcome{words: words}
 	rp, err := p.compileRows(ctx, known, words)
+	var b *bound
 	if err == nil {
-		_, err = rp.bind(ctx, p, known, now)
+		b, err = rp.bind(ctx, p, known, now)
 	}
 	if rp != nil {
 		out.every = maps.Clone(rp.plan.every)
@@ -178,27 +189,47 @@ func (p *compiled) makeProgram(ctx context.Context, known map[string]any, now in
 		out.bad = err
 		return out, nil
 	}
-	err = p.gate(ctx, rp, known, now, rows)
+	err = p.gate(ctx, rp, b, known, now, rows)
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
 	if out.bad = err; err == nil {
+		rp.passed(b)
 		out.program = rp
 	}
 	return out, nil
 }
 
-// vectorised decides a table by kernels. A denial is returned apart.
-func (p *compiled) vectorised(ctx context.Context, rp *rowProgram, known map[string]any, now int64, subjects arrow.Record) (RowDecision, *Decision, error) {
+// momentGate is on how many rows a program is tried again at a later moment: only
+// the rules that look at the moment were compiled anew.
+const momentGate = 160
+
+// ready binds a study's program to a moment and tries what was compiled for it. A
+// program that is nil with why given does not compile at this moment.
+func (p *compiled) ready(ctx context.Context, rp *rowProgram, known map[string]any, now int64) (b *bound, bad error, why string) {
 	b, err := rp.bind(ctx, p, known, now)
+	switch {
+	case isNotCompiled(err):
+		return nil, nil, firstLine(err)
+	case err != nil:
+		return nil, err, ""
+	case b.tried:
+		return b, nil, ""
+	}
+	if err := p.gate(ctx, rp, b, known, now, momentGate); err != nil {
+		return nil, err, ""
+	}
+	rp.passed(b)
+	return b, nil, ""
+}
+
+// vectorised decides a table by kernels. A denial is returned apart.
+func vectorised(ctx context.Context, rp *rowProgram, b *bound, now int64, subjects arrow.Record) (RowDecision, *Decision, error) {
 	if ctx.Err() != nil {
 		return RowDecision{}, nil, ctx.Err()
 	}
-	var got *answers
 	n := int(subjects.NumRows())
-	if err == nil {
-		got, err = b.run(subjects.Columns()[1:], n, now)
-	}
+	got, err := b.run(subjects.Columns()[1:], n, now)
 	if err != nil {
 		d := deny(PointRows, CodeError, "%s", firstLine(err))
 		return RowDecision{}, &d, nil

@@ -69,7 +69,7 @@ var hostile = []struct {
 	{"the question many times", "deny contains {\"code\": [a, b, c], \"message\": [input, input, input, input]} if {\n\tsome a in input.study.columns\n\tsome b in input.study.columns\n\tsome c in input.study.columns\n}", "", CodeShape},
 	{"a denial of another form", `deny contains 7`, "", CodeError},
 	{"two values", "row_include := true if input.now > 1\n\nrow_include := false if input.now > 2", "row_include", ""},
-	{"allowing", "allow := true\n\nreasons := set()", "", ""},
+	{"allowing", "allow := true\n\nreasons := set()", "nothing uses the rule allow", ""},
 	{"another package", "import data.consilium.law", "an overlay imports", ""},
 	{"other rules' names", "deny contains x if some x in data.consilium.decision.reasons", "an overlay reads", ""},
 	{"helpers that multiply", multiply(12, 8), "", ""},

@@ -56,7 +56,7 @@ func (r *testRule) compile(t testing.TB, cols []column) (*plan, node, error) {
 	if err != nil {
 		return nil, never, err
 	}
-	n, err := translate(p, pq, &asking{r.c, r.store, input, false, map[int][]string{2: {"a", "b", "c"}, 3: {"a", "b", "c"}}})
+	n, err := translate(p, pq, &asking{context.Background(), r.c, r.store, input, false, map[int][]string{2: {"a", "b", "c"}, 3: {"a", "b", "c"}}})
 	return p, n, err
 }
 

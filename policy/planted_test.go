@@ -209,3 +209,108 @@ func fromStart(c arrow.Array, n int) arrow.Array {
 	d := c.Data()
 	return array.MakeFromData(array.NewData(d.DataType(), n, d.Buffers(), nil, array.UnknownNullCount, 0))
 }
+
+// TestLaterMoments: rules that are compiled for a moment are tried beside OPA at
+// each moment before they decide, not at the first alone.
+func TestLaterMoments(t *testing.T) {
+	e, err := Compile(DemoBundle())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := e.p.Load()
+	known, now, err := p.trialQuestion()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := p.makeProgram(t.Context(), known, now, studyGate, nil)
+	if err != nil || o.program == nil {
+		t.Fatalf("%v, %+v", err, o)
+	}
+	rp := o.program
+	if len(rp.later) == 0 {
+		t.Fatal("no rule needs the moment: the test shows nothing")
+	}
+	if b, err := rp.bind(t.Context(), p, known, now); err != nil || !b.tried {
+		t.Errorf("the first moment was not tried: %v", err)
+	}
+	b, err := rp.bind(t.Context(), p, known, now+3600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.tried {
+		t.Fatal("what was compiled for another moment decides untried")
+	}
+	if b, bad, why := p.ready(t.Context(), rp, known, now+3600); b == nil || bad != nil {
+		t.Fatalf("%v, %s", bad, why)
+	}
+	if b, err := rp.bind(t.Context(), p, known, now+3600); err != nil || !b.tried {
+		t.Errorf("a moment that was tried is tried again: %v", err)
+	}
+	// The compiler goes wrong at the next moment, for one of its rules.
+	caught := 0
+	for i := range rp.later {
+		if _, err := rp.bind(t.Context(), p, known, now+7200); err != nil {
+			t.Fatal(err)
+		}
+		broken := *rp.moment
+		broken.nodes = slices.Clone(broken.nodes)
+		broken.nodes[rp.at[i]] = planNode{op: opTrue}
+		rp.moment, rp.tried = &broken, false
+		b, bad, _ := p.ready(t.Context(), rp, known, now+7200)
+		var over *overGrant
+		if b == nil && errors.As(bad, &over) {
+			caught++
+		} else {
+			t.Logf("%s lets every generated row in anyway", rp.rules[rp.later[i]].code)
+		}
+		rp.moment = nil
+	}
+	if caught == 0 {
+		t.Error("nothing that is wrong at a later moment is caught")
+	}
+}
+
+// TestGateNeedsRows: rules that fail on nearly every generated row were not
+// compared, and a reason that the program has no rule for is an over-grant.
+func TestGateNeedsRows(t *testing.T) {
+	e, err := Compile(DemoBundle())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := e.p.Load()
+	known, now, err := p.trialQuestion()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rp, err := p.compileRows(t.Context(), known, trialWords())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := rp.bind(t.Context(), p, known, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := func(string) bool { return true }
+	fails := func(record map[string]any) ([]string, error, error) {
+		for _, v := range record {
+			if v == nil {
+				return nil, errors.New("no"), nil
+			}
+		}
+		return []string{"NOT_A_RULE"}, nil, nil
+	}
+	var over *overGrant
+	if err := gateTable(rp.rules, b, b.run, now, 40, fails, all); !errors.As(err, &over) || over.code != "NOT_A_RULE" {
+		t.Errorf("a reason without a rule: %v", err)
+	}
+	// No row can be asked about at all.
+	none := func(rows int) error {
+		return gateTable(rp.rules, b, b.run, now, rows, func(record map[string]any) ([]string, error, error) {
+			record["status"] = nil
+			return nil, nil, errors.New("never")
+		}, all)
+	}
+	if err := none(40); err == nil {
+		t.Error("a gate that compared nothing passes")
+	}
+}

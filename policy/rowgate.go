@@ -48,11 +48,7 @@ type asker func(record map[string]any) (missing []string, failure, err error)
 // leaves out and OPA lets in is an error too. All rules are asked about one row
 // in ten, the boards' row rules, which are the only ones not tested with this
 // software, about every row.
-func (p *compiled) gate(ctx context.Context, rp *rowProgram, known map[string]any, now int64, rows int) error {
-	b, err := rp.bind(ctx, p, known, now)
-	if err != nil {
-		return err
-	}
+func (p *compiled) gate(ctx context.Context, rp *rowProgram, b *bound, known map[string]any, now int64, rows int) error {
 	base, err := newBase(withNow(known, now))
 	if err != nil {
 		return err
@@ -145,6 +141,9 @@ func gateTable(rules []rowRule, b *bound, run runner, now int64, rows int, ask a
 	if err != nil {
 		return err
 	}
+	if len(asked) < (rows+1)/2 {
+		return fmt.Errorf("the rules failed on so many generated rows that only %d of %d could be compared", len(asked), rows)
+	}
 	table := gateRecord(asked, rand.New(rand.NewPCG(uint64(rows), 1)))
 	got, err := run(table.Columns()[1:], len(asked), now)
 	if err != nil {
@@ -153,6 +152,12 @@ func gateTable(rules []rowRule, b *bound, run runner, now int64, rows int, ask a
 	for i, g := range asked {
 		if full := got.full.get(i); full != (g.null < 0) || full && !got.well.get(i) {
 			return &overGrant{CodeRowNull, i}
+		}
+		// A reason that the program has no rule for.
+		for _, code := range g.missing {
+			if compared(code) && !slices.ContainsFunc(rules, func(r rowRule) bool { return r.code == code }) {
+				return &overGrant{code, i}
+			}
 		}
 		for j, r := range rules {
 			if !compared(r.code) {

@@ -63,6 +63,7 @@ type rowProgram struct {
 	now    int64
 	moment *plan // of later, for now
 	at     []node
+	tried  bool // moment has passed the gate
 }
 
 // control is the control table's columns as rules see them.
@@ -133,7 +134,7 @@ func (p *compiled) compileRule(ctx context.Context, to *plan, r rowRule, input a
 			}
 			return never, refuse(nil, "%s: %s", r.code, firstLine(err))
 		}
-		n, err := translate(to, pq, &asking{p.compiler, p.storage, input, now, words})
+		n, err := translate(to, pq, &asking{ctx, p.compiler, p.storage, input, now, words})
 		if err != nil {
 			return never, err
 		}
@@ -177,9 +178,11 @@ type bound struct {
 	roots [][]node
 	rule  [][2]int // by rule: plan and root
 	words map[int][]string
+	tried bool // nothing of it is used before it was tried beside OPA
 }
 
-// bind completes a program with the rules that need the moment.
+// bind completes a program with the rules that need the moment. What was compiled
+// for a moment has to pass the gate before it decides anything.
 func (rp *rowProgram) bind(ctx context.Context, p *compiled, known map[string]any, now int64) (*bound, error) {
 	b := &bound{words: rp.words, plans: []*plan{rp.plan}, roots: [][]node{slices.Clone(rp.roots)}}
 	next := 0
@@ -192,11 +195,12 @@ func (rp *rowProgram) bind(ctx context.Context, p *compiled, known map[string]an
 		next++
 	}
 	b.roots[0] = append(b.roots[0], rp.full, rp.well)
-	if len(rp.later) == 0 {
-		return b, nil
-	}
 	rp.mu.Lock()
 	defer rp.mu.Unlock()
+	if len(rp.later) == 0 {
+		b.tried = rp.tried
+		return b, nil
+	}
 	if rp.moment == nil || rp.now != now {
 		input, err := ast.InterfaceToValue(withNow(known, now))
 		if err != nil {
@@ -210,10 +214,17 @@ func (rp *rowProgram) bind(ctx context.Context, p *compiled, known map[string]an
 			}
 			at = append(at, n)
 		}
-		rp.moment, rp.at, rp.now = moment, at, now
+		rp.moment, rp.at, rp.now, rp.tried = moment, at, now, false
 	}
-	b.plans, b.roots = append(b.plans, rp.moment), append(b.roots, rp.at)
+	b.plans, b.roots, b.tried = append(b.plans, rp.moment), append(b.roots, rp.at), rp.tried
 	return b, nil
+}
+
+// passed notes that a program has passed the gate as it is bound now.
+func (rp *rowProgram) passed(b *bound) {
+	rp.mu.Lock()
+	defer rp.mu.Unlock()
+	rp.tried = len(rp.later) == 0 || rp.moment == b.plans[1]
 }
 
 func withNow(known map[string]any, now int64) map[string]any {

@@ -81,6 +81,9 @@ type Record struct {
 	OptedOutAt    int64    `json:"opted_out_at"`
 }
 
+// Categories are the kinds of data that consents and rules tell apart.
+func Categories() []string { return slices.Clone(categories) }
+
 var categories = []string{"general", "genetic", "mental", "substance", "hiv", "sexual", "biometric"}
 
 // cell describes one column of the control table and how it becomes a part of

@@ -26,7 +26,7 @@ type Stop struct {
 	Studies    []consilium.StudyID `json:"studies"`
 	Policies   []consilium.Digest  `json:"policies"`
 	All        bool                `json:"all"`
-	From       int64               `json:"from"` // Unix seconds
+	From       int64               `json:"from"` // Unix seconds; 0 is at once, whatever the clocks say
 	Reason     string              `json:"reason"`
 }
 
@@ -82,13 +82,14 @@ func ParseStop(doc *consilium.Signed, keys map[string]consilium.PublicKey) (Stop
 // Stops is a hospital's list of stops.
 type Stops []Stop
 
-// ReadStops reads a directory of signed stops, one *.json each; none is an
-// empty list. One file that does not verify makes the whole list unusable: what it
-// was meant to stop is not known.
+// ReadStops reads a directory of signed stops, one *.json each; a directory with
+// nothing in it is an empty list. A directory that is not there, a file of another
+// name or one that does not verify makes the whole list unusable: what was meant to
+// be stopped is not known.
 func ReadStops(dir string, keys map[string]consilium.PublicKey) (Stops, error) {
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, consilium.ErrPolicy.Withf("the board's stops cannot be read: %w; put them back, or make an empty directory %s if the board has stopped nothing", err, dir)
 	}
 	if err != nil {
 		return nil, err
@@ -96,7 +97,7 @@ func ReadStops(dir string, keys map[string]consilium.PublicKey) (Stops, error) {
 	var out Stops
 	for _, e := range entries {
 		if !strings.HasSuffix(e.Name(), ".json") {
-			continue
+			return nil, consilium.ErrPolicy.Withf("%s is no stop: stops are signed files that end in .json; rename it if it is one, or remove it; nothing is read until then", filepath.Join(dir, e.Name()))
 		}
 		if len(out) == maxStops {
 			return nil, consilium.ErrTooLarge.Withf("more than %d stops in %s", maxStops, dir)

@@ -20,6 +20,7 @@ import (
 
 // asking is what partial evaluation needs to answer about a word.
 type asking struct {
+	ctx      context.Context // of the one compilation that asks
 	compiler *ast.Compiler
 	store    storage.Store
 	input    ast.Value
@@ -58,7 +59,10 @@ func (t *translator) every(e *ast.Every, s scope, loc *ast.Location) (node, erro
 		if err != nil {
 			return never, err
 		}
-		pq, err := partialBody(context.Background(), t.asking, body)
+		pq, err := partialBody(t.asking, body)
+		if t.asking.ctx.Err() != nil {
+			return never, t.asking.ctx.Err()
+		}
 		if err != nil {
 			return never, refuse(loc, "`every` about %q: %s", w, firstLine(err))
 		}
@@ -107,8 +111,8 @@ func (t *translator) ofWord(e *ast.Every, word ast.Var, w string, s scope, loc *
 	return body, nil
 }
 
-func partialBody(ctx context.Context, a *asking, body ast.Body) (*rego.PartialQueries, error) {
-	return partial(ctx, a.compiler, a.store, rego.ParsedQuery(body), a.input, a.now)
+func partialBody(a *asking, body ast.Body) (*rego.PartialQueries, error) {
+	return partial(a.ctx, a.compiler, a.store, rego.ParsedQuery(body), a.input, a.now)
 }
 
 // tableWords lists the words of the list columns of a control table that rules

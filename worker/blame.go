@@ -51,7 +51,7 @@ func (a *actor) answerComplaints(ctx context.Context) error {
 				return nil, err
 			}
 			m := &consilium.Answer{At: r.at(r.position), Header: own.digest, To: by, Sealed: sealed}
-			return m.Encode(), a.gate.trail.Write(a.study, rd.opened.Round, "answer", map[string]any{"to": r.charter.Members[by-1].Site})
+			return m.Encode(), a.note(rd.opened.Round, "answer", map[string]any{"to": r.charter.Members[by-1].Site})
 		})
 		if err != nil {
 			return err
@@ -151,8 +151,8 @@ func (a *actor) find(p consilium.Position, what string, guilty bool) error {
 	set[p] = true
 	site := a.rep.charter.Members[p-1].Site
 	a.log.Warn("a rejected sum was looked into", "round", a.verdict.round, "hospital", string(site), "guilty", guilty, "found", what)
-	if err := a.gate.trail.Write(a.study, a.verdict.round, "blame", map[string]any{"attempt": a.verdict.attempt, "site": site, "guilty": guilty, "found": what}); err != nil {
-		return fmt.Errorf("%w: %w", errDisk, err)
+	if err := a.note(a.verdict.round, "blame", map[string]any{"attempt": a.verdict.attempt, "site": site, "guilty": guilty, "found": what}); err != nil {
+		return err
 	}
 	return nil
 }
@@ -173,19 +173,26 @@ func (a *actor) auditOwn(ctx context.Context, sp *round) error {
 	if !ok {
 		return consilium.ErrStale.Withf("the vector's digest is gone from the journal")
 	}
-	reply, err := a.gate.cfg.Vault.Local(ctx, hatch.LocalRequest{Study: a.study, Round: sp.opened.Round, State: a.sec.State})
+	reply, err := a.gate.cfg.Vault.Local(ctx, hatch.LocalRequest{Study: a.study, Round: sp.opened.Round, State: a.sec.State, Included: a.rep.included})
 	if err != nil {
 		return err
 	}
-	if !reply.Contribute || reply.Lanes != now.lanes {
-		// The rows may be used no more: there is nothing to compare with, and the
-		// contribution to the open attempt says what follows.
+	if err := a.record(sp.opened.Round, reply.Records); err != nil {
+		return err
+	}
+	if !reply.Contribute || reply.Lanes != now.lanes || a.salted(consilium.DomainRowSet, reply.RowSet) != sp.headers[r.position].header.RowSet {
+		// Other rows may be used now than then, or none: there is nothing to compare
+		// with, and the contribution to the open attempt says what follows.
 		a.verdict.audited = true
 		return nil
 	}
+	salt, err := party.VectorSalt(a.gate.cfg.Secret, a.study, sp.opened.Round)
+	if err != nil {
+		return err
+	}
 	audit := party.Audit(ctx, &party.Encryption{
 		Profile: now.profile, Lanes: now.lanes, At: r.atRound(sp, r.position), Threshold: r.charter.Threshold, State: sp.opened.State,
-		Vector: v.Vector, Group: now.group, Seed: seed,
+		Salt: salt, Vector: v.Vector, Group: now.group, Seed: seed,
 		Source: &laneSource{ctx: ctx, vault: a.gate.cfg.Vault, study: a.study, round: sp.opened.Round, lanes: now.lanes},
 	}, sp.headers[r.position].header)
 	if ctx.Err() != nil {
@@ -195,8 +202,8 @@ func (a *actor) auditOwn(ctx context.Context, sp *round) error {
 		return audit // the vault failed, not the contribution
 	}
 	a.verdict.audited = true
-	if err := a.gate.trail.Write(a.study, sp.opened.Round, "audit", map[string]any{"attempt": sp.opened.Attempt, "sound": audit == nil}); err != nil {
-		return fmt.Errorf("%w: %w", errDisk, err)
+	if err := a.note(sp.opened.Round, "audit", map[string]any{"attempt": sp.opened.Attempt, "sound": audit == nil}); err != nil {
+		return err
 	}
 	if audit != nil {
 		a.log.Error("this hospital's own contribution is not what it should be", "round", sp.opened.Round, "err", audit)
@@ -217,7 +224,7 @@ func (a *actor) suspect(ctx context.Context, sp *round) error {
 		}
 		return a.promise(ctx, name, consilium.KindSuspect, func() ([]byte, error) {
 			m := &consilium.Suspect{At: r.atRound(sp, r.position), Set: sp.set, Accused: odd}
-			return m.Encode(), a.gate.trail.Write(a.study, sp.opened.Round, "suspect", map[string]any{"attempt": sp.opened.Attempt, "sites": memberSites(r.charter, odd)})
+			return m.Encode(), a.note(sp.opened.Round, "suspect", map[string]any{"attempt": sp.opened.Attempt, "sites": memberSites(r.charter, odd)})
 		})
 	}
 	return a.promise(ctx, name, consilium.KindSuspect, nil)
@@ -238,7 +245,8 @@ func inOrder(openings map[consilium.Position]*party.OpeningShare) []*party.Openi
 
 // show gives the group what this hospital received and had to add. t members
 // signed one list of at most t-1-f accused, so with what the dishonest hold no t
-// shares of anybody's key come together.
+// shares of anybody's key come together. Who did not open has nothing to answer
+// for, and shows nothing.
 func (a *actor) show(ctx context.Context, sp *round) error {
 	r, now := a.rep, a.now
 	name := slot("show", sp.opened)
@@ -248,19 +256,28 @@ func (a *actor) show(ctx context.Context, sp *round) error {
 	if _, promised := a.gate.journal.promise(a.study, name); promised {
 		return a.promise(ctx, name, consilium.KindShow, nil)
 	}
+	if _, opened := a.gate.journal.promise(a.study, slot("opening", sp.opened)); !opened {
+		return nil
+	}
 	key, err := a.sealingSecretOf(sp)
 	if err != nil {
 		return err
 	}
 	var headers, boxes [][]byte
-	for _, m := range sp.proposed.Members {
+	answers := make([][]byte, len(sp.proposed.Members))
+	for i, m := range sp.proposed.Members {
+		for _, v := range sp.answers {
+			if v.Position == m.Position && v.To == r.position {
+				answers[i] = v.Sealed
+			}
+		}
 		box, err := a.fetchBox(ctx, sp.headers[m.Position].header.Boxes)
 		if err != nil {
 			return err
 		}
 		headers, boxes = append(headers, sp.headers[m.Position].body), append(boxes, box)
 	}
-	sealed, err := party.ShowShares(now.profile, now.group, r.atRound(sp, r.position), sp.proposed, headers, boxes, key)
+	sealed, err := party.ShowShares(now.profile, now.group, r.atRound(sp, r.position), sp.proposed, headers, boxes, answers, key)
 	if err != nil {
 		return err
 	}
@@ -270,7 +287,7 @@ func (a *actor) show(ctx context.Context, sp *round) error {
 	}
 	return a.promise(ctx, name, consilium.KindShow, func() ([]byte, error) {
 		m := &consilium.Show{At: r.atRound(sp, r.position), Set: sp.set, Blob: d}
-		return m.Encode(), a.gate.trail.Write(a.study, sp.opened.Round, "show", map[string]any{"attempt": sp.opened.Attempt, "set": sp.set})
+		return m.Encode(), a.note(sp.opened.Round, "show", map[string]any{"attempt": sp.opened.Attempt, "set": sp.set})
 	})
 }
 
@@ -292,7 +309,7 @@ func (a *actor) judge(ctx context.Context, sp *round, p consilium.Position) erro
 		return consilium.ErrUnavailable.With(err)
 	}
 	if len(sealed) <= size && blob.Sum(sealed) != s.Blob {
-		return consilium.ErrBlobMissing.Withf("the coordinator gave other bytes than %s", s.Blob.Short())
+		return otherBytes(s.Blob)
 	}
 	var headers [][]byte
 	for _, m := range sp.proposed.Members {
@@ -351,7 +368,7 @@ func (a *actor) addAgain(ctx context.Context) (io.ReadSeeker, func(), error) {
 	var file *os.File
 	var memory bytes.Buffer
 	out, drop := io.Writer(&memory), func() {}
-	if rd.summed.Size > smallBlob {
+	if now.profile.Size(now.lanes) > smallBlob {
 		var err error
 		if file, err = os.CreateTemp(a.gate.spoolDir(), "again-*"); err != nil {
 			return nil, nil, fmt.Errorf("%w: %w", errDisk, err)
@@ -373,9 +390,9 @@ func (a *actor) addAgain(ctx context.Context) (io.ReadSeeker, func(), error) {
 		return nil, nil, nil
 	}
 	a.log.Error("the coordinator's sum is false", "round", rd.opened.Round)
-	if err := a.gate.trail.Write(a.study, rd.opened.Round, "false-sum", map[string]any{"attempt": rd.opened.Attempt, "sum": rd.summed.Blob}); err != nil {
+	if err := a.note(rd.opened.Round, "false-sum", map[string]any{"attempt": rd.opened.Attempt, "sum": rd.summed.Blob}); err != nil {
 		drop()
-		return nil, nil, fmt.Errorf("%w: %w", errDisk, err)
+		return nil, nil, err
 	}
 	if file == nil {
 		return bytes.NewReader(memory.Bytes()), drop, nil
@@ -396,8 +413,8 @@ func (a *actor) withheld(ctx context.Context, err error) error {
 		return err // nobody refused: try again
 	}
 	a.log.Warn("the contributions cannot be added again", "round", a.rep.round.opened.Round, "err", err)
-	if err := a.gate.trail.Write(a.study, a.rep.round.opened.Round, "withheld", map[string]any{"attempt": a.rep.round.opened.Attempt}); err != nil {
-		return fmt.Errorf("%w: %w", errDisk, err)
+	if err := a.note(a.rep.round.opened.Round, "withheld", map[string]any{"attempt": a.rep.round.opened.Attempt}); err != nil {
+		return err
 	}
 	return nil
 }

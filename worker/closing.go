@@ -112,8 +112,8 @@ func (a *actor) anyState(ctx context.Context, group *party.GroupKey, rd *round) 
 				a.badOffer = map[consilium.Digest]bool{}
 			}
 			a.badOffer[o.Blob] = true
-			if err := a.gate.trail.Write(a.study, o.Round, "bad-state", map[string]any{"by": by}); err != nil {
-				return nil, fmt.Errorf("%w: %w", errDisk, err)
+			if err := a.note(o.Round, "bad-state", map[string]any{"by": by}); err != nil {
+				return nil, err
 			}
 		}
 	}
@@ -154,8 +154,20 @@ func (a *actor) turnOf(members []consilium.Position, since time.Time, first int)
 	return since.Add(time.Duration(max(i-first+1, 0)) * rankDelay).Sub(a.gate.cfg.Now()), true
 }
 
-// maxState bounds a sealed state that this hospital will read.
-const maxState = 1 << 31
+// A state holds what was opened and what follows from it: of each summed lane,
+// which took more than two bytes of a contribution, a few numbers of eight. So a
+// sealed state is bounded by what the hospitals contributed, which this hospital
+// knows from headers that t members voted for, and not by who left it.
+const (
+	leastState = 16 << 20
+	mostState  = 1 << 31
+)
+
+// stateLimit is the length of the longest sealed state that this hospital reads.
+func (a *actor) stateLimit() int64 {
+	limit := uint64(leastState) + 16*min(a.rep.volume, mostState) + 2*uint64(len(a.sec.State)) + party.StateOverhead
+	return int64(min(limit, mostState))
+}
 
 // fetchState reads a sealed state and checks it against the certified digest.
 func (a *actor) fetchState(ctx context.Context, group *party.GroupKey, offer *consilium.SealedState) ([]byte, error) {
@@ -164,12 +176,16 @@ func (a *actor) fetchState(ctx context.Context, group *party.GroupKey, offer *co
 		return nil, err
 	}
 	defer src.Close()
-	sealed, err := io.ReadAll(io.LimitReader(src, maxState))
+	limit := a.stateLimit()
+	sealed, err := io.ReadAll(io.LimitReader(src, limit+1))
 	if err != nil {
 		return nil, consilium.ErrUnavailable.With(err)
 	}
+	if int64(len(sealed)) > limit {
+		return nil, consilium.ErrInvalid.Withf("a sealed state of round %d of more than %d bytes", offer.Round, limit)
+	}
 	if blob.Sum(sealed) != offer.Blob {
-		return nil, consilium.ErrBlobMissing.Withf("the coordinator gave other bytes than %s", offer.Blob.Short())
+		return nil, otherBytes(offer.Blob)
 	}
 	at := offer.At
 	at.Position = a.rep.position

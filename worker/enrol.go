@@ -37,8 +37,12 @@ func (a *actor) enrol(ctx context.Context) error {
 		if r.enrols[a.gate.cfg.Site] != nil {
 			return consilium.ErrStale.Withf("the log holds an enrolment of this hospital that its journal does not: the journal was rolled back")
 		}
+		log, err := a.gate.decisionLog()
+		if err != nil {
+			return err
+		}
 		reply, err := a.gate.cfg.Vault.Admit(ctx, hatch.AdmitRequest{
-			Study: a.study, Submission: r.submitted, Approval: r.approved, Roster: a.gate.cfg.Roster.Payload,
+			Study: a.study, Submission: r.submitted, Approval: r.approved, Roster: a.gate.cfg.Roster.Payload, Log: log,
 		})
 		if err != nil {
 			return err
@@ -229,8 +233,12 @@ func (a *actor) start(ctx context.Context) error {
 	if r.position == 0 {
 		return nil
 	}
+	log, err := a.gate.decisionLog()
+	if err != nil {
+		return err
+	}
 	shape, err := a.gate.cfg.Vault.Start(ctx, hatch.StartRequest{
-		Study: a.study, Charter: r.chartered, Submission: r.submitted, Approval: r.approved, Roster: a.gate.cfg.Roster.Payload, Position: r.position,
+		Study: a.study, Charter: r.chartered, Submission: r.submitted, Approval: r.approved, Roster: a.gate.cfg.Roster.Payload, Position: r.position, Log: log,
 	})
 	if err != nil {
 		return err

@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -168,6 +169,22 @@ func Open(cfg Config) (*Gate, error) {
 // Close releases the directory. The gate must not be running.
 func (g *Gate) Close() error {
 	return errors.Join(g.journal.close(), g.trail.Close(), g.dir.Close())
+}
+
+// decisionLog is the head of the vault's decision log as of the last use of rows
+// that the trail holds: the vault's log must still hold it.
+func (g *Gate) decisionLog() (consilium.Digest, error) {
+	e, ok, err := g.trail.Last("use")
+	if err != nil || !ok {
+		return consilium.Digest{}, err
+	}
+	var use struct {
+		Log consilium.Digest `json:"log"`
+	}
+	if err := json.Unmarshal(e.Body, &use); err != nil {
+		return consilium.Digest{}, fmt.Errorf("trail: entry %d: %w", e.Seq, err)
+	}
+	return use.Log, nil
 }
 
 // Run follows the federation until ctx ends or the gate's own disk fails. A

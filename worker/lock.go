@@ -45,10 +45,10 @@ func (a *actor) releaseLock(b binding) error {
 	if !ok {
 		return nil
 	}
-	if err := a.gate.trail.Write(a.study, o.Round, "lock-released", map[string]any{
+	if err := a.note(o.Round, "lock-released", map[string]any{
 		"attempt": b.Attempt, "members": memberSites(r.charter, b.Members), "renounced": len(others),
 	}); err != nil {
-		return fmt.Errorf("%w: %w", errDisk, err)
+		return err
 	}
 	// The frozen set goes first. If we crash in between, the lock still holds
 	// and the same renouncements take it off again; the next opening freezes anew.
@@ -83,6 +83,6 @@ func (a *actor) renounce(ctx context.Context, at consilium.At, why string) error
 	}
 	return a.promise(ctx, name, consilium.KindRenounce, func() ([]byte, error) {
 		m := &consilium.Renounce{At: at}
-		return m.Encode(), a.gate.trail.Write(a.study, at.Round, "renounce", map[string]any{"attempt": at.Attempt, "reason": why})
+		return m.Encode(), a.note(at.Round, "renounce", map[string]any{"attempt": at.Attempt, "reason": why})
 	})
 }

@@ -49,7 +49,9 @@ type replica struct {
 	sealing  map[consilium.Digest]sealingKey // every header's next sealing key, by header digest
 	round    *round
 	prev     *round                              // the round that closed before it
+	included uint32                              // the last closed round with this hospital in its set
 	offered  map[uint32][]*consilium.SealedState // by round, in the order of the log, one of each member
+	volume   uint64                              // bytes of one contribution, over all closed rounds
 	lastDone bool
 	gone     map[consilium.SiteID]bool // that have withdrawn
 
@@ -698,6 +700,10 @@ func (r *replica) count() {
 			return
 		}
 		rd.closed, rd.next, rd.done = true, o.next, o.done
+		r.volume += rd.least()
+		if _, in := rd.proposed.Has(r.position); in {
+			r.included = rd.opened.Round
+		}
 		for p, s := range rd.states {
 			if s.Set == rd.set && (outcome{s.Next, s.Done, s.Reject}) == o {
 				rd.signers = append(rd.signers, p)
@@ -707,6 +713,22 @@ func (r *replica) count() {
 		r.lastDone = o.done
 		return
 	}
+}
+
+// least is the size of the smallest contribution to the proposed set. They are
+// all of one size, or those who voted for the set would not have.
+func (rd *round) least() uint64 {
+	least := uint64(0)
+	for i, m := range rd.proposed.Members {
+		sh := rd.headers[m.Position]
+		if sh == nil || sh.digest != m.Header {
+			return 0
+		}
+		if i == 0 || sh.header.Size < least {
+			least = sh.header.Size
+		}
+	}
+	return least
 }
 
 // released lists the members that allowed the release of one result, once t

@@ -98,7 +98,7 @@ func (a *actor) contribute(ctx context.Context) error {
 func (a *actor) makeContribution(ctx context.Context, name string) (bool, error) {
 	r, rd, now := a.rep, a.rep.round, a.now
 	round := rd.opened.Round
-	reply, err := a.gate.cfg.Vault.Local(ctx, hatch.LocalRequest{Study: a.study, Round: round, State: a.sec.State})
+	reply, err := a.gate.cfg.Vault.Local(ctx, hatch.LocalRequest{Study: a.study, Round: round, State: a.sec.State, Included: a.rep.included})
 	if err != nil {
 		return false, err
 	}
@@ -121,7 +121,11 @@ func (a *actor) makeContribution(ctx context.Context, name string) (bool, error)
 		}
 	}
 	source := &laneSource{ctx: ctx, vault: a.gate.cfg.Vault, study: a.study, round: round, lanes: now.lanes}
-	digest, err := digestLanes(now.group, source)
+	salt, err := party.VectorSalt(a.gate.cfg.Secret, a.study, round)
+	if err != nil {
+		return false, err
+	}
+	digest, err := digestLanes(salt, source)
 	if err != nil {
 		return false, err
 	}
@@ -161,7 +165,7 @@ func (a *actor) makeContribution(ctx context.Context, name string) (bool, error)
 	defer file.Close()
 	dealing, err := party.Contribute(ctx, &party.Encryption{
 		Profile: now.profile, Lanes: now.lanes, At: at, Threshold: r.charter.Threshold, State: rd.opened.State,
-		Vector: digest, Holders: holders, Group: now.group, Seed: seed, Source: source,
+		Salt: salt, Vector: digest, Holders: holders, Group: now.group, Seed: seed, Source: source,
 	}, file)
 	if err != nil {
 		return false, err
@@ -173,7 +177,7 @@ func (a *actor) makeContribution(ctx context.Context, name string) (bool, error)
 		return false, fmt.Errorf("%w: %w", errDisk, err)
 	}
 	h := &consilium.Header{
-		Layout: now.layout, RowSet: rowSet, Decision: reply.Decision,
+		Sealing: rd.opened.SealingDigest(), Layout: now.layout, RowSet: rowSet, Decision: reply.Decision,
 		Ledger: a.salted(consilium.DomainBatch, reply.Ledger), NextSealing: next.Public(),
 	}
 	if err := dealing.Header(h); err != nil {
@@ -209,8 +213,8 @@ func (a *actor) salted(domain consilium.Domain, d consilium.Digest) consilium.Di
 	return domain.Digest([]byte("salted"), a.gate.cfg.Secret, []byte(a.study), d[:])
 }
 
-func digestLanes(group *party.GroupKey, s *laneSource) (consilium.Digest, error) {
-	h := party.NewVectorHash(group.Salt(consilium.DomainVector))
+func digestLanes(salt [32]byte, s *laneSource) (consilium.Digest, error) {
+	h := party.NewVectorHash(salt)
 	buf := make([]int32, lanesPerCall)
 	for {
 		n, err := s.Read(buf)
@@ -307,6 +311,11 @@ func (a *actor) verifyDealings(ctx context.Context) error {
 		}
 		if now.bad[p] != "" {
 			// found by its answer to somebody
+		} else if sh.header.Sealing != rd.opened.SealingDigest() {
+			if err := a.otherKeys(p); err != nil {
+				return err
+			}
+			continue
 		} else if sh.header.State != rd.opened.State || sh.header.Layout != now.layout {
 			now.bad[p] = "it builds on another state or layout"
 		} else {
@@ -333,6 +342,22 @@ func (a *actor) verifyDealings(ctx context.Context) error {
 		now.told[p] = true
 	}
 	return a.answerComplaints(ctx)
+}
+
+// otherKeys passes over a dealing by other sealing keys than this hospital was
+// told of. The list is the coordinator's word: told to the dealer and to this
+// hospital differently, it makes an honest box that does not open. A complaint
+// would make the dealer publish the share of an honest hospital, and a few of
+// those with what the dishonest hold are its key. So nobody is accused: the
+// dealing is no member of any set that this hospital votes for, and the trail
+// keeps the dealer's signed word for the list that it was told.
+func (a *actor) otherKeys(p consilium.Position) error {
+	rd, now, site := a.rep.round, a.now, a.rep.charter.Members[p-1].Site
+	now.bad[p], now.told[p] = "it was dealt by other sealing keys than this hospital was told of", true
+	a.log.Error("the coordinator told another hospital of other sealing keys, or that hospital says so", "round", rd.opened.Round, "dealer", string(site))
+	return a.note(rd.opened.Round, "other-keys", map[string]any{
+		"attempt": rd.opened.Attempt, "dealer": site, "header": rd.headers[p].digest, "dealt": rd.headers[p].header.Sealing, "told": rd.opened.SealingDigest(),
+	})
 }
 
 // fetchBox reads the box that a header lists for this hospital.
@@ -714,8 +739,8 @@ func (a *actor) tryOpen(ctx context.Context, aggregate io.ReadSeeker, openings [
 	for _, p := range odd {
 		site := r.charter.Members[p-1].Site
 		a.log.Error("a false opening share was left out", "round", rd.opened.Round, "by", string(site))
-		if err := a.gate.trail.Write(a.study, rd.opened.Round, "false-opening", map[string]any{"attempt": rd.opened.Attempt, "site": site}); err != nil {
-			return false, fmt.Errorf("%w: %w", errDisk, err)
+		if err := a.note(rd.opened.Round, "false-opening", map[string]any{"attempt": rd.opened.Attempt, "site": site}); err != nil {
+			return false, err
 		}
 	}
 	return true, nil
@@ -749,6 +774,13 @@ func (n *attempt) refused(set consilium.Digest) bool {
 // smallBlob is what fetchBlob keeps in memory.
 const smallBlob = 32 << 20
 
+// otherBytes is what a blob that does not have its digest is: a blob that is
+// missing. It may come whole at another time or from another coordinator, and is
+// no reason for a hospital to leave.
+func otherBytes(d consilium.Digest) error {
+	return consilium.ErrBlobMissing.Withf("the coordinator gave other bytes than %s", d.Short())
+}
+
 // fetchBlob reads a blob whole and checks its digest before anything uses it.
 func (a *actor) fetchBlob(ctx context.Context, d consilium.Digest, size uint64) (io.ReadSeeker, func(), error) {
 	src, err := a.gate.cfg.Coordinator.Fetch(ctx, d, 0, size)
@@ -764,7 +796,7 @@ func (a *actor) fetchBlob(ctx context.Context, d consilium.Digest, size uint64) 
 		}
 		h.Write(b)
 		if !bytes.Equal(h.Sum(nil), d[:]) {
-			return nil, nil, consilium.ErrBlobCorrupt.Withf("blob %s", d.Short())
+			return nil, nil, otherBytes(d)
 		}
 		return bytes.NewReader(b), func() {}, nil
 	}
@@ -779,7 +811,7 @@ func (a *actor) fetchBlob(ctx context.Context, d consilium.Digest, size uint64) 
 	}
 	if !bytes.Equal(h.Sum(nil), d[:]) {
 		drop()
-		return nil, nil, consilium.ErrBlobCorrupt.Withf("blob %s", d.Short())
+		return nil, nil, otherBytes(d)
 	}
 	if _, err := f.Seek(0, io.SeekStart); err != nil {
 		drop()

@@ -241,7 +241,11 @@ func (j job) work(site int) error {
 	for i := range v {
 		v[i] = weight(site, i)
 	}
-	h := party.NewVectorHash(g.Salt(consilium.DomainVector))
+	salt, err := party.VectorSalt(make([]byte, 32), "study", 1)
+	if err != nil {
+		return err
+	}
+	h := party.NewVectorHash(salt)
 	buf := make([]int32, 1<<12)
 	for src := (&vector{v: v}); ; {
 		n, err := src.Read(buf)
@@ -261,7 +265,7 @@ func (j job) work(site int) error {
 	}
 	defer f.Close()
 	d, err := party.Contribute(context.Background(), &party.Encryption{Profile: p, Lanes: j.parameters, At: j.at(site), Threshold: j.threshold(),
-		Vector: digest, Holders: public, Group: g, Seed: seed, Source: &vector{v: v}}, f)
+		Salt: salt, Vector: digest, Holders: public, Group: g, Seed: seed, Source: &vector{v: v}}, f)
 	if err != nil {
 		return err
 	}

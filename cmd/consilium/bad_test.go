@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -116,10 +117,16 @@ func TestBadInput(t *testing.T) {
 		}, exitFailed, []string{"line 13", "witnes", "did you mean witness"}},
 		"config: unknown key of a dataset": {func(t *testing.T) []string {
 			return config(t, site(0), "  patient: id", "  pacient: id", "worker")
-		}, exitFailed, []string{"line 20", "pacient", "did you mean patient"}},
+		}, exitFailed, []string{"line 21", "pacient", "did you mean patient"}},
+		"config: half a privacy budget": {func(t *testing.T) []string {
+			return config(t, site(0), "privacy: {epsilon: 10, delta: 1e-6}", "privacy: {epsilon: 10}", "worker")
+		}, exitFailed, []string{"privacy", "delta between 0 and 1"}},
+		"config: a privacy budget below nothing": {func(t *testing.T) []string {
+			return config(t, site(0), "privacy: {epsilon: 10, delta: 1e-6}", "privacy: {epsilon: -1, delta: 1e-6}", "worker")
+		}, exitFailed, []string{"privacy", "epsilon of at least 0"}},
 		"config: unknown column type": {func(t *testing.T) []string {
 			return config(t, site(0), "response: flag", "response: flagg", "worker")
-		}, exitFailed, []string{"line 26", "flagg", "did you mean flag"}},
+		}, exitFailed, []string{"line 27", "flagg", "did you mean flag"}},
 		"config: wrong kind": {func(t *testing.T) []string {
 			return []string{"coordinator", "--config", k.config("board-1")}
 		}, exitFailed, []string{"line 3", "kind \"Witness\"", "begin with"}},
@@ -186,6 +193,17 @@ func TestBadInput(t *testing.T) {
 			write(t, filepath.Join(dir, "x.json"), `{"kind": "Card"`)
 			return []string{"provision", "roster", "--cards", dir, "--name", testName, "--threshold", "2", "--out", filepath.Join(t.TempDir(), "r.json")}
 		}, exitFailed, []string{"x.json", "card.json of the kit"}},
+		"roster: most coordinators replaced at once": {func(t *testing.T) []string {
+			dir := cards(t)
+			for _, id := range []string{"c1", "c2"} {
+				if err := os.Remove(filepath.Join(dir, id+".json")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			next := []string{"provision", "roster", "--cards", dir, "--name", testName, "--threshold", "2", "--previous", filepath.Join(k.dir, "roster.json"), "--out", filepath.Join(t.TempDir(), "r.json")}
+			must(t, append(slices.Clone(next), "--fresh-cluster")...)
+			return next
+		}, exitFailed, []string{"keeps 1 of the 3 coordinators", "in several rosters"}},
 		"roster: changed after signing": {func(t *testing.T) []string {
 			path := filepath.Join(team, kitRoster)
 			keep(t, path)

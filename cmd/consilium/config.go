@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -49,6 +50,7 @@ type workerConfig struct {
 	Witness      string          `yaml:"witness"`
 	Anchors      anchorsConfig   `yaml:"anchors"`
 	Isolation    string          `yaml:"isolation"`
+	Privacy      privacyConfig   `yaml:"privacy"`
 	Datasets     []datasetConfig `yaml:"datasets"`
 	Streams      []streamConfig  `yaml:"streams"`
 }
@@ -86,6 +88,24 @@ func (a *anchorsConfig) watch(path string) (*chain.Watch, error) {
 		}
 	}
 	return w, nil
+}
+
+// privacyConfig is what all differentially private studies together may learn
+// about one patient. Without it the vault's default holds.
+type privacyConfig struct {
+	Epsilon *float64 `yaml:"epsilon"`
+	Delta   *float64 `yaml:"delta"`
+}
+
+// budget is the vault's, nil for its default.
+func (p *privacyConfig) budget(path string) (*vault.Budget, error) {
+	if p.Epsilon == nil && p.Delta == nil {
+		return nil, nil
+	}
+	if p.Epsilon == nil || p.Delta == nil || !(*p.Epsilon >= 0) || math.IsInf(*p.Epsilon, 0) || !(*p.Delta > 0 && *p.Delta < 1) {
+		return nil, configError(path, nil, "write privacy: {epsilon: 10, delta: 1e-6}; epsilon: 0 refuses every differentially private study", "privacy: want epsilon of at least 0 and delta between 0 and 1")
+	}
+	return &vault.Budget{Epsilon: *p.Epsilon, Delta: *p.Delta}, nil
 }
 
 type datasetConfig struct {

@@ -446,7 +446,9 @@ func (l logFlags) replay(ctx context.Context, engine *policy.Engine) (changed []
 	if _, _, err := policy.VerifyAudit(bytes.NewReader(b)); err != nil {
 		return nil, 0, fmt.Errorf("%s: %w", log, err)
 	}
-	n = bytes.Count(b, []byte{'\n'})
+	if n = bytes.Count(b, []byte{'\n'}); n == 0 {
+		return nil, 0, fmt.Errorf("%s holds no decision: there is nothing to compare; a log of a hospital that has decided is never empty", log)
+	}
 	changed, err = engine.Replay(ctx, bytes.NewReader(b), secret, known.Find)
 	return changed, n, err
 }

@@ -4,7 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"time"
+	"strings"
 
 	"consilium"
 	"consilium/policy"
@@ -20,7 +20,8 @@ func runPolicyStop(_ context.Context, e *env, args []string) error {
 	digest := flags.String("policy", "", "`digest` of the policy to stop, with every study under it")
 	all := flags.Bool("all", false, "stop every study")
 	reason := flags.String("reason", "", "one `sentence` for the hospitals and their records")
-	out := flags.String("out", "stop.json", "`file` to write; hospitals copy it into stops/")
+	later := flags.String("from", "", "first `day` on which it holds; without it, at once")
+	out := flags.String("out", "", "`file` to write, which ends in .json; hospitals copy it into stops/; default stop- and the stop's digest")
 	rest, err := e.parse(flags, args)
 	if err != nil {
 		return err
@@ -28,7 +29,16 @@ func runPolicyStop(_ context.Context, e *env, args []string) error {
 	if len(rest) != 0 || *kitDir == "" || *reason == "" || *study == "" && *digest == "" && !*all {
 		return usagef("give --board KIT, --reason SENTENCE and one of --study ID, --policy DIGEST and --all")
 	}
-	s := policy.Stop{All: *all, From: time.Now().Unix(), Reason: *reason}
+	if *out != "" && !strings.HasSuffix(*out, ".json") {
+		return usagef("--out %s: hospitals read stops whose names end in .json", *out)
+	}
+	// A moment of this machine's clock would let a hospital whose clock is behind go
+	// on.
+	from, err := day("from", *later, 0)
+	if err != nil {
+		return err
+	}
+	s := policy.Stop{All: *all, From: from, Reason: *reason}
 	if *study != "" {
 		id, err := consilium.ParseStudyID(*study)
 		if err != nil {
@@ -54,6 +64,9 @@ func runPolicyStop(_ context.Context, e *env, args []string) error {
 	sig, err := key.Sign(consilium.DomainStop, payload)
 	if err != nil {
 		return err
+	}
+	if *out == "" {
+		*out = "stop-" + consilium.DomainStop.Digest(payload).Short() + ".json"
 	}
 	b, err := json.MarshalIndent(consilium.Signed{Payload: payload, Signatures: []consilium.Countersign{{By: id, Signature: sig}}}, "", " ")
 	if err != nil {

@@ -84,12 +84,29 @@ func TestPolicyStop(t *testing.T) {
 			t.Errorf("%s: changed and believed: %v", c.name, err)
 		}
 	}
+	// Two stops in one directory do not overwrite each other, and hold whatever the
+	// hospital's clock says, unless a later day was asked for.
+	dir := t.TempDir()
+	t.Chdir(dir)
+	must(t, "policy", "stop", "--board", k.kit("board-2"), "--reason", "one", "--study", string(id))
+	must(t, "policy", "stop", "--board", k.kit("board-2"), "--reason", "two", "--study", string(other), "--from", "2100-01-01")
+	stops, err := policy.ReadStops(dir, board.Keys)
+	if err != nil || len(stops) != 2 {
+		t.Fatalf("%d stops, %v", len(stops), err)
+	}
+	if stops.Denial(policy.PointRows, id, digest, 0) == nil {
+		t.Error("a stop waits for the board's clock")
+	}
+	if stops.Denial(policy.PointRows, other, digest, now) != nil {
+		t.Error("a stop for 2100 holds today")
+	}
 	for name, c := range map[string]struct {
 		args []string
 		code int
 		says string
 	}{
 		"nothing named":     {[]string{"--board", k.kit("board-2"), "--reason", "x"}, exitUsage, "one of --study ID"},
+		"another name":      {[]string{"--board", k.kit("board-2"), "--reason", "x", "--all"}, exitUsage, "end in .json"},
 		"no reason":         {[]string{"--board", k.kit("board-2"), "--all"}, exitUsage, "--reason"},
 		"no member":         {[]string{"--board", k.kit(site(0)), "--reason", "x", "--all"}, exitUsage, "not of a board member"},
 		"no study":          {[]string{"--board", k.kit("board-2"), "--reason", "x", "--study", "one"}, exitFailed, "stud"},
@@ -97,6 +114,9 @@ func TestPolicyStop(t *testing.T) {
 		"a reason too long": {[]string{"--board", k.kit("board-2"), "--reason", strings.Repeat("x", 513), "--all"}, exitFailed, "512 bytes"},
 	} {
 		out := filepath.Join(t.TempDir(), "stop.json")
+		if name == "another name" {
+			out = filepath.Join(t.TempDir(), "halt")
+		}
 		_, stderr, code := try(t.Context(), append([]string{"policy", "stop", "--out", out}, c.args...)...)
 		if code != c.code || !strings.Contains(stderr, c.says) {
 			t.Errorf("%s: exit code %d: %s", name, code, stderr)

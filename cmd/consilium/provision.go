@@ -115,6 +115,7 @@ witness: ""              # URL of the board's ledger witness
 health: 127.0.0.1:9480   # /healthz, /readyz, /metrics; "" for none
 log: info
 isolation: best          # the vault gets its own empty network where the system can; "required" refuses to run without
+privacy: {epsilon: 10, delta: 1e-6} # what all differentially private studies together may learn about one patient; epsilon: 0 for none
 datasets: []
 # - name: cgd            # as studies call it
 #   path: cgd.csv
@@ -340,6 +341,7 @@ func runProvisionRoster(_ context.Context, e *env, args []string) error {
 	threshold := fs.Int("threshold", 0, "how many board members must sign")
 	days := fs.Int("days", 365, "`days` of validity")
 	previous := fs.String("previous", "", "the roster `file` in force, for its successor")
+	fresh := fs.Bool("fresh-cluster", false, "let the coordinators begin again with nothing: the old ones and all that they held are lost")
 	out := fs.String("out", "", "`file` to write")
 	rest, err := e.parse(fs, args)
 	if err != nil {
@@ -357,9 +359,10 @@ func runProvisionRoster(_ context.Context, e *env, args []string) error {
 	r := &consilium.Roster{APIVersion: consilium.APIVersion, Kind: "Roster", Name: *name, Version: 1,
 		NotBefore: now.Add(-time.Hour).Unix(), NotAfter: now.AddDate(0, 0, *days).Unix(), Board: consilium.Board{Name: *board, Threshold: *threshold},
 		Sites: []consilium.Site{}, Coordinators: []consilium.Coordinator{}, Researchers: []consilium.Researcher{}, Auditors: []consilium.Auditor{}}
+	var old *consilium.Roster
 	if *previous != "" {
-		signed, old, err := pinned.ParseRoster(*previous)
-		if err != nil {
+		var signed *consilium.Signed
+		if signed, old, err = pinned.ParseRoster(*previous); err != nil {
 			return err
 		}
 		r.Version, r.Previous, r.Auditors = old.Version+1, consilium.RosterDigest(signed.Payload), old.Auditors
@@ -400,6 +403,11 @@ func runProvisionRoster(_ context.Context, e *env, args []string) error {
 	}
 	if r.Board.Witness == "" {
 		return &consilium.Error{Code: consilium.ErrInvalid.Code, Msg: "no board member runs the ledger witness", Next: "provision one with `provision board --witness HOST:PORT`"}
+	}
+	if old != nil && !*fresh {
+		if err := r.KeepsCoordinators(old); err != nil {
+			return err
+		}
 	}
 	payload, err := canon.Marshal(r)
 	if err != nil {

@@ -42,6 +42,9 @@ func watchRoster(ctx context.Context, path string, every time.Duration, log *slo
 		}
 		switch {
 		case errors.Is(err, errSameRoster):
+		case errors.Is(err, consilium.ErrUnavailable):
+			last = nil // what it waits for may come about
+			log.Warn("the roster file is not taken yet: will try again", "file", path, "error", err)
 		case err != nil:
 			log.Error("the roster file was not taken; the roster in force stays. Install the direct successor, or restart with this one", "file", path, "error", err)
 		default:

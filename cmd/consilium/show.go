@@ -27,11 +27,11 @@ type shown struct {
 	} `json:"terms"`
 	Groups []struct {
 		Name     string   `json:"name"`
-		N        float64  `json:"n"`
-		Events   float64  `json:"events"`
+		N        *float64 `json:"n"`
+		Events   *float64 `json:"events"`
 		Median   *float64 `json:"median"`
-		Observed float64  `json:"observed"`
-		Expected float64  `json:"expected"`
+		Observed *float64 `json:"observed"`
+		Expected *float64 `json:"expected"`
 	} `json:"groups"`
 	Chisq    *float64 `json:"chisq"`
 	P        *float64 `json:"p"`
@@ -42,6 +42,15 @@ type shown struct {
 	Excluded map[string]int64                      `json:"excluded_rows"`
 	Error    *struct{ Code, Message, Next string } `json:"error"`
 	Warnings []string                              `json:"warnings"`
+	Hidden   []struct{ Item, Reason string }       `json:"suppressed"`
+}
+
+// told is a number, or that it is withheld.
+func told(format string, v *float64) string {
+	if v == nil {
+		return "withheld"
+	}
+	return fmt.Sprintf(format, *v)
 }
 
 // showResult prints the `result` half of result.json as tables.
@@ -94,15 +103,17 @@ func showResult(w io.Writer, result []byte) error {
 			}
 		}
 		for _, g := range a.Groups {
-			fmt.Fprintf(t, "%s\tn %.0f\t", g.Name, g.N)
-			if a.Analysis == "logrank" {
-				fmt.Fprintf(t, "observed %.0f\texpected %.3f\t\n", g.Observed, g.Expected)
+			fmt.Fprintf(t, "%s\tn %s\t", g.Name, told("%.0f", g.N))
+			if g.N == nil {
+				fmt.Fprintln(t)
+			} else if a.Analysis == "logrank" {
+				fmt.Fprintf(t, "observed %s\texpected %s\t\n", told("%.0f", g.Observed), told("%.3f", g.Expected))
 			} else {
 				median := "not reached"
 				if g.Median != nil {
 					median = fmt.Sprintf("%.4g", *g.Median)
 				}
-				fmt.Fprintf(t, "events %.0f\tmedian %s\t\n", g.Events, median)
+				fmt.Fprintf(t, "events %s\tmedian %s\t\n", told("%.0f", g.Events), median)
 			}
 		}
 		if err := t.Flush(); err != nil {
@@ -116,6 +127,9 @@ func showResult(w io.Writer, result []byte) error {
 		}
 		for _, s := range a.Warnings {
 			fmt.Fprintf(w, "  note: %s\n", s)
+		}
+		for _, h := range a.Hidden {
+			fmt.Fprintf(w, "  withheld: %s: %s\n", h.Item, h.Reason)
 		}
 	}
 	fmt.Fprintln(w)

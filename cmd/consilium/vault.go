@@ -52,6 +52,7 @@ type vaultSettings struct {
 	Facts     json.RawMessage                `json:"facts"`
 	Register  *register                      `json:"register"`
 	Policies  string                         `json:"policies"`
+	Budget    *vault.Budget                  `json:"budget,omitempty"`
 	Log       slog.Level                     `json:"log"`
 	Streams   []streamSource                 `json:"streams,omitempty"`
 	Dataset   string                         `json:"dataset,omitempty"` // task receipt
@@ -155,7 +156,7 @@ func (s *vaultSettings) open(stderr io.Writer) (*vault.Vault, error) {
 	return vault.Open(vault.Config{
 		Site: s.Site, Dir: s.Dir, Datasets: s.Datasets, Pseudonym: s.Pseudonym, KEK: kek, LedgerDir: s.LedgerDir,
 		Witnesses: provenance.SingleWitness(s.Witness, ""), Anchors: s.Anchors, BoardKeys: s.BoardKeys, Threshold: s.Threshold,
-		Facts: facts, Register: s.Register.of, Policies: policies.find, Learned: learned(),
+		Facts: facts, Register: s.Register.of, Policies: policies.find, Learned: learned(), Budget: s.Budget,
 		Log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: s.Log})).With("room", "vault"),
 	})
 }

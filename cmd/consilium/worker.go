@@ -33,6 +33,7 @@ type hospital struct {
 	site     consilium.SiteID
 	facts    *policy.SiteFacts
 	register *register
+	budget   *vault.Budget
 	datasets []vault.Dataset
 	streamed []streamSource
 	anchors  *chain.Watch // nil demands none
@@ -61,6 +62,9 @@ func openHospital(path string, stderr io.Writer) (*hospital, error) {
 		return nil, configError(path, nil, "correct site:", "%w", err)
 	}
 	if h.anchors, err = h.config.Anchors.watch(path); err != nil {
+		return nil, err
+	}
+	if h.budget, err = h.config.Privacy.budget(path); err != nil {
 		return nil, err
 	}
 	seen := map[string]bool{}
@@ -133,7 +137,7 @@ func (h *hospital) settings(task string) (*vaultSettings, error) {
 		return nil, err
 	}
 	s := &vaultSettings{Task: task, Site: h.site, Dir: h.config.vaultDir(), LedgerDir: h.config.ledgerDir(), Witness: h.kit.roster.Board.Witness,
-		Anchors: h.anchors, BoardKeys: h.kit.board.Keys, Threshold: h.kit.board.Threshold, Facts: h.facts.JSON(), Register: h.register, Policies: h.config.Policies, Log: slog.LevelInfo}
+		Anchors: h.anchors, BoardKeys: h.kit.board.Keys, Threshold: h.kit.board.Threshold, Facts: h.facts.JSON(), Register: h.register, Policies: h.config.Policies, Budget: h.budget, Log: slog.LevelInfo}
 	for _, d := range h.datasets {
 		id, ok := streams[d.Name]
 		if !ok {

@@ -20,6 +20,7 @@ import (
 	"consilium"
 	"consilium/internal/canon"
 	"consilium/internal/wire"
+	"consilium/policy"
 	"consilium/provenance"
 	"consilium/worker/vault"
 )
@@ -112,6 +113,7 @@ func (p *preflight) all(ctx context.Context, h *hospital) {
 	p.ledger(ctx, h)
 	p.space(h)
 	p.policies(h)
+	p.stops(h)
 	p.witness(ctx, h)
 	p.coordinators(ctx, h)
 }
@@ -125,6 +127,25 @@ func (p *preflight) validity(check string, until time.Time, next string) {
 		p.found = append(p.found, finding{Check: check, OK: true, Found: "ends on " + until.UTC().Format(time.DateOnly), Next: next})
 	default:
 		p.good(check, "valid until %s", until.UTC().Format(time.DateOnly))
+	}
+}
+
+// stops: what the board has stopped is read before every use of rows; what cannot
+// be read stops everything.
+func (p *preflight) stops(h *hospital) {
+	dir := vault.StopDir(h.config.vaultDir())
+	if _, err := os.Stat(h.config.vaultDir()); errors.Is(err, fs.ErrNotExist) {
+		p.good("stops", "%s is made with the vault, when the worker starts for the first time", dir)
+		return
+	}
+	list, err := policy.ReadStops(dir, h.kit.board.Keys)
+	switch {
+	case err != nil:
+		p.bad("stops", err, "")
+	case len(list) == 0:
+		p.good("stops", "the board has stopped nothing")
+	default:
+		p.good("stops", "the board has stopped something in %d files in %s", len(list), dir)
 	}
 }
 

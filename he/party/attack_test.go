@@ -664,7 +664,9 @@ func TestWhyKeysAreGaussian(t *testing.T) {
 }
 
 // TestDigestInversion: a table of counts is found again from its plain
-// SHA-256 by trying every table; under the group's salt no try fits.
+// SHA-256 by trying every table; under the group's salt no try fits for who is
+// outside the group. A member of the group is one who may be dishonest: what a
+// header says of one hospital's vector is under that hospital's own salt.
 func TestDigestInversion(t *testing.T) {
 	const patients = 40
 	table := func(a, b, c, d uint64) []byte {
@@ -686,6 +688,38 @@ func TestDigestInversion(t *testing.T) {
 				foundSalted = foundSalted || consilium.DomainState.Digest(try) == salted || consilium.DomainState.Digest(make([]byte, 32), try) == salted
 			}
 		}
+	}
+	// The coalition's try of every table against a header's digest of a vector.
+	invert := func(header consilium.Digest, salt [32]byte) bool {
+		for a := int32(0); a <= patients; a++ {
+			for b := int32(0); a+b <= patients; b++ {
+				for c := int32(0); a+b+c <= patients; c++ {
+					if VectorDigest(salt, []int32{a, b, c, patients - a - b - c}) == header {
+						return true
+					}
+				}
+			}
+		}
+		return false
+	}
+	vector := []int32{11, 3, 19, 7}
+	own, err := VectorSalt(bytes.Repeat([]byte{9}, 32), "study", 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if known := g.Salt(consilium.DomainVector); !invert(VectorDigest(known, vector), known) {
+		t.Error("naive twin: under the group's salt a member does not find the vector")
+	} else if invert(VectorDigest(own, vector), known) || invert(VectorDigest(own, vector), [32]byte{}) {
+		t.Error("a member of the group finds the vector")
+	}
+	if other, err := VectorSalt(bytes.Repeat([]byte{9}, 32), "study", 2); err != nil || other == own {
+		t.Error("two rounds share a salt", err)
+	}
+	if other, err := VectorSalt(bytes.Repeat([]byte{9}, 32), "another", 1); err != nil || other == own {
+		t.Error("two studies share a salt", err)
+	}
+	if _, err := VectorSalt(make([]byte, 31), "study", 1); err == nil {
+		t.Error("a short identity secret")
 	}
 	if !foundPlain {
 		t.Error("naive twin: the table was not found")

@@ -119,11 +119,13 @@ func showPlace(holder consilium.At, set consilium.Digest) []byte {
 
 // ShowShares opens the boxes of every member of set once more and seals what
 // was in them to the group: an accused hospital's proof of what it had to add.
-// headers and boxes are parallel to set.Members. The caller has t signatures on
-// one list of accused that holds this hospital, and shows nothing otherwise.
-func ShowShares(p he.Profile, g *GroupKey, holder consilium.At, set *consilium.Contributors, headers, boxes [][]byte, key *seal.Key) ([]byte, error) {
-	if len(headers) != len(set.Members) || len(boxes) != len(set.Members) || g.round != set.Round {
-		return nil, consilium.ErrInvalid.Withf("%d headers and %d boxes for a set of %d", len(headers), len(boxes), len(set.Members))
+// headers, boxes and answers are parallel to set.Members; an answer, nil where
+// the dealer gave this hospital none, stands in for a box that holds nothing
+// sound. The caller has t signatures on one list of accused that holds this
+// hospital, and shows nothing otherwise.
+func ShowShares(p he.Profile, g *GroupKey, holder consilium.At, set *consilium.Contributors, headers, boxes, answers [][]byte, key *seal.Key) ([]byte, error) {
+	if n := len(set.Members); len(headers) != n || len(boxes) != n || len(answers) != n || g.round != set.Round {
+		return nil, consilium.ErrInvalid.Withf("%d headers, %d boxes and %d answers for a set of %d", len(headers), len(boxes), len(answers), n)
 	}
 	all := make([]byte, 0, ShowSize(p, len(set.Members)))
 	defer func() { clear(all[:cap(all)]) }()
@@ -132,10 +134,7 @@ func ShowShares(p he.Profile, g *GroupKey, holder consilium.At, set *consilium.C
 		if err != nil || consilium.HeaderDigest(headers[i]) != m.Header {
 			return nil, consilium.ErrInvalid.Withf("header %d is not the set's", i)
 		}
-		if len(boxes[i]) != p.BoxSize() {
-			return nil, consilium.ErrInvalid.Withf("box of %d bytes: want %d", len(boxes[i]), p.BoxSize())
-		}
-		plain, err := key.Open(consilium.DomainBox, boxContext(h.At, holder.Position), boxes[i])
+		plain, err := received(p, g, h, m.Header, holder.Position, boxes[i], answers[i], key)
 		if err != nil {
 			return nil, err
 		}
@@ -143,6 +142,41 @@ func ShowShares(p he.Profile, g *GroupKey, holder consilium.At, set *consilium.C
 		clear(plain)
 	}
 	return g.seal(consilium.DomainShowKey, showPlace(holder, set.Digest()), all)
+}
+
+// received is what a dealer gave a holder: what its box holds, or the answer
+// where that is not what the header commits to.
+func received(p he.Profile, g *GroupKey, h *consilium.Header, header consilium.Digest, holder consilium.Position, box, answer []byte, key *seal.Key) ([]byte, error) {
+	if holder < 1 || int(holder) > len(h.Commitments) {
+		return nil, consilium.ErrInvalid.Withf("position %d of %d members", holder, len(h.Commitments))
+	}
+	open := []func() ([]byte, error){
+		func() ([]byte, error) {
+			if len(box) != p.BoxSize() {
+				return nil, consilium.ErrInvalid.Withf("box of %d bytes: want %d", len(box), p.BoxSize())
+			}
+			return key.Open(consilium.DomainBox, boxContext(h.At, holder), box)
+		},
+		func() ([]byte, error) {
+			if len(answer) != AnswerSize(p) {
+				return nil, consilium.ErrInvalid.Withf("the box of position %d holds nothing sound, and there is no answer", h.Position)
+			}
+			return g.unseal(consilium.DomainAnswerKey, answerPlace(h.At, header, holder), answer)
+		},
+	}
+	var err error
+	for _, f := range open {
+		var plain []byte
+		if plain, err = f(); err != nil {
+			continue
+		}
+		if commitment(h.At, holder, plain) == h.Commitments[holder-1] {
+			return plain, nil
+		}
+		clear(plain)
+		err = consilium.ErrInvalid.Withf("position %d received something else than the header commits to", holder)
+	}
+	return nil, err
 }
 
 // CheckShow checks what an accused hospital shows: each share against its

@@ -218,9 +218,30 @@ func TestFramedHolder(t *testing.T) {
 		for _, m := range set.Members {
 			headers, boxes = append(headers, f.bodies[m.Position-1]), append(boxes, f.boxes[m.Position-1][p-1])
 		}
-		sealed, err := ShowShares(f.p, f.group, f.at(p), set, headers, boxes, f.keys[p-1])
+		answers := make([][]byte, len(boxes))
+		sealed, err := ShowShares(f.p, f.group, f.at(p), set, headers, boxes, answers, f.keys[p-1])
 		if err != nil {
 			t.Fatal(err)
+		}
+		// The same where a dealer's box held nothing and its answer served.
+		plain, err := f.keys[p-1].Open(consilium.DomainBox, boxContext(f.at(set.Members[1].Position), p), boxes[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		place := answerPlace(f.at(set.Members[1].Position), set.Members[1].Header, p)
+		if answers[1], err = f.group.seal(consilium.DomainAnswerKey, place, plain); err != nil {
+			t.Fatal(err)
+		}
+		boxes[1] = bytes.Repeat([]byte{7}, len(boxes[1]))
+		if _, err := ShowShares(f.p, f.group, f.at(p), set, headers, boxes, make([][]byte, len(boxes)), f.keys[p-1]); err == nil {
+			t.Error("a box that holds nothing is shown")
+		}
+		again, err := ShowShares(f.p, f.group, f.at(p), set, headers, boxes, answers, f.keys[p-1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := CheckShow(f.p, f.lanes, f.n, f.t, f.group, f.at(p), set, headers, again); err != nil {
+			t.Errorf("a share that came as an answer is not shown: %v", err)
 		}
 		if len(sealed) != ShowSize(f.p, len(set.Members)) {
 			t.Fatalf("%d bytes shown, ShowSize is %d", len(sealed), ShowSize(f.p, len(set.Members)))
@@ -295,7 +316,7 @@ func FuzzBlame(f *testing.F) {
 		f.Fatal(err)
 	}
 	set := fed.set([]consilium.Position{2, 2})
-	shown, err := ShowShares(fed.p, fed.group, fed.at(1), set, [][]byte{fed.bodies[1], fed.bodies[1]}, [][]byte{fed.boxes[1][0], fed.boxes[1][0]}, keys[0])
+	shown, err := ShowShares(fed.p, fed.group, fed.at(1), set, [][]byte{fed.bodies[1], fed.bodies[1]}, [][]byte{fed.boxes[1][0], fed.boxes[1][0]}, make([][]byte, 2), keys[0])
 	if err != nil {
 		f.Fatal(err)
 	}

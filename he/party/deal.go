@@ -66,7 +66,8 @@ type Encryption struct {
 	At        consilium.At           // of this hospital
 	Threshold int                    // t
 	State     consilium.Digest       // salted digest of the certified state; zero in round 1
-	Vector    consilium.Digest       // VectorDigest of the lanes, journalled before
+	Salt      [32]byte               // VectorSalt of this hospital and At.Round
+	Vector    consilium.Digest       // VectorDigest of the lanes under Salt, journalled before
 	Holders   []consilium.SealingKey // this round's keys, by position
 	Group     *GroupKey              // of At.Round
 	Seed      *Seed                  // a new one for each call, journalled before the header is signed
@@ -100,8 +101,8 @@ type Dealing struct {
 func Contribute(ctx context.Context, in *Encryption, w io.Writer) (*Dealing, error) {
 	n := len(in.Holders)
 	switch {
-	case in.Group == nil || in.Seed == nil || in.Source == nil:
-		return nil, consilium.ErrInvalid.Withf("a contribution needs group key, seed and source")
+	case in.Group == nil || in.Seed == nil || in.Source == nil || in.Salt == [32]byte{}:
+		return nil, consilium.ErrInvalid.Withf("a contribution needs group key, seed, salt and source")
 	case in.Group.round != in.At.Round:
 		return nil, consilium.ErrInvalid.Withf("group key of round %d for a contribution to round %d", in.Group.round, in.At.Round)
 	case in.At.Attempt == 0 || in.At.Position < 1 || int(in.At.Position) > n:
@@ -178,7 +179,7 @@ func (e *engine) encryptStream(ctx context.Context, in *Encryption, rk key, d *D
 	errors := newBlock(&k)
 	masks := newMasks(e.p.Encode(), in.At, in.State)
 	hash := he.NewCiphertextHash()
-	f := &feeder{in: in, tags: newTagger(e.p, in.Group, in.At).below(e.p.Bits), vector: NewVectorHash(in.Group.Salt(consilium.DomainVector)), offset: 1 << (e.p.Bits - 1)}
+	f := &feeder{in: in, tags: newTagger(e.p, in.Group, in.At).below(e.p.Bits), vector: NewVectorHash(in.Salt), offset: 1 << (e.p.Bits - 1)}
 	chunks := e.p.Chunks(in.Lanes)
 	slots := e.newSlots(chunks, false)
 	err := pipeline(ctx, chunks, slots,

@@ -78,16 +78,27 @@ func (f *federation) at(p consilium.Position) consilium.At {
 	return consilium.At{Charter: f.charter, Round: f.round, Attempt: f.attempt, Position: p}
 }
 
+// salt is that of one hospital's vectors.
+func (f *federation) salt(tb testing.TB, pos consilium.Position) [32]byte {
+	tb.Helper()
+	salt, err := VectorSalt(bytes.Repeat([]byte{byte(pos)}, 32), "study", f.round)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return salt
+}
+
 func (f *federation) encryption(tb testing.TB, pos consilium.Position, lanes []int32) *Encryption {
 	tb.Helper()
 	at := f.at(pos)
-	vector := VectorDigest(f.group, lanes)
+	salt := f.salt(tb, pos)
+	vector := VectorDigest(salt, lanes)
 	seed, err := NewSeed(identity, at, vector)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	src := Lanes(lanes)
-	return &Encryption{Profile: f.p, Lanes: f.lanes, At: at, Threshold: f.t, State: f.state, Vector: vector,
+	return &Encryption{Profile: f.p, Lanes: f.lanes, At: at, Threshold: f.t, State: f.state, Salt: salt, Vector: vector,
 		Holders: f.holders, Group: f.group, Seed: seed, Source: &src}
 }
 

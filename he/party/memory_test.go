@@ -63,7 +63,7 @@ func TestWorkerMemory(t *testing.T) {
 	for i := range v {
 		v[i] = float32(i%2001-1000) / 1000
 	}
-	h := NewVectorHash(f.group.Salt(consilium.DomainVector))
+	h := NewVectorHash(f.salt(t, 1))
 	buf := make([]int32, 4096)
 	var peak atomic.Uint64
 	for s := (&weights{v: v, peak: &peak}); ; {

@@ -279,7 +279,7 @@ func TestRefusesWhatDoesNotFit(t *testing.T) {
 		}
 	}
 	with := func(v []int32) func(*Encryption) {
-		return func(in *Encryption) { src := Lanes(v); in.Source = &src; in.Vector = VectorDigest(f.group, v) }
+		return func(in *Encryption) { src := Lanes(v); in.Source = &src; in.Vector = VectorDigest(in.Salt, v) }
 	}
 	changed := func(i int, x int32) []int32 {
 		v := append([]int32(nil), good...)

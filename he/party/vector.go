@@ -1,6 +1,7 @@
 package party
 
 import (
+	"crypto/hkdf"
 	"crypto/sha256"
 	"encoding/binary"
 	"hash"
@@ -41,7 +42,9 @@ func (l *Lanes) Read(lanes []int32) (int, error) {
 
 // VectorHash computes Header.Vector, the salted digest of a round's lanes,
 // while they stream through it. A vector has one digest in all attempts of its
-// round, whatever the pieces it came in.
+// round, whatever the pieces it came in. The salt is the hospital's own: nobody
+// else ever checks the digest, and under a salt that the group shares one
+// dishonest hospital would find a small table again by trying all.
 //
 // It is SHA-256 over the length-prefixed DomainVector, the salt, and the lanes
 // in blocks of 1024 (the last may be shorter): one byte that says how many
@@ -56,8 +59,21 @@ type VectorHash struct {
 
 const vectorBlock = 1024
 
-// NewVectorHash starts a digest under the salt of the round's group key:
-// g.Salt(consilium.DomainVector).
+// VectorSalt is the salt of a hospital's vector in one round of a study, for all
+// attempts: from its identity secret, of at least 32 bytes, which nobody else has.
+func VectorSalt(identity []byte, study consilium.StudyID, round uint32) ([32]byte, error) {
+	if len(identity) < 32 {
+		return [32]byte{}, consilium.ErrInvalid.Withf("identity secret of %d bytes: want at least 32", len(identity))
+	}
+	prk, err := hkdf.Extract(sha256.New, identity, consilium.DomainVector.Message(nil))
+	if err != nil {
+		return [32]byte{}, err
+	}
+	defer clear(prk)
+	return derive(prk, consilium.DomainVector, []byte(study), binary.BigEndian.AppendUint32(nil, round)), nil
+}
+
+// NewVectorHash starts a digest under a salt from VectorSalt.
 func NewVectorHash(salt [32]byte) *VectorHash {
 	v := &VectorHash{h: sha256.New(), out: make([]byte, 0, 1+4*vectorBlock)}
 	v.h.Write(consilium.DomainVector.Message(nil))
@@ -134,8 +150,8 @@ func (v *VectorHash) Digest() (d consilium.Digest) {
 }
 
 // VectorDigest is the digest of lanes in memory.
-func VectorDigest(g *GroupKey, lanes []int32) consilium.Digest {
-	v := NewVectorHash(g.Salt(consilium.DomainVector))
+func VectorDigest(salt [32]byte, lanes []int32) consilium.Digest {
+	v := NewVectorHash(salt)
 	v.Write(lanes)
 	return v.Digest()
 }

@@ -198,7 +198,7 @@ func TestVectorsBySlowPath(t *testing.T) {
 	if err := json.Unmarshal(b, &f); err != nil {
 		t.Fatal(err)
 	}
-	if f.Version != 1 {
+	if f.Version != 2 {
 		t.Fatalf("vectors of version %d", f.Version)
 	}
 	same := func(what string, got, want any) {

@@ -92,7 +92,7 @@ func wideBytes(s []int64) []byte {
 
 func makeVectors(t *testing.T) *vectorFile {
 	t.Helper()
-	out := &vectorFile{Version: 1}
+	out := &vectorFile{Version: 2}
 	for _, x := range gaussCDT {
 		out.CDT = append(out.CDT, fmt.Sprintf("%#x", x))
 	}

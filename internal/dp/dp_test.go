@@ -43,7 +43,7 @@ func TestTable(t *testing.T) {
 			}
 		}
 	}
-	for _, mu := range []float64{0, -1, math.NaN(), math.Inf(1), 0x1p41} {
+	for _, mu := range []float64{0, -1, math.NaN(), math.Inf(1), 0x1p35} {
 		if _, err := NewSkellam(mu); err == nil {
 			t.Errorf("a table of variance %v", mu)
 		}
@@ -203,5 +203,26 @@ func TestComposition(t *testing.T) {
 	}
 	if last >= 30*Epsilon(all[:1], 1e-6) {
 		t.Errorf("30 releases cost %v, no better than adding up", last)
+	}
+}
+
+// TestLargestTable: the largest variance is drawn from a table of bounded size.
+func TestLargestTable(t *testing.T) {
+	s, err := NewSkellam(MaxMu)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := 16 * len(s.cum); n > 32<<20 {
+		t.Errorf("a table of %d bytes", n)
+	}
+	src := rand.NewChaCha8([32]byte{9})
+	square := 0.0
+	const n = 20000
+	for range n {
+		x := float64(s.Draw(src))
+		square += x * x
+	}
+	if v := square / n / MaxMu; math.Abs(v-1) > 5*math.Sqrt(2.0/n) {
+		t.Errorf("variance %v of 2^34", v)
 	}
 }

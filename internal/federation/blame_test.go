@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"consilium"
+	"consilium/he"
+	"consilium/he/party"
 )
 
 // blames lists what a hospital's trail says of some type, in order.
@@ -184,7 +186,14 @@ func TestBadBox(t *testing.T) {
 // TestPoisonedState: a damaged sealed state that is left first does not make a
 // hospital that missed the round leave the study: it names who left it and takes
 // the next one. The naive twin reads the first and has nothing.
-func TestPoisonedState(t *testing.T) {
+func TestPoisonedState(t *testing.T) { poisoned(t, "poisoned-state", []byte("damaged")) }
+
+// TestBloatedState: nor does one that is longer than the state can be, of which
+// the hospital reads no more than that. The naive twin reads all that it is given.
+func TestBloatedState(t *testing.T) { poisoned(t, "bloated-state", make([]byte, 40_000_000)) }
+
+func poisoned(t *testing.T, trick string, begins []byte) {
+	t.Helper()
 	h, ctx := hostile(t, 5)
 	late := h.ids[2]
 	h.Excuse(late)
@@ -193,7 +202,7 @@ func TestPoisonedState(t *testing.T) {
 	if err := h.StartAll(); err != nil {
 		t.Fatal(err)
 	}
-	id, err := h.Submit("poisoned", 3, "poisoned-state")
+	id, err := h.Submit("poisoned", 3, trick)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -230,6 +239,11 @@ func TestPoisonedState(t *testing.T) {
 	if h.sent(late, consilium.KindWithdraw) != 0 {
 		t.Error("the hospital left the study")
 	}
+	if long := len(begins) > 1<<20; long != slices.ContainsFunc(h.Notes(), func(n Note) bool {
+		return n.Site == late && n.Text == "bad sealed state" && strings.Contains(n.Err, "of more than")
+	}) {
+		t.Errorf("a state of %d bytes: too long is %v", len(begins), !long)
+	}
 	// The twin: the first sealed state in the log is all that it would read.
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -242,7 +256,7 @@ func TestPoisonedState(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if m.By != string(h.colluder()) || !bytes.HasPrefix(h.blobs[s.Blob], []byte("damaged")) {
+		if m.By != string(h.colluder()) || !bytes.HasPrefix(h.blobs[s.Blob], begins) {
 			t.Error("the first sealed state is sound: the twin is not broken")
 		}
 		return
@@ -308,5 +322,177 @@ func TestLockHolds(t *testing.T) {
 	}
 	if got := minus(all, less)[4:]; fmt.Sprint(got) != fmt.Sprint(wide(tallyValues(3))) {
 		t.Errorf("two sets give %v: the twin is not broken", got)
+	}
+}
+
+// TestTwoKeyLists: seven hospitals, the last three collude, t is 6. The
+// coordinator tells the victim of other sealing keys of three honest hospitals than
+// it tells these: the victim's boxes for them are sound and do not open. None of
+// them complains, since the header names the list that its dealer was told, and no
+// share is published. The naive twins complain and answer, f times and no more: with
+// the three shares of the colluders that is t, the victim's round key, and with
+// its contribution the victim's vector alone.
+func TestTwoKeyLists(t *testing.T) {
+	t.Parallel()
+	const n, faults = 7, 3
+	h, ctx := hostile(t, n)
+	h.rule = consilium.SiteRule{Min: faults + 2, Faults: faults, Missing: "wait"}
+	c, err := h.tellLie(ctx, "two-key-lists")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.charter.Threshold != 2*faults || c.charter.Faults != faults || len(c.framed()) != faults {
+		t.Fatalf("t %d, f %d", c.charter.Threshold, c.charter.Faults)
+	}
+	for _, site := range h.ids {
+		if n := h.sent(site, consilium.KindComplaint); n != 0 {
+			t.Errorf("%s complains %d times about what the coordinator did", site, n)
+		}
+	}
+	if n := h.sent(h.victim(), consilium.KindAnswer); n != 0 {
+		t.Errorf("the victim publishes %d of its shares", n)
+	}
+	for _, p := range c.framed() {
+		site := c.charter.Members[p-1].Site
+		if !slices.ContainsFunc(h.blames(t, site, c.id, "other-keys"), func(e string) bool { return strings.Contains(e, string(h.victim())) }) {
+			t.Errorf("the trail of %s does not keep what the victim was told", site)
+		}
+	}
+
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	colluder := c.place(h.colluder())
+	set := c.setOf(c.place(h.victim()), colluder)
+	parts := []*upload{c.uploads[c.place(h.victim())], c.uploads[colluder]}
+	lanes := parts[0].shape.Lanes
+	p, err := he.Choose(lanes, parts[0].shape.Bits, n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	naive := steal(t, h, c)
+	group, err := party.ParseGroupKey(naive.group)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// answer is what a dealer that answers whoever complains sends to one of them.
+	answer := func(u *upload, to consilium.Position) *party.KeyShare {
+		l, err := h.steal(c.charter.Members[u.header.Position-1].Site, c.id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sealed, err := party.Answer(&party.Encryption{Profile: p, At: u.header.At, Threshold: c.charter.Threshold, Holders: make([]consilium.SealingKey, n), Group: group},
+			l.Dealt["header/1/2"], u.message.Body, to)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, err := party.CheckAnswer(p, lanes, n, c.charter.Threshold, group, u.message.Body, to, sealed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	box := func(u *upload, q consilium.Position) (*party.KeyShare, error) {
+		return party.OpenBox(p, lanes, n, c.charter.Threshold, u.header.At, u.message.Body, q, h.blobs[u.header.Boxes[q-1]], naive.keys[q-1])
+	}
+	// Of the victim's key the coalition has three shares, and three answers; of
+	// a colluder's it has all.
+	var openings []*party.OpeningShare
+	for _, q := range append(c.framed(), n-2, n-1, n) {
+		var shares []*party.KeyShare
+		for _, u := range parts {
+			s, err := box(u, q)
+			if u == parts[0] && (err == nil) != (q > n-faults) {
+				t.Fatalf("the victim's box for position %d: %v", q, err)
+			}
+			if err != nil {
+				s = answer(u, q)
+			}
+			shares = append(shares, s)
+		}
+		o, err := party.NewOpeningShare(set, q, shares)
+		if err != nil {
+			t.Fatal(err)
+		}
+		openings = append(openings, o)
+	}
+	sum, err := sumUploads(n, parts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := func(openings []*party.OpeningShare) (got []int64, err error) {
+		err = party.Open(context.Background(), &party.Decryption{Profile: p, Lanes: lanes, Threshold: c.charter.Threshold, Members: n, State: c.state,
+			Set: set, Group: group, Openings: openings}, bytes.NewReader(sum), party.SinkFunc(func(v []int64) error { got = append(got, v...); return nil }))
+		return got, err
+	}
+	got, err := open(openings)
+	if err != nil {
+		t.Fatalf("the twin is not broken: %v", err)
+	}
+	own := wide(tallyLanes(tallyState{}, n, colluder, tallyValues(n-1)))
+	if want := wide(tallyLanes(tallyState{}, n, 2, tallyValues(1))); !slices.Equal(minus(got, own), want) {
+		t.Errorf("the twin gives %v, the victim's vector is %v", minus(got, own), want)
+	}
+	if _, err := open(openings[1:]); err == nil {
+		t.Error("fewer than t shares open the key")
+	}
+}
+
+// TestDamagedSum: one wrong byte in the sum that the coordinator gives out is a
+// sum that is missing. The hospitals ask again and go on; the naive twin takes it
+// for its own failure and leaves the study.
+func TestDamagedSum(t *testing.T) {
+	h, ctx, id := play(t, 5, "damaged-sum")
+	finished(t, h, ctx, id)
+	wantResult(t, h, id, tallyOf(5, 2, upTo(5)))
+	damaged := 0
+	for _, site := range h.ids {
+		if h.sent(site, consilium.KindWithdraw) != 0 {
+			t.Errorf("%s leaves the study", site)
+		}
+		if h.courses[id].kept["damaged "+string(site)] != nil {
+			damaged++
+		}
+	}
+	if need := consilium.Threshold(5, 1); damaged < need {
+		t.Errorf("%d hospitals got a damaged sum, %d are to", damaged, need)
+	}
+}
+
+// TestAuditOfOtherRows: a hospital whose permitted rows changed after it
+// contributed does not find its own contribution unsound: there is nothing to
+// compare with. It says that its rows changed. The naive twin compares and blames
+// its own disk.
+func TestAuditOfOtherRows(t *testing.T) {
+	t.Parallel()
+	h, ctx := hostile(t, 7)
+	changed := h.ids[2]
+	if err := h.StartAll(); err != nil {
+		t.Fatal(err)
+	}
+	id, err := h.Submit("accused", 2, "accused")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.await(ctx, "the opening", func() bool {
+		return slices.ContainsFunc(h.posts, func(p Post) bool { return p.Site == changed && p.Message.Kind == consilium.KindOpening })
+	}); err != nil {
+		t.Fatal(err)
+	}
+	h.Change(changed, []int32{1, 2, 3, 4})
+	if err := h.await(ctx, "the withdrawal", func() bool {
+		return slices.ContainsFunc(h.posts, func(p Post) bool { return p.Site == changed && p.Message.Kind == consilium.KindWithdraw })
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if audits := h.blames(t, changed, id, "audit"); len(audits) != 0 {
+		t.Errorf("it audits what it has no more: %q", audits)
+	}
+	if why := h.blames(t, changed, id, "withdraw"); len(why) != 1 || !strings.Contains(why[0], string(consilium.ErrFrozen.Code)) {
+		t.Errorf("it leaves because of %q, its rows have changed", why)
+	}
+	// The twin: the same seed over the new rows gives another contribution.
+	own := tallyLanes(tallyState{}, 7, 3, tallyValues(2))
+	if slices.Equal(own, tallyLanes(tallyState{}, 7, 3, []int32{1, 2, 3, 4})) {
+		t.Error("the rows have not changed: the twin is not broken")
 	}
 }

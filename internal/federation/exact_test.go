@@ -198,7 +198,8 @@ func differ(t *testing.T, at string, a, b any) {
 	}
 }
 
-// TestScanExample runs examples/gwas as its study file says.
+// TestScanExample runs the study of examples/gwas over its table, in plain sums,
+// and holds the result against what its study file says to expect.
 func TestScanExample(t *testing.T) {
 	study, err := os.ReadFile("../../examples/gwas/scan.yaml")
 	if err != nil {
@@ -217,25 +218,52 @@ func TestScanExample(t *testing.T) {
 	}
 	var doc struct {
 		Analyses []struct {
+			Name     string
 			Tested   int
 			Left     map[string]int `json:"left_out"`
 			Variants []struct {
 				Name string
-				P    float64
+				P    *float64
+				Freq float64
 			}
 		}
 	}
 	if err := json.Unmarshal(res.JSON, &doc); err != nil {
 		t.Fatal(err)
 	}
-	for i, a := range doc.Analyses {
-		if a.Tested < 49 || a.Left["hwe"] != 1 || a.Left["call_rate"] != 1 {
-			t.Errorf("analysis %d: %d tested, left out %v", i, a.Tested, a.Left)
+	if len(doc.Analyses) != 2 || doc.Analyses[0].Name != "affected" || doc.Analyses[1].Name != "marker" {
+		t.Fatalf("want the scans affected and marker: %s", res.JSON)
+	}
+	for _, a := range doc.Analyses {
+		if a.Tested < 49 || len(a.Variants) != a.Tested || a.Left["hwe"] != 1 || a.Left["call_rate"] != 1 || a.Left["carriers"]+a.Left["maf"] != 58-a.Tested || a.Left["carriers"]+a.Left["maf"] < 3 {
+			t.Errorf("%s: %d tested, %d told, left out %v", a.Name, a.Tested, len(a.Variants), a.Left)
 		}
+		p := map[string]float64{}
 		for _, v := range a.Variants {
-			if v.Name == "rs007" && v.P > 1e-4 || v.Name == "rs057" || v.Name == "rs058" {
-				t.Errorf("%s has p %g", v.Name, v.P)
+			if v.P == nil {
+				t.Errorf("%s: %s has no p", a.Name, v.Name)
+				continue
 			}
+			p[v.Name] = *v.P
+		}
+		for _, v := range []string{"rs007", "rs023"} {
+			if x, ok := p[v]; !ok || !(x < 0.05/60) {
+				t.Errorf("%s: %s does not stand out: p %g", a.Name, v, x)
+			}
+		}
+		for _, v := range []string{"rs057", "rs058"} {
+			if x, ok := p[v]; ok {
+				t.Errorf("%s: %s is tested, with p %g", a.Name, v, x)
+			}
+		}
+		others := 0
+		for name, x := range p {
+			if name != "rs007" && name != "rs023" && x < 0.05/60 {
+				others++
+			}
+		}
+		if others > 1 {
+			t.Errorf("%s: %d other variants stand out", a.Name, others)
 		}
 	}
 }

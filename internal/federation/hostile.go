@@ -42,7 +42,8 @@ type Hostile struct {
 	sealed *seal.Key // the team's
 	board  []*hybrid.Key
 	rogue  *hybrid.Key // the coordinator's own: worth nothing in a hospital's name
-	lure   *seal.Key   // a sealing key whose secret the coordinator has
+	rule   consilium.SiteRule
+	lure   *seal.Key // a sealing key whose secret the coordinator has
 	now    func() time.Time
 
 	mu      sync.Mutex    // guards the rest
@@ -89,7 +90,7 @@ func NewHostile(dir string, ids []consilium.SiteID) (*Hostile, error) {
 	h := &Hostile{
 		dir: dir, ids: slices.Sorted(slices.Values(ids)), now: time.Now, moved: make(chan struct{}),
 		views: map[consilium.SiteID][]*consilium.Event{}, blobs: map[consilium.Digest][]byte{},
-		courses: map[consilium.StudyID]*course{}, sites: map[consilium.SiteID]*hostileSite{}, excused: map[consilium.SiteID]bool{},
+		rule: consilium.SiteRule{Min: 3, Missing: "wait"}, courses: map[consilium.StudyID]*course{}, sites: map[consilium.SiteID]*hostileSite{}, excused: map[consilium.SiteID]bool{},
 	}
 	now := h.now()
 	r := &consilium.Roster{
@@ -336,6 +337,11 @@ func (l link) Fetch(ctx context.Context, digest consilium.Digest, offset, length
 	if !ok || offset > uint64(len(b)) {
 		return nil, consilium.ErrBlobMissing.Withf("%s", digest.Short())
 	}
+	for _, c := range l.h.courses {
+		if c.lie.fetch != nil {
+			b = c.lie.fetch(c, l.site, digest, b)
+		}
+	}
 	b = b[offset:]
 	if length > 0 && length < uint64(len(b)) {
 		b = b[:length]
@@ -454,11 +460,13 @@ func (h *Hostile) submit(name string, rounds int, l lie, asked ...consilium.Site
 	if len(asked) == 0 {
 		asked = h.ids
 	}
+	rule := h.rule
+	rule.Only = asked
 	spec := &consilium.Spec{
 		APIVersion: consilium.APIVersion, Kind: "Study", Name: name, Question: "How often does it happen?",
 		Purpose: consilium.Purpose{DUO: []string{"DUO:0000007"}, Disease: "MONDO:0018305", Class: "scientific_research"}, Legal: []byte("{}"),
 		Data:    consilium.DataRef{Dataset: "tally", Patient: "id"},
-		Sites:   consilium.SiteRule{Min: 3, Missing: "wait", Only: asked},
+		Sites:   rule,
 		Columns: []consilium.Column{{Name: "id", Type: consilium.TypeID}, {Name: "value", Type: consilium.TypeNumber}},
 		Derive:  []consilium.Derived{}, Analyses: []consilium.AnalysisSpec{{Name: "values", Type: consilium.AnalysisDescribe, Variables: []string{"value"}}},
 		Privacy: consilium.Privacy{MinCohort: 5, Permits: []string{}}, Rounds: consilium.Rounds{Max: rounds, Tolerance: 1, Deadline: 3600},
@@ -671,7 +679,9 @@ func (c *course) makeDraft() (*consilium.Charter, error) {
 		d.Members = append(d.Members, consilium.Member{Site: id, Operator: string(id), Key: site.key.Public(), Sealing: e.Sealing,
 			Nonce: e.Nonce, Commitment: e.Commitment, Decision: e.Decision})
 	}
-	d.Faults = consilium.DefaultFaults(len(d.Members), d.MinSites)
+	if d.Faults = c.spec.Sites.Faults; d.Faults == 0 {
+		d.Faults = consilium.DefaultFaults(len(d.Members), d.MinSites)
+	}
 	d.Threshold = consilium.Threshold(len(d.Members), d.Faults)
 	return d, nil
 }
@@ -716,7 +726,9 @@ func (c *course) open(round, attempt uint32) {
 	c.set, c.certified, c.summed, c.aggregate = nil, false, false, nil
 	o := consilium.RoundOpened{Charter: c.digest, Round: round, Attempt: attempt, State: c.state,
 		Deadline: c.h.now().Add(time.Hour).UnixMilli(), Sealing: c.sealing}
-	c.h.tell(c.id, consilium.EventOpened, o.Encode())
+	if c.lie.opened == nil || !c.lie.opened(c, o) {
+		c.h.tell(c.id, consilium.EventOpened, o.Encode())
+	}
 }
 
 // expected are the positions whose contributions the attempt waits for.

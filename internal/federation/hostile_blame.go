@@ -10,6 +10,7 @@ import (
 	"consilium"
 	"consilium/he"
 	"consilium/he/party"
+	"consilium/internal/blob"
 	"consilium/internal/seal"
 )
 
@@ -22,25 +23,25 @@ func tricks() []lie {
 		{
 			name: "poisoned-state", tells: "a dishonest hospital leaves a damaged sealed state before anybody else leaves a sound one",
 			relay: func(c *course, m *consilium.Message) (bool, error) {
-				if m.Kind != consilium.KindSealedState {
-					return false, nil
+				return c.poison(m, bytes.Repeat([]byte("damaged"), 40))
+			},
+		},
+		{
+			name: "bloated-state", tells: "a dishonest hospital leaves a sealed state of forty million bytes before anybody else leaves a sound one",
+			relay: func(c *course, m *consilium.Message) (bool, error) {
+				return c.poison(m, make([]byte, 40_000_000))
+			},
+		},
+		{
+			name: "damaged-sum", tells: "the coordinator gives every hospital the sum with one wrong byte, once",
+			fetch: func(c *course, site consilium.SiteID, digest consilium.Digest, b []byte) []byte {
+				if c.round != 1 || !c.summed || digest != blob.Sum(c.aggregate) || c.kept["damaged "+string(site)] != nil {
+					return b
 				}
-				s, err := consilium.ParseSealedState(m.Body)
-				if err != nil {
-					return true, err
-				}
-				if poison := fmt.Sprintf("poison %d", s.Round); c.kept[poison] == nil {
-					at := s.At
-					at.Position = c.place(c.h.colluder())
-					bad := consilium.SealedState{At: at, Next: s.Next, Blob: c.h.put(bytes.Repeat([]byte("damaged"), 40))}
-					f, err := c.h.forge(c.h.sites[c.h.colluder()].key, c.h.colluder(), consilium.KindSealedState, c.id, bad.Encode())
-					if err != nil {
-						return true, err
-					}
-					c.h.relay(f)
-					c.kept[poison] = []byte{1}
-				}
-				return m.By == string(c.h.colluder()), nil
+				c.kept["damaged "+string(site)] = []byte{1}
+				b = bytes.Clone(b)
+				b[len(b)/2] ^= 1
+				return b
 			},
 		},
 		{
@@ -68,6 +69,37 @@ func tricks() []lie {
 					return true, nil
 				}
 				return false, nil
+			},
+		},
+		{
+			name: "two-key-lists", tells: "it tells one hospital of other sealing keys than the others, so that its sound boxes do not open and it answers the complaints of honest hospitals",
+			at: map[string]func(*course) (bool, error){whenContributed: func(c *course) (bool, error) {
+				if c.round > 1 {
+					return false, nil
+				}
+				if c.attempt == 1 {
+					for p, u := range c.uploads {
+						c.kept[fmt.Sprintf("header %d", p)] = u.digest[:]
+					}
+					c.open(1, 2)
+					return true, nil
+				}
+				c.sprung = true
+				return true, nil // the complaints and answers are all it wants
+			}},
+			opened: func(c *course, o consilium.RoundOpened) bool {
+				if c.round != 1 || c.attempt != 2 {
+					return false
+				}
+				// The keys that honest hospitals published in the first attempt are
+				// theirs, and valid; only they were told of others.
+				c.h.tell(c.id, consilium.EventOpened, o.Encode(), c.h.others(c.h.victim())...)
+				o.Sealing = slices.Clone(o.Sealing)
+				for _, p := range c.framed() {
+					copy(o.Sealing[p-1][:], c.kept[fmt.Sprintf("header %d", p)])
+				}
+				c.h.tell(c.id, consilium.EventOpened, o.Encode(), c.h.victim())
+				return true
 			},
 		},
 		{
@@ -178,6 +210,42 @@ func tricks() []lie {
 			}},
 		},
 	}
+}
+
+// poison leaves other bytes, in the colluder's name, as the sealed state of a
+// round, before the first sound one.
+func (c *course) poison(m *consilium.Message, bytes []byte) (bool, error) {
+	if m.Kind != consilium.KindSealedState {
+		return false, nil
+	}
+	s, err := consilium.ParseSealedState(m.Body)
+	if err != nil {
+		return true, err
+	}
+	if poison := fmt.Sprintf("poison %d", s.Round); c.kept[poison] == nil {
+		at := s.At
+		at.Position = c.place(c.h.colluder())
+		bad := consilium.SealedState{At: at, Next: s.Next, Blob: c.h.put(bytes)}
+		f, err := c.h.forge(c.h.sites[c.h.colluder()].key, c.h.colluder(), consilium.KindSealedState, c.id, bad.Encode())
+		if err != nil {
+			return true, err
+		}
+		c.h.relay(f)
+		c.kept[poison] = []byte{1}
+	}
+	return m.By == string(c.h.colluder()), nil
+}
+
+// framed are f honest hospitals but the victim: those whose shares are missing
+// where the f last ones collude.
+func (c *course) framed() []consilium.Position {
+	var out []consilium.Position
+	for i := range c.charter.Members {
+		if p := consilium.Position(i + 1); p != c.place(c.h.victim()) && len(out) < c.charter.Faults {
+			out = append(out, p)
+		}
+	}
+	return out
 }
 
 func (h *Hostile) others(id consilium.SiteID) []consilium.SiteID {
@@ -293,7 +361,8 @@ func (c *course) dealBadly() error {
 	}
 	at := consilium.At{Charter: c.digest, Round: c.round, Attempt: c.attempt, Position: c.place(who)}
 	zeros := make([]int32, u.shape.Lanes)
-	vector := party.VectorDigest(group, zeros)
+	salt := consilium.DomainVector.Digest([]byte("a salt of the coordinator's"))
+	vector := party.VectorDigest(salt, zeros)
 	secret := make([]byte, 32)
 	rand.Read(secret)
 	seed, err := party.NewSeed(secret, at, vector)
@@ -303,7 +372,7 @@ func (c *course) dealBadly() error {
 	src := party.Lanes(zeros)
 	var buf bytes.Buffer
 	d, err := party.Contribute(context.Background(), &party.Encryption{Profile: p, Lanes: u.shape.Lanes, At: at, Threshold: c.charter.Threshold,
-		State: c.state, Vector: vector, Holders: holders, Group: group, Seed: seed, Source: &src}, &buf)
+		State: c.state, Salt: salt, Vector: vector, Holders: holders, Group: group, Seed: seed, Source: &src}, &buf)
 	if err != nil {
 		return err
 	}

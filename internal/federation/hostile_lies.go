@@ -26,8 +26,12 @@ type lie struct {
 	relay func(*course, *consilium.Message) (bool, error)
 	// withhold keeps a statement from the hospitals that counts all the same.
 	withhold func(*course, *consilium.Message) bool
-	play     func(context.Context, *Hostile, lie) (*course, error) // nil: one study of two rounds
-	serves   bool                                                  // it gives hospitals the contributions that they ask for
+	// fetch may give a hospital other bytes than a blob's.
+	fetch func(c *course, site consilium.SiteID, digest consilium.Digest, b []byte) []byte
+	// opened may tell hospitals of an attempt in the coordinator's place.
+	opened func(*course, consilium.RoundOpened) bool
+	play   func(context.Context, *Hostile, lie) (*course, error) // nil: one study of two rounds
+	serves bool                                                  // it gives hospitals the contributions that they ask for
 }
 
 // Lie describes one of the lies that RunHostile can tell.
@@ -413,6 +417,7 @@ type loot struct {
 	Group   []byte            `json:"group"`
 	Round   uint32            `json:"round"`
 	Sealing map[string][]byte `json:"sealing"`
+	Dealt   map[string][]byte `json:"dealt"`
 }
 
 // steal reads a hospital's secrets of a study: of the colluder in a lie, of
@@ -455,7 +460,8 @@ func substitute(c *course) (bool, error) {
 			continue
 		}
 		at := consilium.At{Charter: c.digest, Round: c.round, Attempt: c.attempt, Position: dealer}
-		vector := party.VectorDigest(group, zeros)
+		salt := consilium.DomainVector.Digest([]byte("a salt of the coordinator's"))
+		vector := party.VectorDigest(salt, zeros)
 		seed, err := party.NewSeed(secret, at, vector)
 		if err != nil {
 			return true, err
@@ -463,7 +469,7 @@ func substitute(c *course) (bool, error) {
 		src := party.Lanes(zeros)
 		var buf bytes.Buffer
 		d, err := party.Contribute(context.Background(), &party.Encryption{Profile: p, Lanes: shape.Lanes, At: at, Threshold: c.charter.Threshold,
-			State: c.state, Vector: vector, Holders: holders, Group: group, Seed: seed, Source: &src}, &buf)
+			State: c.state, Salt: salt, Vector: vector, Holders: holders, Group: group, Seed: seed, Source: &src}, &buf)
 		if err != nil {
 			return true, err
 		}

@@ -244,6 +244,14 @@ func (h *Hostile) Break(id consilium.SiteID, err error) {
 	t.broken = err
 }
 
+// Change gives a hospital other rows from now on.
+func (h *Hostile) Change(id consilium.SiteID, values []int32) {
+	t := h.sites[id].vault
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.values = values
+}
+
 type tallyStudy struct {
 	position consilium.Position
 	members  int

@@ -177,6 +177,11 @@ func TestLies(t *testing.T) {
 				if strings.HasPrefix(want.trail, "state") {
 					need = consilium.Threshold(n, 1)
 				}
+				// t hospitals close a round; another may still be catching up when
+				// the next one is lied about.
+				if l.Name == "smaller-second-round" {
+					need = consilium.Threshold(n, 1)
+				}
 				if want.trail != "" && said < need {
 					t.Errorf("%d trails say %q, %d are to: %+v", said, want.trail, need, r.Sites)
 				}

@@ -425,14 +425,18 @@ func (s *sealed) sum(ctx context.Context, round uint32, layout consilium.Layout,
 	readers := make([]io.Reader, s.n)
 	bodies, boxes := make([][]byte, s.n), make([][][]byte, s.n)
 	for p, v := range vectors {
-		digest := party.VectorDigest(s.group, v)
+		salt, err := party.VectorSalt(bytes.Repeat([]byte{byte(p + 1)}, 32), "study", round)
+		if err != nil {
+			return nil, err
+		}
+		digest := party.VectorDigest(salt, v)
 		seed, err := party.NewSeed(bytes.Repeat([]byte{byte(p + 1)}, 32), at(p), digest)
 		if err != nil {
 			return nil, err
 		}
 		source := party.Lanes(v)
 		var ciphertext bytes.Buffer
-		d, err := party.Contribute(ctx, &party.Encryption{Profile: profile, Lanes: lanes, At: at(p), Threshold: s.t, Vector: digest,
+		d, err := party.Contribute(ctx, &party.Encryption{Profile: profile, Lanes: lanes, At: at(p), Threshold: s.t, Salt: salt, Vector: digest,
 			Holders: s.holders, Group: s.group, Seed: seed, Source: &source}, &ciphertext)
 		if err != nil {
 			return nil, err

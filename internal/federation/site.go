@@ -33,6 +33,7 @@ type SiteOptions struct {
 	Register func(patient string) vault.Register
 	Datasets []vault.Dataset // Path is filled in from CSV where that is set
 	CSV      map[string][]byte
+	Budget   *vault.Budget // nil for the vault's default
 	// Consent makes the consent of one patient, or nil for none.
 	Consent func(site consilium.SiteID, patient string) *provenance.Consent
 
@@ -142,7 +143,7 @@ func (s *Site) vaultConfig() vault.Config {
 	return vault.Config{
 		Site: s.o.ID, Dir: filepath.Join(s.dir, "vault"), Datasets: s.o.Datasets, Pseudonym: s.alias, KEK: s.kek,
 		LedgerDir: s.ledgerDir(), Witnesses: s.f.Witnesses(), BoardKeys: s.f.boardKeys(), Threshold: s.f.Roster.Board.Threshold,
-		Facts: s.o.Facts, Register: s.o.Register, Policies: s.f.policyByDigest, Learned: learned(), Assume: s.f.o.Assume, Now: s.f.o.Now, Log: s.f.o.Log,
+		Facts: s.o.Facts, Register: s.o.Register, Policies: s.f.policyByDigest, Learned: learned(), Budget: s.o.Budget, Assume: s.f.o.Assume, Now: s.f.o.Now, Log: s.f.o.Log,
 	}
 }
 

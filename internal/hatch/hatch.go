@@ -49,9 +49,10 @@ type Vault interface {
 // AdmitRequest names a submitted and approved study.
 type AdmitRequest struct {
 	Study      consilium.StudyID
-	Submission []byte // payload
-	Approval   []byte // payload
-	Roster     []byte // payload
+	Submission []byte           // payload
+	Approval   []byte           // payload
+	Roster     []byte           // payload
+	Log        consilium.Digest // head of the vault's decision log as the trail last says it; zero without a use
 }
 
 // AdmitReply is the site's admission decision.
@@ -78,6 +79,7 @@ type StartRequest struct {
 	Approval   []byte
 	Roster     []byte
 	Position   consilium.Position
+	Log        consilium.Digest // as of AdmitRequest
 }
 
 // Shape is where an analysis stands and the shape of the vector that its next
@@ -91,9 +93,10 @@ type Shape struct {
 
 // LocalRequest asks for the vector of one round.
 type LocalRequest struct {
-	Study consilium.StudyID
-	Round uint32
-	State []byte
+	Study    consilium.StudyID
+	Round    uint32
+	State    []byte
+	Included uint32 // the last closed round with this hospital in its set; 0: none. It says which memory of the site counts
 }
 
 // LocalReply describes a computed vector. The digests are unsalted; the gate

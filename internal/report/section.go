@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"html/template"
 	"math"
+	"slices"
 	"sort"
 	"strings"
 )
@@ -127,6 +128,7 @@ type splitJSON struct {
 	Brier    *json.Number `json:"brier"`
 	R2       *json.Number `json:"r2"`
 	MAE      *json.Number `json:"mae"`
+	C        *json.Number `json:"c_index"`
 }
 
 type axisJSON struct {
@@ -213,6 +215,18 @@ type analysisJSON struct {
 		HoldoutLoss  []*json.Number `json:"holdout_loss"`
 		HoldoutAUC   []*json.Number `json:"holdout_auc"`
 	} `json:"curves"`
+	BestRound   *json.Number `json:"best_round"`
+	Calibration []struct {
+		Split    string       `json:"split"`
+		Expected *json.Number `json:"expected"`
+		Observed *json.Number `json:"observed"`
+	} `json:"calibration"`
+	Thresholds []struct {
+		Share       *json.Number `json:"share"`
+		Score       *json.Number `json:"score"`
+		Sensitivity *json.Number `json:"sensitivity"`
+		FalseAlarms *json.Number `json:"false_alarms"`
+	} `json:"thresholds"`
 }
 
 var headings = map[string]string{
@@ -459,28 +473,55 @@ func plural(v float64) string {
 }
 
 func (s *section) train(a *analysisJSON) {
-	second := "AUC"
-	if a.Model != nil && a.Model.Loss == "squared" {
+	loss := ""
+	if a.Model != nil {
+		loss = a.Model.Loss
+	}
+	second, what := "AUC", "loss"
+	switch loss {
+	case "squared":
 		second = "R²"
+	case "cox":
+		second = "C"
+	case "reconstruction":
+		what = "anomaly score"
 	}
 	if c := a.Curves; c != nil {
 		s.Plots = append(s.Plots,
-			trainingPlot(s.ID+"-loss", "Loss after each round", "loss", []series{{"training", c.TrainingLoss}, {"holdout", c.HoldoutLoss}}, 0, math.NaN()),
-			trainingPlot(s.ID+"-auc", second+" after each round", strings.ToLower(second), []series{{"training", c.TrainingAUC}, {"holdout", c.HoldoutAUC}}, math.NaN(), 1))
+			trainingPlot(s.ID+"-loss", "Loss after each round", "loss", []series{{"training", c.TrainingLoss}, {"holdout", c.HoldoutLoss}}, 0, math.NaN()))
+		if loss != "reconstruction" || slices.ContainsFunc(c.TrainingAUC, func(n *json.Number) bool { return n != nil }) {
+			s.Plots = append(s.Plots,
+				trainingPlot(s.ID+"-auc", second+" after each round", strings.ToLower(second), []series{{"training", c.TrainingAUC}, {"holdout", c.HoldoutAUC}}, math.NaN(), 1))
+		}
 	}
-	t := grid{Caption: "The final model", Kind: "splits", Corner: "on", Head: []string{"patients", "rows", "events", "loss"}}
+	for _, split := range []string{"training", "holdout"} {
+		var points [][2]float64
+		for _, c := range a.Calibration {
+			if c.Split == split && c.Observed != nil && c.Expected != nil {
+				points = append(points, [2]float64{value(c.Expected), value(c.Observed)})
+			}
+		}
+		if len(points) > 0 {
+			s.Plots = append(s.Plots, unitPlot(s.ID+"-calibration-"+split, "Calibration, "+split+" rows", "predicted risk", "share with the event", points, false))
+		}
+	}
+	t := grid{Caption: "The final model", Kind: "splits", Corner: "on"}
 	type metric struct {
 		name string
 		get  func(*splitJSON) *json.Number
 	}
 	metrics := []metric{{"patients", func(p *splitJSON) *json.Number { return p.Patients }}, {"rows", func(p *splitJSON) *json.Number { return p.Rows }},
-		{"events", func(p *splitJSON) *json.Number { return p.Events }}, {"loss", func(p *splitJSON) *json.Number { return p.Loss }}}
-	if second == "AUC" {
-		metrics = append(metrics, metric{"AUC", func(p *splitJSON) *json.Number { return p.AUC }}, metric{"Brier score", func(p *splitJSON) *json.Number { return p.Brier }})
-	} else {
+		{"events", func(p *splitJSON) *json.Number { return p.Events }}, {what, func(p *splitJSON) *json.Number { return p.Loss }}}
+	switch loss {
+	case "squared":
 		metrics = append(metrics, metric{"R²", func(p *splitJSON) *json.Number { return p.R2 }}, metric{"mean absolute error", func(p *splitJSON) *json.Number { return p.MAE }})
+	case "cox":
+		metrics = append(metrics, metric{"C", func(p *splitJSON) *json.Number { return p.C }})
+	case "reconstruction":
+		metrics = append(metrics, metric{"AUC", func(p *splitJSON) *json.Number { return p.AUC }})
+	default:
+		metrics = append(metrics, metric{"AUC", func(p *splitJSON) *json.Number { return p.AUC }}, metric{"Brier score", func(p *splitJSON) *json.Number { return p.Brier }})
 	}
-	t.Head = nil
 	for _, m := range metrics {
 		t.Head = append(t.Head, m.name)
 	}
@@ -503,8 +544,21 @@ func (s *section) train(a *analysisJSON) {
 		t.Rows = append(t.Rows, row)
 	}
 	s.Tables = append(s.Tables, t)
+	if len(a.Thresholds) > 0 {
+		t := grid{Caption: "Anomaly scores of the training rows", Kind: "thresholds", Corner: "share below", Head: []string{"score", "labelled rows above", "other rows above"}}
+		for _, c := range a.Thresholds {
+			t.Rows = append(t.Rows, gridRow{Name: shortP(c.Share, 3), Cells: []gridCell{{shortP(c.Score, 4), exact(c.Score)},
+				{shortP(c.Sensitivity, 3), exact(c.Sensitivity)}, {shortP(c.FalseAlarms, 3), exact(c.FalseAlarms)}}})
+		}
+		s.Tables = append(s.Tables, t)
+	}
 	if h := a.Holdout; h != nil && h.AUC != nil {
 		s.Lead = fmt.Sprintf("On patients that it did not see in training, the model has an AUC of %s.", shortP(h.AUC, 3))
+	} else if h != nil && h.C != nil {
+		s.Lead = fmt.Sprintf("On patients that it did not see in training, the model has a concordance of %s within hospitals.", shortP(h.C, 3))
+	}
+	if a.BestRound != nil {
+		s.Facts = append(s.Facts, Fact{"Best after", a.BestRound.String() + " rounds"})
 	}
 	if m := a.Model; m != nil {
 		s.Facts = append(s.Facts, Fact{"Parameters", group(m.Parameters.String())}, Fact{"Inputs", m.Inputs.String()})

@@ -20,7 +20,7 @@ var analysisKeys = map[string][]string{
 	consilium.AnalysisCox: {"formula", "response", "terms", "strata", "cluster", "ties", "robust", "offset", "ridge", "lasso", "penalty", "baseline",
 		"time_terms", "ph_check", "concordance"},
 	consilium.AnalysisGWAS:  {"formula", "family", "response", "terms", "strata", "variants", "quality"},
-	consilium.AnalysisTrain: {"formula", "response", "features", "model", "strategy", "holdout", "strata"},
+	consilium.AnalysisTrain: {"formula", "response", "features", "model", "strategy", "holdout", "ties"},
 }
 
 var (
@@ -164,7 +164,7 @@ func (p *parser) analysis(n *yaml.Node) consilium.AnalysisSpec {
 		}
 	}
 	if v := o.get("features"); v != nil {
-		a.Features = p.terms(v, a.Name+".features")
+		a.Features = p.features(v, a.Name+".features")
 	}
 	if v := o.get("model"); v != nil {
 		a.Model = p.model(v, a.Name+".model")
@@ -232,7 +232,7 @@ func (p *parser) complete(o object, a *consilium.AnalysisSpec) {
 			a.Family = "binomial"
 		}
 	case consilium.AnalysisTrain:
-		need(a.Response != nil, "response", "name the column that the model predicts")
+		need(a.Response != nil || a.Model != nil && a.Model.Loss == "reconstruction", "response", "name the column that the model predicts")
 		need(len(a.Features) > 0, "features", "list the columns that the model sees")
 		need(a.Model != nil, "model", "write model: {layers: [{dense: 16}, relu, {dense: 1}], loss: logistic}")
 		if a.Strategy == nil {
@@ -482,96 +482,4 @@ func (p *parser) histogram(n *yaml.Node, what string) map[string][]float64 {
 		out[name] = increasing(n.Content[i+1], what+"."+name, 2)
 	}
 	return out
-}
-
-var (
-	layerKinds = []string{"dense", "relu", "tanh", "sigmoid"}
-	losses     = []string{"logistic", "squared", "cross-entropy", "cox"}
-	dtypes     = []string{"float32", "float64"}
-)
-
-// model reads layers such as relu, {dense: 16} or {kind: dense, units: 16}.
-func (p *parser) model(n *yaml.Node, what string) *consilium.ModelSpec {
-	o := asObject(n, what, "layers", "loss", "dtype")
-	m := &consilium.ModelSpec{Layers: []consilium.Layer{}, DType: "float64"}
-	l := o.get("layers")
-	if l == nil || l.Kind != yaml.SequenceNode || len(l.Content) == 0 {
-		refuse(o.key("layers"), "write layers: [{dense: 16}, relu, {dense: 1}]", "%s has no list of layers", what)
-	}
-	for _, c := range l.Content {
-		var layer consilium.Layer
-		if c.Kind == yaml.ScalarNode {
-			layer.Kind = p.word(c, what+".layers", layerKinds)
-		} else {
-			q := asObject(c, what+".layers", append([]string{"kind", "units"}, layerKinds...)...)
-			var short []string
-			for _, k := range layerKinds {
-				if q.get(k) != nil {
-					short = append(short, k)
-				}
-			}
-			switch {
-			case len(short) == 1 && len(c.Content) == 2:
-				layer.Kind = short[0]
-				layer.Units = whole(q.get(short[0]), what+".layers."+short[0])
-			case len(short) == 0 && q.get("kind") != nil:
-				layer.Kind = p.word(q.get("kind"), what+".layers.kind", layerKinds)
-				layer.Units = q.whole("units", 0)
-			default:
-				refuse(c, "write {dense: 16} or {kind: dense, units: 16}", "%s.layers: not one layer", what)
-			}
-		}
-		switch {
-		case layer.Kind == "dense" && layer.Units < 1:
-			refuse(c, "write for example {dense: 16}", "%s.layers: a dense layer needs its number of units", what)
-		case layer.Kind != "dense" && layer.Units != 0:
-			refuse(c, "write "+layer.Kind+" alone", "%s.layers: %s takes no units", what, layer.Kind)
-		}
-		m.Layers = append(m.Layers, layer)
-	}
-	loss := o.get("loss")
-	if loss == nil {
-		refuse(o.node, "losses are "+strings.Join(losses, ", "), "%s has no loss", what)
-	}
-	m.Loss = p.word(loss, what+".loss", losses)
-	if d := o.get("dtype"); d != nil {
-		m.DType = p.word(d, what+".dtype", dtypes)
-	}
-	return m
-}
-
-var strategies = []string{"fedavg", "fedprox", "fedadam", "fedyogi", "scaffold"}
-
-// strategy leaves a key that is absent at zero (but rounds): the trainer fills
-// it and shows its value in the result.
-func (p *parser) strategy(n *yaml.Node, what string) *consilium.Strategy {
-	o := asObject(n, what, "name", "rounds", "local_epochs", "batch", "rate", "server_rate", "mu", "clip", "bits")
-	s := &consilium.Strategy{Name: "fedavg"}
-	if v := o.get("name"); v != nil {
-		s.Name = p.word(v, what+".name", strategies)
-	}
-	for _, f := range []struct {
-		key string
-		to  *int
-	}{{"rounds", &s.Rounds}, {"local_epochs", &s.LocalEpochs}, {"batch", &s.Batch}, {"bits", &s.Bits}} {
-		if v := o.get(f.key); v != nil {
-			if *f.to = whole(v, o.path(f.key)); *f.to < 1 {
-				refuse(v, "", "%s is %d, want at least 1", o.path(f.key), *f.to)
-			}
-		}
-	}
-	for _, f := range []struct {
-		key string
-		to  *float64
-	}{{"rate", &s.Rate}, {"server_rate", &s.ServerRate}, {"mu", &s.Mu}, {"clip", &s.Clip}} {
-		if v := o.get(f.key); v != nil {
-			if *f.to = num(v, o.path(f.key)); !(*f.to > 0) && f.key != "mu" || *f.to < 0 {
-				refuse(v, "", "%s is %v, want above 0", o.path(f.key), *f.to)
-			}
-		}
-	}
-	if s.Bits != 0 && s.Bits != 16 && s.Bits != 24 {
-		refuse(o.get("bits"), "16 is the default", "%s is %d, want 16 or 24", o.path("bits"), s.Bits)
-	}
-	return s
 }

@@ -16,6 +16,8 @@
 //     square of a, a*b is a + b + a:b, and terms are ordered by degree, as in R.
 //   - `treat: [placebo, drug]` stands for {levels: [placebo, drug]}, `age: number`
 //     for {type: number}.
+//   - `t{1..60}_{hr,spo2}` stands for t1_hr, t1_spo2, t2_hr and so on, among
+//     columns and features.
 //   - `analysis:` stands for a list `analyses:` with one entry.
 //   - `privacy: {min_sites: 5}` stands for `sites: {min: 5}`.
 //   - Durations are written as 90s, 2m, 1h30m.

@@ -236,9 +236,13 @@ func (p *parser) columns(o object) {
 	s := p.file.Spec
 	s.Columns = make([]consilium.Column, 0, len(n.Content)/2)
 	for i := 0; i < len(n.Content); i += 2 {
-		key, v := n.Content[i], n.Content[i+1]
-		p.newName(key, "column")
-		s.Columns = append(s.Columns, p.column(key, v))
+		v := n.Content[i+1]
+		for _, name := range braces(n.Content[i], n.Content[i].Value) {
+			key := *n.Content[i]
+			key.Value = name
+			p.newName(&key, "column")
+			s.Columns = append(s.Columns, p.column(&key, v))
+		}
 	}
 }
 
@@ -532,11 +536,12 @@ func (p *parser) privacy(o object) {
 func (p *parser) rounds(o object) {
 	s := p.file.Spec
 	s.Rounds = consilium.Rounds{Max: DefaultMaxRounds, Tolerance: DefaultTolerance, Deadline: DefaultDeadline}
-	// Training asks for its own number of rounds and two more: moments before, evaluation after.
+	// Training asks for its own number of rounds and two more: moments before,
+	// evaluation after; with patience for a third, to evaluate the best model.
 	need := 0
 	for _, a := range s.Analyses {
 		if a.Strategy != nil {
-			need = max(need, a.Strategy.Rounds+2)
+			need = max(need, a.Strategy.Rounds+2+min(a.Strategy.Patience, 1))
 		}
 	}
 	s.Rounds.Max += need
@@ -550,7 +555,7 @@ func (p *parser) rounds(o object) {
 		refuse(q.get("max"), "", "rounds.max is %d, want 1 to 100000", s.Rounds.Max)
 	}
 	if s.Rounds.Max < need {
-		refuse(q.get("max"), "raise it", "rounds.max is %d, but the training needs %d: its own and two more", s.Rounds.Max, need)
+		refuse(q.get("max"), "raise it", "rounds.max is %d, but the training needs %d: its own, and those before and after it", s.Rounds.Max, need)
 	}
 	s.Rounds.Tolerance = q.num("tolerance", DefaultTolerance)
 	if !(s.Rounds.Tolerance > 0) || math.IsInf(s.Rounds.Tolerance, 0) {

@@ -331,35 +331,10 @@ func showAnalysis(a *consilium.AnalysisSpec) *yaml.Node {
 		m.set("quantiles", numbers(a.Quantiles))
 	}
 	if a.Model != nil {
-		layers := &yaml.Node{Kind: yaml.SequenceNode, Style: yaml.FlowStyle}
-		for _, l := range a.Model.Layers {
-			if l.Units == 0 {
-				layers.Content = append(layers.Content, text(l.Kind))
-				continue
-			}
-			q := mapping()
-			q.set(l.Kind, number(float64(l.Units)))
-			layers.Content = append(layers.Content, q.node)
-		}
-		q := mapping()
-		q.set("layers", layers)
-		q.set("loss", text(a.Model.Loss))
-		q.set("dtype", text(a.Model.DType))
-		m.set("model", q.node)
+		m.set("model", showModel(a.Model))
 	}
-	if s := a.Strategy; s != nil {
-		q := mapping()
-		q.set("name", text(s.Name))
-		for _, f := range []struct {
-			key string
-			v   float64
-		}{{"rounds", float64(s.Rounds)}, {"local_epochs", float64(s.LocalEpochs)}, {"batch", float64(s.Batch)}, {"rate", s.Rate},
-			{"server_rate", s.ServerRate}, {"mu", s.Mu}, {"clip", s.Clip}, {"bits", float64(s.Bits)}} {
-			if f.v != 0 {
-				q.set(f.key, number(f.v))
-			}
-		}
-		m.set("strategy", q.inline())
+	if a.Strategy != nil {
+		m.set("strategy", showStrategy(a.Strategy))
 	}
 	if a.Holdout != 0 {
 		m.set("holdout", number(a.Holdout))

@@ -129,6 +129,22 @@ func (t *Writer) Head() consilium.Digest {
 	return t.head
 }
 
+// Last is the newest entry of a kind, of any study.
+func (t *Writer) Last(kind string) (e Entry, ok bool, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i := len(t.links) - 1; i >= 0; i-- {
+		e = Entry{}
+		if err := json.Unmarshal(t.links[i].Entry, &e); err != nil {
+			return Entry{}, false, fmt.Errorf("trail: entry %d: %w", i, err)
+		}
+		if e.Type == kind {
+			return e, true, nil
+		}
+	}
+	return Entry{}, false, nil
+}
+
 // Entries are all entries from the first, of every study.
 func (t *Writer) Entries() ([]Entry, error) {
 	t.mu.Lock()

@@ -14,35 +14,38 @@
 // update a hospital contributes how the current model does on its training and
 // its holdout rows: sums of losses, and counts of the two classes on a public
 // grid of scores, from which a pooled AUC follows. The last round evaluates the
-// final model.
+// final model. With strategy.patience training stops where the loss no longer
+// falls, and the best model is the final one.
 //
 // The holdout split is by patient, from the vault's hash. Holdout rows enter
 // no gradient and no standardisation.
 //
 // # Models
 //
-// A model is data: a list of whitelisted layers (dense, relu, tanh, sigmoid), a
-// loss (logistic or squared) and a type, named by a digest. Every shape is
-// checked before gorgonia sees it. Flags and levels enter as -1 and 1, numbers
-// by federated mean and standard deviation; a missing feature enters as 0, the
-// mean, and is counted. A row without a response is left out and counted.
+// A model is data: a list of whitelisted layers (dense, relu, tanh, sigmoid,
+// conv1d, conv2d, maxpool, average, gru), a loss (logistic, squared, cox,
+// reconstruction) and a type, named by a digest. Every shape is checked before
+// gorgonia sees it. Flags and levels enter as -1 and 1, numbers by federated
+// mean and standard deviation, of a series or image by channel; a missing
+// feature enters as 0, the mean, and is counted. A row without a response is left
+// out and counted.
 //
-// A graph is compiled once per model, batch size and type, and reused. Losses
-// come from logits in a form that never takes the exponential of a positive
-// number. Weights start from the study's seed, minibatches from the round's
-// seed (AES-256 in counter mode), so a repeated round repeats its bits on the
-// same machine, for any GOMAXPROCS. Matrix products and tanh of another kind of
-// processor may differ in the last bits; Update and Result may not, and do
-// not: they add, multiply, divide and take roots, each rounded on its own.
+// A model is a gorgonia graph whose operations are ours: one function for each
+// layer and loss, with its gradient (op.go), which gorgonia differentiates. It is
+// compiled once per model, batch size and type, laid out in memory once, and
+// run in the caller's goroutine (engine.go): a panic there is an error, where
+// gorgonia's own machine would end the process. Losses come from logits in a form
+// that never takes the exponential of a positive number. Weights start from the
+// study's seed, minibatches from the round's seed (AES-256 in counter mode), so a
+// repeated round repeats its bits on the same machine, for any GOMAXPROCS. Matrix
+// products and tanh of another kind of processor may differ in the last bits;
+// Update and Result may not, and do not: they add, multiply, divide and take
+// roots, each rounded on its own.
 //
-// # A panic ends the process
+// # What a site remembers
 //
-// gorgonia runs a graph in a goroutine of its own, where a panic cannot be
-// caught from outside. Panics while a graph is built are returned as errors.
-// One while it runs ends the process: that is why the vault, which runs this
-// package, is a child process with rows but without keys or network. The
-// gate restarts it, and a round that was not sent is computed again from the
-// same seed.
+// Scaffold's control variate is a site's own state. It is committed by the
+// round in which its change was opened, and the vault keeps it on disk.
 //
 // # What this does not protect
 //
@@ -61,5 +64,6 @@
 // Adaptive federated optimization, ICLR 2021 (fedadam, fedyogi). S. Karimireddy
 // et al., SCAFFOLD, ICML 2020. X. Glorot and Y. Bengio, AISTATS 2010, and K. He
 // et al., ICCV 2015 (first weights). J. Hanley and B. McNeil, Radiology 1982
-// (AUC).
+// (AUC). J. Katzman et al., DeepSurv, BMC Medical Research Methodology 2018 (cox).
+// K. Cho et al., EMNLP 2014 (gru). F. Harrell et al., JAMA 1982 (C).
 package net

@@ -3,6 +3,9 @@ package net
 import (
 	"context"
 	"math"
+
+	"consilium/internal/det"
+	"consilium/models"
 )
 
 // The public grid of scores on which classes are counted: logits from -8 to 8
@@ -21,25 +24,51 @@ func bin(z float64) int {
 
 // Blocks of an evaluation, one per split.
 //
-//	logistic: rows, sum of losses, sum of squared errors of the risk,
-//	          rows whose score is not finite, counts of class 0 by bin,
-//	          counts of class 1 by bin
-//	squared:  rows, sum of squared errors, sum of absolute errors,
-//	          rows whose score is not finite, sum of y, sum of y² (all on the
-//	          standardised scale)
+//	logistic: rows, sum of losses, sum of squared errors of the risk, wild
+//	          rows, counts of class 0 by bin, counts of class 1 by bin; in the
+//	          last round also patients and the sum of the risk by bin
+//	squared:  rows, sum of squared errors, sum of absolute errors, wild rows,
+//	          sum of y, sum of y² (all on the standardised scale)
+//	cox:      rows, negative log partial likelihood within the hospital,
+//	          events, wild rows, concordant, discordant and tied pairs within
+//	          the hospital
+//	reconstruction: rows, sum of scores, nothing, wild rows, counts by bin of
+//	          the score's logarithm to base 2 of rows without the label, and
+//	          of rows with it; in the last round also patients by bin
+//
+// A row is wild if its score is not a number or beyond all bounds. It is sent
+// as a count, not raised as an error: a hospital that stayed away would only
+// make the others wait.
 const (
-	evalRows  = 0
-	evalLoss  = 1
-	evalError = 2
-	evalBad   = 3
-	evalHist  = 4
-	evalSum   = 4
-	evalSum2  = 5
+	evalRows       = 0
+	evalLoss       = 1
+	evalError      = 2
+	evalEvents     = 2
+	evalBad        = 3
+	evalHist       = 4
+	evalSum        = 4
+	evalSum2       = 5
+	evalConcordant = 4 // discordant and tied follow
 )
 
-func (a *train) evalLength() int {
-	if a.net.loss == logistic {
+// maxScore bounds what one row adds to the summed losses, so that no sum
+// leaves the range of an exact block.
+const maxScore = 1 << 20
+
+func (a *train) evalLength(phase uint32) int {
+	switch a.net.loss {
+	case logistic:
+		if phase == phaseEvaluate {
+			return evalHist + 4*bins
+		}
 		return evalHist + 2*bins
+	case reconstruction:
+		if phase == phaseEvaluate {
+			return evalHist + 3*bins
+		}
+		return evalHist + 2*bins
+	case partial:
+		return evalConcordant + 3
 	}
 	return evalSum2 + 1
 }
@@ -48,24 +77,25 @@ func (a *train) evalLength() int {
 // only predicts.
 const evalBatch = 64
 
-// evaluate computes one evaluation block per split of the model in v.
-func evaluate[T real](ctx context.Context, a *train, v view, t *table) (out [2][]float64, err error) {
-	for s := range out {
-		out[s] = make([]float64, a.evalLength())
-	}
+// predict gives every row's outputs to each, in order.
+func predict[T real](ctx context.Context, a *train, v view, t *table, each func(row int, out []T)) error {
 	if t.rows() == 0 {
-		return out, nil
+		return nil
 	}
-	m, err := take[T](a.net, evalBatch, false)
+	batch := evalBatch
+	for batch > 1 && a.net.footprint(batch) > maxFootprint {
+		batch /= 2
+	}
+	m, err := take[T](a.net, batch, false)
 	if err != nil {
-		return out, err
+		return err
 	}
 	load(v, m.params)
-	for from := 0; from < t.rows(); from += evalBatch {
+	for from := 0; from < t.rows(); from += batch {
 		if err := ctx.Err(); err != nil {
-			return out, err
+			return err
 		}
-		n := min(evalBatch, t.rows()-from)
+		n := min(batch, t.rows()-from)
 		clear(m.x)
 		for i := range n {
 			for j := range t.inputs {
@@ -73,49 +103,155 @@ func evaluate[T real](ctx context.Context, a *train, v view, t *table) (out [2][
 			}
 		}
 		if err := m.run(); err != nil {
-			return out, err
+			return err
 		}
 		for i := range n {
-			e := out[split(t.holdout[from+i])]
-			y, z := t.y[from+i], float64(m.out[i])
-			if math.IsNaN(z) || math.IsInf(z, 0) {
-				// Sent as a count, not raised as an error: a hospital that stayed
-				// away would only make the others wait.
-				e[evalBad]++
-				continue
-			}
-			e[evalRows]++
-			if a.net.loss == squared {
-				y = (y - v.head[headMean]) / v.head[headSD]
-				d := z - y
-				e[evalLoss] += float64(d * d)
-				e[evalError] += math.Abs(d)
-				e[evalSum] += y
-				e[evalSum2] += float64(y * y)
-				continue
-			}
-			e[evalLoss] += logLoss(z, y)
-			d := risk(z) - y
-			e[evalError] += float64(d * d)
-			e[evalHist+int(y)*bins+bin(z)]++
+			each(from+i, m.out[i*a.net.outputs:(i+1)*a.net.outputs])
 		}
 	}
 	give(m)
+	return nil
+}
+
+// evaluate computes one evaluation block per split of the model in v.
+func evaluate[T real](ctx context.Context, a *train, phase uint32, v view, t *table) (out [2][]float64, err error) {
+	for s := range out {
+		out[s] = make([]float64, a.evalLength(phase))
+	}
+	holds := a.holds(v)
+	seen := map[[3]int32]bool{} // split, bin, patient
+	hist := func(i, class int, z float64) (b int, e []float64) {
+		s := split(t.holdout[i])
+		b, e = bin(z), out[s][evalHist:]
+		e[class*bins+b]++
+		if who := [3]int32{int32(s), int32(b), t.patient[i]}; phase == phaseEvaluate && !seen[who] {
+			seen[who] = true
+			e[2*bins+b]++
+		}
+		return b, e
+	}
+	var sets [2]*riskSets
+	var concord [2]survival
+	for s := range sets {
+		sets[s] = newRiskSets(0)
+	}
+	err = predict(ctx, a, v, t, func(i int, values []T) {
+		s := split(t.holdout[i])
+		if s == 1 && !holds {
+			return
+		}
+		e := out[s]
+		y, z := t.y[i], float64(values[0])
+		if a.net.loss == reconstruction {
+			z = a.distance(v, t.x[i*t.inputs:(i+1)*t.inputs], func(j int) float64 { return float64(values[j]) })
+		}
+		if !(math.Abs(z) < maxScore) {
+			e[evalBad]++
+			return
+		}
+		e[evalRows]++
+		switch a.net.loss {
+		case squared:
+			y = max(-maxScore, min(maxScore, (y-v.head[headMean])/v.head[headSD]))
+			d := z - y
+			e[evalLoss] += float64(d * d)
+			e[evalError] += math.Abs(d)
+			e[evalSum] += y
+			e[evalSum2] += float64(y * y)
+		case logistic:
+			e[evalLoss] += logLoss(z, y)
+			p := risk(z)
+			d := p - y
+			e[evalError] += float64(d * d)
+			if b, h := hist(i, int(y), z); phase == phaseEvaluate {
+				h[3*bins+b] += p
+			}
+		case partial:
+			e[evalEvents] += y
+			sets[s].add(i, t.start[i], t.stop[i], y == 1, z, 1)
+			concord[s].add(t.start[i], t.stop[i], y, z)
+		case reconstruction:
+			e[evalLoss] += z
+			hist(i, int(y), log2(z))
+		}
+	})
+	if err != nil || a.net.loss != partial {
+		return out, err
+	}
+	for s := range sets {
+		out[s][evalLoss] = sets[s].likelihood(a.net.efron, nil)
+		c := models.Concordance(concord[s].start, concord[s].stop, concord[s].event, concord[s].score)
+		copy(out[s][evalConcordant:], []float64{c.Concordant, c.Discordant, c.Tied})
+	}
 	return out, nil
 }
 
+// survival collects what a concordance is made of.
+type survival struct{ start, stop, event, score []float64 }
+
+func (s *survival) add(start, stop, event, score float64) {
+	s.start, s.stop = append(s.start, start), append(s.stop, stop)
+	s.event, s.score = append(s.event, event), append(s.score, score)
+}
+
+// distance is the anomaly score of one row: the mean squared difference of
+// what the network gives back from what it was given, over the inputs that are
+// known, on the standardised scale.
+func (a *train) distance(v view, row []float64, value func(j int) float64) float64 {
+	sum, known := 0.0, 0.0
+	for j, x := range row {
+		if !math.IsNaN(x) {
+			d := value(j) - v.standardise(j, x)
+			sum += float64(d * d)
+			known++
+		}
+	}
+	if known == 0 {
+		return 0
+	}
+	if mean := sum / known; !(mean >= maxScore) {
+		return mean // or not a number
+	}
+	return maxScore - 1
+}
+
+// ln2 is the natural logarithm of 2.
+const ln2 = math.Ln2
+
+// log2 is the logarithm to base 2, far below every bin for 0.
+func log2(x float64) float64 {
+	if x <= 0 {
+		return math.Inf(-1)
+	}
+	return det.Log(x) / ln2
+}
+
 // metrics turns a summed evaluation block into loss, a second and a third
-// number: AUC and Brier score, or R² and mean absolute error. What no row or
-// only one class defines is NaN.
+// number: AUC and Brier score, R² and mean absolute error, C and nothing, or
+// AUC and nothing. What no row or only one class defines is NaN.
 func (a *train) metrics(e []float64) (loss, second, third float64) {
 	n := e[evalRows]
 	if n == 0 {
 		return math.NaN(), math.NaN(), math.NaN()
 	}
-	loss, third = e[evalLoss]/n, e[evalError]/n
-	if a.net.loss == logistic {
-		return loss, auc(e[evalHist:evalHist+bins], e[evalHist+bins:]), third
+	switch a.net.loss {
+	case logistic:
+		return e[evalLoss] / n, auc(e[evalHist:evalHist+bins], e[evalHist+bins:evalHist+2*bins]), e[evalError] / n
+	case reconstruction:
+		return e[evalLoss] / n, auc(e[evalHist:evalHist+bins], e[evalHist+bins:evalHist+2*bins]), math.NaN()
+	case partial:
+		c := e[evalConcordant:]
+		pairs := c[0] + c[1] + c[2]
+		loss, second = e[evalLoss]/e[evalEvents], (c[0]+float64(c[2]/2))/pairs
+		if !(e[evalEvents] > 0) {
+			loss = math.NaN()
+		}
+		if !(pairs > 0) {
+			second = math.NaN()
+		}
+		return loss, second, math.NaN()
 	}
+	loss, third = e[evalLoss]/n, e[evalError]/n
 	total := e[evalSum2] - float64(e[evalSum]*e[evalSum])/n
 	if !(total > 0) {
 		return loss, math.NaN(), third

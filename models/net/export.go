@@ -9,36 +9,30 @@ import (
 	"strconv"
 	"strings"
 
-	"google.golang.org/protobuf/encoding/protowire"
-
 	"consilium/internal/canon"
 )
 
 // tensors lists the layers' tensors by their place in the flat parameters. A
-// layer computes x·weight + bias; weight is [inputs, outputs], row by row.
+// dense layer computes x·weight + bias, with weight as [inputs, outputs]. The
+// weight of a convolution is [height, width, channels, units] of its window, in
+// one dimension [width, channels, units]. Those of a gru are [inputs, 3·units]
+// and [units, 3·units], with the gates reset, update, new side by side.
 func (n *network) tensors() []tensorRef {
 	var out []tensorRef
-	for i, l := range n.layers {
-		if l.kind == dense {
-			out = append(out, tensorRef{fmt.Sprintf("layers.%d.weight", i), l.weight, []int{l.in, l.out}},
-				tensorRef{fmt.Sprintf("layers.%d.bias", i), l.bias, []int{l.out}})
+	for i := range n.layers {
+		l := &n.layers[i]
+		for _, t := range l.tensors {
+			t.name = fmt.Sprintf("layers.%d.%s", i, t.name)
+			if l.kind == conv && len(t.shape) == 2 {
+				t.shape = []int{l.kernel[0], l.kernel[1], l.in.channels, l.out.channels}
+				if l.in.rank == 2 {
+					t.shape = t.shape[1:]
+				}
+			}
+			out = append(out, t)
 		}
 	}
 	return out
-}
-
-type tensorRef struct {
-	name  string
-	at    int
-	shape []int
-}
-
-func (t tensorRef) size() int {
-	n := 1
-	for _, d := range t.shape {
-		n *= d
-	}
-	return n
 }
 
 // raw appends n weights from at, little-endian, in the model's type.
@@ -74,7 +68,7 @@ func (a *train) safetensors(v view) ([]byte, error) {
 	}{{"input.mean", inMean}, {"input.sd", inSD}} {
 		var b []byte
 		for j := range a.inputs {
-			b = binary.LittleEndian.AppendUint64(b, math.Float64bits(v.inputs[inLength*j+c.at]))
+			b = binary.LittleEndian.AppendUint64(b, math.Float64bits(v.scale(j)[c.at]))
 		}
 		add(c.name, "F64", []int{len(a.inputs)}, b)
 	}
@@ -121,126 +115,8 @@ func (a *train) npy(v view) []byte {
 	return v.raw(append(b, header...), 0, a.net.params)
 }
 
-// ONNX element types and the versions that the file declares. Operator set 13
-// has every operator used here; IR 7 is its companion.
-const (
-	onnxFloat  = 1
-	onnxDouble = 11
-	onnxIR     = 7
-	onnxOpset  = 13
-)
-
-// onnx writes the whole model, standardisation included, as ONNX: input
-// "features" [rows, inputs] in the units of the study, NaN where missing; output
-// "risk" (or "value" for a squared loss) [rows, 1]. Field numbers are those of
-// onnx.proto3.
-func (a *train) onnx(v view) []byte {
-	elem := uint64(onnxFloat)
-	if a.net.double {
-		elem = onnxDouble
-	}
-	bin := func(b []byte, field protowire.Number, v []byte) []byte {
-		return protowire.AppendBytes(protowire.AppendTag(b, field, protowire.BytesType), v)
-	}
-	num := func(b []byte, field protowire.Number, v uint64) []byte {
-		return protowire.AppendVarint(protowire.AppendTag(b, field, protowire.VarintType), v)
-	}
-	var graph []byte
-	node := func(op string, output string, inputs ...string) {
-		var n []byte
-		for _, in := range inputs {
-			n = bin(n, 1, []byte(in))
-		}
-		n = bin(n, 2, []byte(output))
-		n = bin(n, 3, []byte(output))
-		graph = bin(graph, 1, bin(n, 4, []byte(op)))
-	}
-	var tensors []byte
-	tensor := func(name string, shape []int, raw []byte) {
-		var t []byte
-		for _, d := range shape {
-			t = num(t, 1, uint64(d))
-		}
-		t = num(t, 2, elem)
-		t = bin(t, 8, []byte(name))
-		tensors = bin(tensors, 5, bin(t, 9, raw))
-	}
-	constant := func(name string, values ...float64) {
-		var raw []byte
-		for _, x := range values {
-			if a.net.double {
-				raw = binary.LittleEndian.AppendUint64(raw, math.Float64bits(x))
-			} else {
-				raw = binary.LittleEndian.AppendUint32(raw, math.Float32bits(float32(x)))
-			}
-		}
-		tensor(name, []int{1, len(values)}, raw)
-	}
-	mean, sd := make([]float64, len(a.inputs)), make([]float64, len(a.inputs))
-	for j := range a.inputs {
-		mean[j], sd[j] = v.inputs[inLength*j+inMean], v.inputs[inLength*j+inSD]
-	}
-	constant("input.mean", mean...)
-	constant("input.sd", sd...)
-	node("IsNaN", "missing", "features")
-	node("Where", "filled", "missing", "input.mean", "features")
-	node("Sub", "centred", "filled", "input.mean")
-	node("Div", "standardised", "centred", "input.sd")
-	refs, at := a.net.tensors(), "standardised"
-	for i, l := range a.net.layers {
-		next := "layer" + strconv.Itoa(i)
-		switch l.kind {
-		case dense:
-			w, b := refs[0], refs[1]
-			refs = refs[2:]
-			tensor(w.name, w.shape, v.raw(nil, w.at, w.size()))
-			tensor(b.name, b.shape, v.raw(nil, b.at, b.size()))
-			node("Gemm", next, at, w.name, b.name)
-		case relu:
-			node("Relu", next, at)
-		case tanh:
-			node("Tanh", next, at)
-		case sigmoid:
-			node("Sigmoid", next, at)
-		}
-		at = next
-	}
-	output := "risk"
-	if a.net.loss == logistic {
-		node("Sigmoid", output, at)
-	} else {
-		output = "value"
-		constant("response.mean", v.head[headMean])
-		constant("response.sd", v.head[headSD])
-		node("Mul", "scaled", at, "response.sd")
-		node("Add", output, "scaled", "response.mean")
-	}
-	graph = bin(graph, 2, []byte("consilium"))
-	graph = append(graph, tensors...)
-	value := func(name string, cols int) []byte {
-		rows := bin(nil, 1, bin(nil, 2, []byte("rows")))
-		shape := bin(rows, 1, num(nil, 1, uint64(cols)))
-		typ := bin(nil, 1, bin(num(nil, 1, elem), 2, shape))
-		return bin(bin(nil, 1, []byte(name)), 2, typ)
-	}
-	graph = bin(graph, 11, value("features", len(a.inputs)))
-	graph = bin(graph, 12, value(output, 1))
-	m := num(nil, 1, onnxIR)
-	m = bin(m, 2, []byte("consilium"))
-	m = bin(m, 7, graph)
-	m = bin(m, 8, num(bin(nil, 1, nil), 2, onnxOpset))
-	for _, p := range [][2]string{{"inputs", strings.Join(a.inputNames(), "\n")}, {"model", a.net.digest.String()}, {"response", a.response.name}} {
-		m = bin(m, 14, bin(bin(nil, 1, []byte(p[0])), 2, []byte(p[1])))
-	}
-	return m
-}
-
 // curvesCSV writes the curves as a table.
-func (o *Outcome) curvesCSV(loss lossKind) []byte {
-	second := "auc"
-	if loss == squared {
-		second = "r2"
-	}
+func (o *Outcome) curvesCSV(second string) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "round,training_loss,training_%s,holdout_loss,holdout_%s,update_norm\n", second, second)
 	cell := func(p *float64) string {

@@ -1,6 +1,7 @@
 package net
 
 import (
+	"fmt"
 	"math"
 
 	"github.com/apache/arrow/go/v17/arrow"
@@ -14,13 +15,44 @@ import (
 // level of a column of levels (1 if the row has it; the first level, the
 // reference, is all zeros).
 type input struct {
-	name  string // "age", "treat:rIFN-g"
-	field field
-	level int // of a column of levels, from 1; 0 for a numeric column
+	name   string // "age", "treat:rIFN-g", "age:missing"
+	field  field
+	level  int  // of a column of levels, from 1; 0 for a numeric column
+	absent bool // 1 where the column has no value
 }
 
 // binary inputs are flags and levels: 0 or 1.
-func (in input) binary() bool { return in.level > 0 || in.field.kind == consilium.TypeFlag }
+func (in input) binary() bool {
+	return in.level > 0 || in.absent || in.field.kind == consilium.TypeFlag
+}
+
+// scale is what one standardisation is for: an input of its own, or all inputs
+// of one channel of a series or image.
+type scale struct {
+	name   string
+	binary bool
+}
+
+// newScales says how inputs are standardised: input j belongs to scale
+// j % len(scales).
+func newScales(inputs []input, in shape) []scale {
+	out := make([]scale, len(inputs))
+	for j, v := range inputs {
+		out[j] = scale{v.name, v.binary()}
+	}
+	if in.rank == 1 {
+		return out
+	}
+	for j, v := range inputs[in.channels:] {
+		c := &out[j%in.channels]
+		c.binary = c.binary && v.binary()
+	}
+	out = out[:in.channels]
+	for c := range out {
+		out[c].name = fmt.Sprintf("channel %d (%s, …)", c+1, inputs[c].name)
+	}
+	return out
+}
 
 // field is how a column of the study is read.
 type field struct {
@@ -58,7 +90,8 @@ func findField(s *consilium.Spec, role, name string) (field, error) {
 }
 
 // expand turns the features of a study into inputs.
-func expand(s *consilium.Spec, features []string, response string) ([]input, error) {
+// With indicators every feature has one more, which is 1 where it is missing.
+func expand(s *consilium.Spec, features []string, response *consilium.Response, indicators bool) ([]input, error) {
 	if len(features) == 0 {
 		return nil, consilium.ErrInvalid.Withf("features is empty: list the columns that the model reads")
 	}
@@ -69,7 +102,7 @@ func expand(s *consilium.Spec, features []string, response string) ([]input, err
 			return nil, consilium.ErrInvalid.Withf("feature %s stands twice", quote(name))
 		}
 		seen[name] = true
-		if name == response {
+		if r := response; r != nil && (name == r.Column || name == r.Event || name == r.Stop) {
 			return nil, consilium.ErrInvalid.Withf("feature %s is the response: the model would read its own answer", name)
 		}
 		f, err := findField(s, "feature", name)
@@ -81,6 +114,9 @@ func expand(s *consilium.Spec, features []string, response string) ([]input, err
 		}
 		for l := 1; l < len(f.levels); l++ {
 			out = append(out, input{name: name + ":" + f.levels[l], field: f, level: l})
+		}
+		if indicators {
+			out = append(out, input{name: name + ":missing", field: f, absent: true})
 		}
 		if len(out) > maxInputs {
 			return nil, consilium.ErrInvalid.Withf("features make more than %d input values", maxInputs)
@@ -155,12 +191,14 @@ func (f field) open(r arrow.Record) (reader, error) {
 type table struct {
 	inputs   int
 	x        []float64 // rows × inputs, NaN where missing
-	y        []float64 // response, before standardisation
+	y        []float64 // response (event, class or value), before standardisation; 0 where the model has none
+	start    []float64 // of a partial likelihood; -Inf without entry times
+	stop     []float64 // of a partial likelihood
 	holdout  []bool
 	patient  []int32  // ordinal of each row's patient
 	ordinals int      // above every ordinal
 	patients [2]int64 // distinct, in training and in holdout
-	noAnswer int64    // rows left out because their response is missing
+	left     int64    // rows left out because a value is missing
 }
 
 func (t *table) rows() int { return len(t.y) }
@@ -173,6 +211,41 @@ func (t *table) count(holdout bool) (n int64) {
 		}
 	}
 	return n
+}
+
+// rowReader reads one record's rows.
+type rowReader struct {
+	answer, start, stop reader // nil where the model has none
+	inputs              []reader
+}
+
+func (a *train) open(r arrow.Record) (*rowReader, error) {
+	out := &rowReader{inputs: make([]reader, len(a.inputs))}
+	for _, f := range []struct {
+		field field
+		to    *reader
+	}{{a.response, &out.answer}, {a.start, &out.start}, {a.stop, &out.stop}} {
+		if f.field.name == "" {
+			continue
+		}
+		var err error
+		if *f.to, err = f.field.open(r); err != nil {
+			return nil, err
+		}
+	}
+	opened := map[string]reader{}
+	for j, in := range a.inputs {
+		get, ok := opened[in.field.name]
+		if !ok {
+			var err error
+			if get, err = in.field.open(r); err != nil {
+				return nil, err
+			}
+			opened[in.field.name] = get
+		}
+		out.inputs[j] = get
+	}
+	return out, nil
 }
 
 // read collects the selected rows of all batches, in order.
@@ -189,15 +262,9 @@ func (a *train) read(rows *models.Rows) (*table, error) {
 			return nil, consilium.ErrData.Withf("a batch of %d rows comes with %d selections, %d patients and %d holdout values",
 				n, len(b.Selected), len(b.Patient), len(b.Holdout))
 		}
-		answer, err := a.response.open(b.Record)
+		get, err := a.open(b.Record)
 		if err != nil {
 			return nil, err
-		}
-		readers := make([]reader, len(a.inputs))
-		for j, in := range a.inputs {
-			if readers[j], err = in.field.open(b.Record); err != nil {
-				return nil, err
-			}
 		}
 		for i := range n {
 			if !b.Selected[i] {
@@ -210,44 +277,85 @@ func (a *train) read(rows *models.Rows) (*table, error) {
 			if !(b.Holdout[i] >= 0 && b.Holdout[i] < 1) {
 				return nil, consilium.ErrData.Withf("row %d: holdout value outside [0, 1)", i)
 			}
-			y, ok := answer(i)
-			if !ok {
-				t.noAnswer++
+			whole, err := a.row(t, get, i)
+			if err != nil {
+				return nil, err
+			}
+			if !whole {
+				t.left++
 				continue
-			}
-			if a.net.loss == logistic && y != 0 && y != 1 {
-				return nil, consilium.ErrData.Withf("response %s: a value other than 0 and 1; a logistic loss needs a flag, two levels or 0/1", a.response.name)
-			}
-			if math.Abs(y) >= maxMagnitude {
-				return nil, consilium.ErrData.Withf("response %s: a value of 2^30 or more; derive a column in a larger unit", a.response.name)
 			}
 			held := b.Holdout[i] < a.holdout
 			if !seen[p] {
 				seen[p] = true
 				t.patients[split(held)]++
 			}
-			t.y = append(t.y, y)
 			t.holdout = append(t.holdout, held)
 			t.patient = append(t.patient, b.Patient[i])
-			for j, in := range a.inputs {
-				v, ok := readers[j](i)
-				switch {
-				case !ok:
-					v = math.NaN()
-				case in.level > 0:
-					if int(v) == in.level {
-						v = 1
-					} else {
-						v = 0
-					}
-				case !(math.Abs(v) < maxMagnitude):
-					return nil, consilium.ErrData.Withf("feature %s: a value of 2^30 or more; derive a column in a larger unit", in.name)
-				}
-				t.x = append(t.x, v)
-			}
 		}
 	}
 	return t, nil
+}
+
+// row appends one row's numbers. It reports false, and appends nothing, where
+// a value is missing that the model cannot do without.
+func (a *train) row(t *table, get *rowReader, i int) (bool, error) {
+	y, start, stop := 0.0, math.Inf(-1), 0.0
+	for _, f := range []struct {
+		name string
+		get  reader
+		to   *float64
+	}{{a.response.name, get.answer, &y}, {a.start.name, get.start, &start}, {a.stop.name, get.stop, &stop}} {
+		if f.get == nil {
+			continue
+		}
+		v, ok := f.get(i)
+		if !ok {
+			return false, nil
+		}
+		if !(math.Abs(v) < maxMagnitude) {
+			return false, consilium.ErrData.Withf("response %s: a value of 2^30 or more; derive a column in a larger unit", f.name)
+		}
+		*f.to = v
+	}
+	switch {
+	case a.net.loss != squared && y != 0 && y != 1:
+		return false, consilium.ErrData.Withf("response %s: a value other than 0 and 1; the loss %s needs a flag, two levels or 0/1", a.response.name, a.net.spec.Loss)
+	case a.net.loss == partial && stop < 0:
+		return false, consilium.ErrData.Withf("column %s: a time below 0", a.stop.name)
+	case a.net.loss == partial && !(start < stop):
+		return false, consilium.ErrData.Withf("columns %s and %s: an interval does not end after it starts", a.start.name, a.stop.name)
+	}
+	at := len(t.x)
+	for j, in := range a.inputs {
+		v, ok := get.inputs[j](i)
+		switch {
+		case in.absent:
+			v = 1
+			if ok {
+				v = 0
+			}
+		case !ok && a.net.spec.Missing == "drop":
+			t.x = t.x[:at]
+			return false, nil
+		case !ok:
+			v = math.NaN()
+		case in.level > 0:
+			if int(v) == in.level {
+				v = 1
+			} else {
+				v = 0
+			}
+		case !(math.Abs(v) < maxMagnitude):
+			return false, consilium.ErrData.Withf("feature %s: a value of 2^30 or more; derive a column in a larger unit", in.name)
+		}
+		t.x = append(t.x, v)
+	}
+	t.y = append(t.y, y)
+	if a.net.loss == partial {
+		t.start, t.stop = append(t.start, start), append(t.stop, stop)
+	}
+	return true, nil
 }
 
 // maxMagnitude bounds a value, so that its square is below 2^60. The sums of

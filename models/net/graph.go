@@ -2,7 +2,6 @@ package net
 
 import (
 	"fmt"
-	"runtime"
 	"sync"
 
 	_ "go4.org/unsafe/assume-no-moving-gc" // gorgonia's Go version gate; this release knows the Go we build with
@@ -32,16 +31,16 @@ func dtypeOf[T real]() tensor.Dtype {
 // tensors are views of them, so the optimiser is a loop over two slices and
 // nothing is copied on the way to the encryption.
 type machine[T real] struct {
-	net    *network
-	batch  int
-	vm     gorgonia.VM
-	params []T // weights and biases, layer after layer
-	grads  []T // of the cost by params; nil in a machine that only predicts
-	x      []T // batch × inputs
-	y      []T // batch × outputs: the response; nil in a machine that only predicts
-	weight []T // batch × outputs: 0 switches a row off; nil in a machine that only predicts
-	out    []T // batch × outputs: logits (or values, for a squared loss) of the last run
-	cost   gorgonia.Value
+	net     *network
+	batch   int
+	program *executor[T]
+	params  []T // weights and biases, layer after layer
+	grads   []T // of the cost by params; nil in a machine that only predicts
+	x       []T // batch × inputs
+	y       []T // batch × targets: the response; nil in a machine that only predicts
+	weight  []T // batch × weights: 0 switches a row off; nil in a machine that only predicts
+	out     []T // batch × outputs: logits (values, for a squared loss; log hazards, for cox) of the last run
+	cost    []T // one value
 }
 
 // newMachine compiles net for batches of the given size. With train it also
@@ -49,8 +48,6 @@ type machine[T real] struct {
 //
 // Callers hold compile: building two gorgonia graphs at once races.
 func newMachine[T real](net *network, batch int, train bool) (m *machine[T], err error) {
-	// Building runs in this goroutine, so a panic of gorgonia's can be caught.
-	// One in RunAll cannot: see the package comment.
 	defer func() {
 		if r := recover(); r != nil {
 			m, err = nil, fmt.Errorf("gorgonia refuses model %s: %v", net.digest.Short(), r)
@@ -59,100 +56,68 @@ func newMachine[T real](net *network, batch int, train bool) (m *machine[T], err
 	if batch < 1 || batch > maxBatch {
 		return nil, fmt.Errorf("batch of %d rows, want 1 to %d", batch, maxBatch)
 	}
-	dt := dtypeOf[T]()
 	m = &machine[T]{net: net, batch: batch}
 	m.params = make([]T, net.params)
 	m.x = make([]T, batch*net.inputs)
-	m.out = make([]T, batch*net.outputs)
-	ones := make([]T, batch)
-	for i := range ones {
-		ones[i] = 1
-	}
 	g := gorgonia.NewGraph()
-	matrix := func(name string, backing []T, rows, cols int) *gorgonia.Node {
-		v := tensor.New(tensor.Of(dt), tensor.WithShape(rows, cols), tensor.WithBacking(backing))
-		return gorgonia.NewMatrix(g, dt, gorgonia.WithShape(rows, cols), gorgonia.WithName(name), gorgonia.WithValue(v))
+	leaves := map[*gorgonia.Node][]T{}
+	leaf := func(name string, s []T, shape ...int) *gorgonia.Node {
+		n := variable(g, name, s, shape...)
+		leaves[n] = s
+		return n
 	}
 	b := builder{}
-	h := matrix("x", m.x, batch, net.inputs)
-	// A bias enters as ones·b, a product: gorgonia's broadcast would reshape
-	// the parameter, which aliases it (a later operation in place would then
-	// overwrite the weights).
-	one := matrix("one", ones, batch, 1)
-	var learn []*gorgonia.Node
-	var views [][2]int // offset and length in params
-	var shapes [][2]int
-	for i, l := range net.layers {
-		switch l.kind {
-		case dense:
-			w := matrix(fmt.Sprintf("w%d", i), m.params[l.weight:l.weight+l.in*l.out:l.weight+l.in*l.out], l.in, l.out)
-			c := matrix(fmt.Sprintf("b%d", i), m.params[l.bias:l.bias+l.out:l.bias+l.out], 1, l.out)
-			learn = append(learn, w, c)
-			views = append(views, [2]int{l.weight, l.in * l.out}, [2]int{l.bias, l.out})
-			shapes = append(shapes, [2]int{l.in, l.out}, [2]int{1, l.out})
-			h = b.do(gorgonia.Add(b.do(gorgonia.Mul(h, w)), b.do(gorgonia.Mul(one, c))))
-		case relu:
-			h = b.do(gorgonia.Rectify(h))
-		case tanh:
-			h = b.do(gorgonia.Tanh(h))
-		case sigmoid:
-			h = b.do(gorgonia.Sigmoid(h))
-		}
-	}
-	if b.err != nil {
-		return nil, b.err
-	}
-	if want := (tensor.Shape{batch, net.outputs}); !h.Shape().Eq(want) {
-		return nil, fmt.Errorf("gorgonia gives the output shape %v, want %v", h.Shape(), want)
-	}
-	out := gorgonia.Value(tensor.New(tensor.Of(dt), tensor.WithShape(batch, net.outputs), tensor.WithBacking(m.out)))
-	gorgonia.Read(h, &out)
+	h := leaf("x", m.x, batch, net.inputs)
+	var learn gorgonia.Nodes
+	var views [][]T // of the gradients
 	if train {
-		m.y = make([]T, batch*net.outputs)
-		m.weight = make([]T, batch*net.outputs)
 		m.grads = make([]T, net.params)
-		y := matrix("y", m.y, batch, net.outputs)
-		weight := matrix("weight", m.weight, batch, net.outputs)
-		var loss *gorgonia.Node
-		switch net.loss {
-		case logistic:
-			// relu(z) - y·z + softplus(-|z|) with -|z| = z - 2·relu(z): no
-			// exponential of a positive number, and the derivative is right
-			// at z = 0 too, where that of |z| is not.
-			r := b.do(gorgonia.Rectify(h))
-			low := b.do(gorgonia.Sub(h, b.do(gorgonia.Add(r, r))))
-			loss = b.do(gorgonia.Add(b.do(gorgonia.Sub(r, b.do(gorgonia.HadamardProd(y, h)))), b.do(gorgonia.Softplus(low))))
-		case squared:
-			d := b.do(gorgonia.Sub(h, y))
-			loss = b.do(gorgonia.HadamardProd(d, d))
+	}
+	for i := range net.layers {
+		l := &net.layers[i]
+		in := gorgonia.Nodes{h}
+		// Nothing before the first layer with parameters learns.
+		f := newFunction[T](i, l, batch, train && len(learn) > 0)
+		for _, t := range l.tensors {
+			n, to := t.size(), t.at+t.size()
+			w := leaf(fmt.Sprintf("layers.%d.%s", i, t.name), m.params[t.at:to:to], t.shape...)
+			in, learn = append(in, w), append(learn, w)
+			if train {
+				views = append(views, m.grads[t.at:t.at+n:to])
+			}
 		}
-		cost := b.do(gorgonia.Sum(b.do(gorgonia.HadamardProd(weight, loss))))
-		if b.err != nil {
-			return nil, b.err
-		}
-		gorgonia.Read(cost, &m.cost)
-		grads, err := gorgonia.Grad(cost, learn...)
-		if err != nil {
+		h = b.do(gorgonia.ApplyOp(newValue(f), in...))
+	}
+	var cost *gorgonia.Node
+	var slopes gorgonia.Nodes
+	if train {
+		m.y = make([]T, batch*net.targets())
+		m.weight = make([]T, batch*net.weights())
+		cost = b.do(gorgonia.ApplyOp(newValue(newLoss[T](net, batch)), h, leaf("y", m.y, batch, net.targets()), leaf("weight", m.weight, batch, net.weights())))
+		if slopes, err = gorgonia.Grad(cost, learn...); err != nil {
 			return nil, fmt.Errorf("gorgonia's gradient: %w", err)
 		}
-		if len(grads) != len(learn) {
-			return nil, fmt.Errorf("gorgonia gives %d gradients for %d tensors", len(grads), len(learn))
-		}
-		for i, d := range grads {
-			if got := d.Shape().TotalSize(); got != views[i][1] {
-				return nil, fmt.Errorf("gorgonia's gradient of %s has %d values, want %d", learn[i].Name(), got, views[i][1])
-			}
-			o := views[i][0]
-			into := new(gorgonia.Value)
-			*into = tensor.New(tensor.Of(dt), tensor.WithShape(shapes[i][0], shapes[i][1]), tensor.WithBacking(m.grads[o:o+views[i][1]:o+views[i][1]]))
-			gorgonia.Read(d, into)
+		if len(slopes) != len(learn) {
+			return nil, fmt.Errorf("gorgonia gives %d gradients for %d tensors", len(slopes), len(learn))
 		}
 	}
-	vm := gorgonia.NewTapeMachine(g)
-	// The finaliser only matters to CUDA; it keeps 261 KiB of every machine
-	// from ever being collected.
-	runtime.SetFinalizer(vm, nil)
-	m.vm = vm
+	if m.program, err = newExecutor(g, leaves); err != nil {
+		return nil, err
+	}
+	m.out = m.program.values[h]
+	if len(m.out) != batch*net.outputs {
+		return nil, fmt.Errorf("gorgonia gives %d outputs, want %d", len(m.out), batch*net.outputs)
+	}
+	if train {
+		m.cost = m.program.values[cost]
+		for i, d := range slopes {
+			from, into := m.program.values[d], views[i]
+			if len(from) != len(into) {
+				return nil, fmt.Errorf("gorgonia's gradient of %s has %d values, want %d", learn[i].Name(), len(from), len(into))
+			}
+			m.program.steps = append(m.program.steps, step{"gradient of " + learn[i].Name(), func() error { copy(into, from); return nil }})
+		}
+	}
 	return m, nil
 }
 
@@ -163,7 +128,7 @@ func (b *builder) do(n *gorgonia.Node, err error) *gorgonia.Node {
 	if b.err == nil && err != nil {
 		b.err = fmt.Errorf("gorgonia: %w", err)
 	}
-	if b.err != nil && n == nil {
+	if b.err != nil {
 		panic(b.err) // caught in newMachine; gorgonia does not accept a nil node
 	}
 	return n
@@ -171,26 +136,14 @@ func (b *builder) do(n *gorgonia.Node, err error) *gorgonia.Node {
 
 // run computes out, and in a training machine cost and grads, from x, y,
 // weight and params.
-func (m *machine[T]) run() error {
-	m.vm.Reset()
-	if err := m.vm.RunAll(); err != nil {
-		return fmt.Errorf("gorgonia: %w", err)
-	}
-	return nil
-}
+func (m *machine[T]) run() error { return m.program.run() }
 
-// wipe removes every row from the machine before it is kept for later. The
-// graph's nodes also hold the last batch's intermediate values; a run on zeros
-// replaces those.
-func (m *machine[T]) wipe() error {
-	for _, s := range [][]T{m.params, m.x, m.y, m.weight} {
+// wipe removes every row from the machine before it is kept for later.
+func (m *machine[T]) wipe() {
+	for _, s := range [][]T{m.params, m.grads, m.x, m.y, m.weight} {
 		clear(s)
 	}
-	if err := m.run(); err != nil {
-		return err
-	}
-	m.vm.Reset()
-	return nil
+	m.program.wipe()
 }
 
 // machineKey names interchangeable machines.
@@ -236,9 +189,7 @@ func take[T real](net *network, batch int, train bool) (*machine[T], error) {
 
 // give hands a machine back. A machine whose run failed is not given back.
 func give[T real](m *machine[T]) {
-	if m.wipe() != nil {
-		return // dropped: the next caller compiles another
-	}
+	m.wipe()
 	key := machineKey{m.net.digest, m.batch, dtypeOf[T](), m.grads != nil}
 	idleMu.Lock()
 	defer idleMu.Unlock()

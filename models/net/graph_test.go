@@ -18,6 +18,8 @@ func layers(list ...any) []consilium.Layer {
 			out = append(out, consilium.Layer{Kind: "dense", Units: l})
 		case string:
 			out = append(out, consilium.Layer{Kind: l})
+		case consilium.Layer:
+			out = append(out, l)
 		}
 	}
 	return out
@@ -25,7 +27,7 @@ func layers(list ...any) []consilium.Layer {
 
 func mustNet(t testing.TB, inputs int, loss string, list ...any) *network {
 	t.Helper()
-	n, err := newNetwork(&consilium.ModelSpec{Layers: layers(list...), Loss: loss, DType: "float64"}, inputs)
+	n, err := newNetwork(&consilium.ModelSpec{Layers: layers(list...), Loss: loss, DType: "float64"}, inputs, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,13 +42,13 @@ func oracle(n *network, params, x, y, weight []float64) (out []float64, cost flo
 		values := [][]float64{x[r*n.inputs : (r+1)*n.inputs]}
 		for _, l := range n.layers {
 			in := values[len(values)-1]
-			next := make([]float64, l.out)
+			next := make([]float64, l.out.size())
 			for o := range next {
 				switch l.kind {
 				case dense:
-					next[o] = params[l.bias+o]
+					next[o] = params[l.tensors[1].at+o]
 					for i, v := range in {
-						next[o] += v * params[l.weight+i*l.out+o]
+						next[o] += v * params[l.tensors[0].at+i*len(next)+o]
 					}
 				case relu:
 					next[o] = math.Max(in[o], 0)
@@ -72,14 +74,14 @@ func oracle(n *network, params, x, y, weight []float64) (out []float64, cost flo
 		for k := len(n.layers) - 1; k >= 0; k-- {
 			l := n.layers[k]
 			in, res := values[k], values[k+1]
-			back := make([]float64, l.in)
+			back := make([]float64, l.in.size())
 			for o, g := range d {
 				switch l.kind {
 				case dense:
-					grads[l.bias+o] += g
+					grads[l.tensors[1].at+o] += g
 					for i, v := range in {
-						grads[l.weight+i*l.out+o] += g * v
-						back[i] += g * params[l.weight+i*l.out+o]
+						grads[l.tensors[0].at+i*len(d)+o] += g * v
+						back[i] += g * params[l.tensors[0].at+i*len(d)+o]
 					}
 				case relu:
 					if in[o] > 0 {
@@ -166,7 +168,7 @@ func TestGradients(t *testing.T) {
 			}
 			grads := append([]float64(nil), m.grads...)
 			out, cost, want := oracle(n, params, x, y, weight)
-			if got := m.cost.Data().(float64); !near(got, cost, 1e-10) {
+			if got := m.cost[0]; !near(got, cost, 1e-10) {
 				t.Errorf("%s: cost %v, by hand %v", name, got, cost)
 			}
 			for i := range out {
@@ -184,7 +186,7 @@ func TestGradients(t *testing.T) {
 					if err := m.run(); err != nil {
 						t.Fatal(err)
 					}
-					return m.cost.Data().(float64)
+					return m.cost[0]
 				}
 				// Central differences err by h² times the third derivative and by
 				// 1e-16/h of rounding: 1e-7 covers both.
@@ -244,7 +246,7 @@ func TestLogisticLossEverywhere(t *testing.T) {
 				t.Fatal(err)
 			}
 			cost, slope := logLoss(z, y), risk(z)-y
-			if got := m.cost.Data().(float64); !near(got, cost, 1e-12*(1+math.Abs(cost))) {
+			if got := m.cost[0]; !near(got, cost, 1e-12*(1+math.Abs(cost))) {
 				t.Errorf("z %v y %v: loss %v, want %v", z, y, got, cost)
 			}
 			if got := m.grads[1]; !near(got, slope, 1e-12) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"math"
+	"slices"
 
 	"consilium"
 	"consilium/models"
@@ -11,7 +12,7 @@ import (
 
 // local is a site's part of a training or evaluation round.
 func local[T real](ctx context.Context, a *train, s *models.State, v view, memory []byte, t *table, rows *models.Rows, w models.Writer) ([]byte, error) {
-	eval, err := evaluate[T](ctx, a, v, t)
+	eval, err := evaluate[T](ctx, a, s.Phase, v, t)
 	if err != nil {
 		return nil, err
 	}
@@ -86,28 +87,114 @@ func (a *train) writeParameters(w models.Writer, name string, values []float64) 
 	return nil
 }
 
+// examples are the training rows as a machine takes them: inputs, targets and
+// weights of each row side by side.
+type examples[T real] struct {
+	n            int
+	x, y, weight []T
+}
+
+// classWeights are those of rows without and with the event.
+func (a *train) classWeights(v view) [2]float64 {
+	m := &a.net.spec
+	switch {
+	case len(m.ClassWeights) == 2:
+		return [2]float64{m.ClassWeights[0], m.ClassWeights[1]}
+	case m.Balanced: // both classes together weigh as much as all rows
+		n, events := v.head[headRows], v.head[headEvents]
+		return [2]float64{n / (2 * (n - events)), n / (2 * events)}
+	}
+	return [2]float64{1, 1}
+}
+
+func newExamples[T real](a *train, v view, t *table) *examples[T] {
+	e := &examples[T]{}
+	classes := a.classWeights(v)
+	var start, stop []int
+	if a.net.loss == partial {
+		start, stop = timeRanks(t)
+	}
+	for i, held := range t.holdout {
+		if held {
+			continue
+		}
+		e.n++
+		known := 0
+		row := t.x[i*t.inputs : (i+1)*t.inputs]
+		for j, x := range row {
+			e.x = append(e.x, T(v.standardise(j, x)))
+			if !math.IsNaN(x) {
+				known++
+			}
+		}
+		switch a.net.loss {
+		case logistic:
+			e.y, e.weight = append(e.y, T(t.y[i])), append(e.weight, T(classes[int(t.y[i])]))
+		case squared:
+			e.y, e.weight = append(e.y, T((t.y[i]-v.head[headMean])/v.head[headSD])), append(e.weight, 1)
+		case partial:
+			e.y, e.weight = append(e.y, T(start[i]), T(stop[i]), T(t.y[i])), append(e.weight, 1)
+		case reconstruction:
+			e.y = append(e.y, e.x[len(e.x)-len(row):]...)
+			for _, x := range row {
+				w := T(0)
+				if !math.IsNaN(x) {
+					w = T(1 / float64(known))
+				}
+				e.weight = append(e.weight, w)
+			}
+		}
+	}
+	return e
+}
+
+// timeRanks numbers a hospital's times from 1, the same number for equal ones;
+// rows that enter at the beginning enter at 0. A partial likelihood reads no more
+// than the order, and single precision would tie times that differ.
+func timeRanks(t *table) (start, stop []int) {
+	times := append(append([]float64{}, t.start...), t.stop...)
+	slices.Sort(times)
+	times = slices.Compact(times)
+	if len(times) > 0 && math.IsInf(times[0], -1) {
+		times = times[1:]
+	}
+	rank := func(x float64) int {
+		i, found := slices.BinarySearch(times, x)
+		if !found {
+			return 0
+		}
+		return i + 1
+	}
+	for i := range t.stop {
+		start, stop = append(start, rank(t.start[i])), append(stop, rank(t.stop[i]))
+	}
+	return start, stop
+}
+
+// load fills a machine with the examples of one batch. Rows past the end keep
+// weight 0: one compiled shape serves every batch. They hold zeros, so nothing
+// that is not a number can come of them.
+func (e *examples[T]) load(m *machine[T], list []int) {
+	clear(m.x)
+	clear(m.y)
+	clear(m.weight)
+	inputs, targets, weights := m.net.inputs, m.net.targets(), m.net.weights()
+	for k, i := range list {
+		copy(m.x[k*inputs:], e.x[i*inputs:(i+1)*inputs])
+		copy(m.y[k*targets:], e.y[i*targets:(i+1)*targets])
+		for j, w := range e.weight[i*weights : (i+1)*weights] {
+			m.weight[k*weights+j] = T(float64(w) / float64(len(list)))
+		}
+	}
+}
+
 // descend runs the local epochs of minibatch gradient descent on the training
 // rows and returns how far the weights moved (nil if they left the numbers) and
 // in how many steps. own is the site's control variate (scaffold) or nil.
 func descend[T real](ctx context.Context, a *train, v view, t *table, own []float64, seed consilium.Digest) (moved []float64, steps int, err error) {
-	var order []int
-	for i, h := range t.holdout {
-		if !h {
-			order = append(order, i)
-		}
-	}
-	inputs := t.inputs
-	x := make([]T, len(order)*inputs)
-	y := make([]T, len(order))
-	for k, i := range order {
-		for j := range inputs {
-			x[k*inputs+j] = T(v.standardise(j, t.x[i*inputs+j]))
-		}
-		if a.net.loss == squared {
-			y[k] = T((t.y[i] - v.head[headMean]) / v.head[headSD])
-		} else {
-			y[k] = T(t.y[i])
-		}
+	e := newExamples[T](a, v, t)
+	order := make([]int, e.n)
+	for k := range order {
 		order[k] = k
 	}
 	m, err := take[T](a.net, a.strategy.batch, true)
@@ -132,18 +219,7 @@ func descend[T real](ctx context.Context, a *train, v view, t *table, own []floa
 			if err := ctx.Err(); err != nil {
 				return nil, 0, err
 			}
-			n := min(batch, len(order)-from)
-			// Rows past the end keep weight 0: one compiled shape serves every
-			// batch. They hold zeros, so nothing that is not a number can come
-			// of them.
-			clear(m.x)
-			clear(m.y)
-			clear(m.weight)
-			for k, i := range order[from : from+n] {
-				copy(m.x[k*inputs:], x[i*inputs:(i+1)*inputs])
-				m.y[k] = y[i]
-				m.weight[k] = T(1 / float64(n))
-			}
+			e.load(m, order[from:min(from+batch, len(order))])
 			if err := m.run(); err != nil {
 				return nil, 0, err
 			}

@@ -20,6 +20,7 @@ const (
 	problemFeature             // index: known for fewer than k patients
 	problemDiverged            // weights or scores left the numbers
 	problemRows                // no contributor of a round had a row
+	problemEvents              // a partial likelihood without an event
 )
 
 func failed(iteration uint32, code, index int) *models.State {
@@ -41,16 +42,19 @@ func (a *train) failure(s *models.State) (*models.Result, error) {
 		p = models.Problem{Code: "analysis.events", Message: "every training row has the same " + a.response.name + ", so there is nothing to learn",
 			Next: "choose another response, or widen the cohort"}
 	case problemFeature:
-		if !(index >= 0 && index < float64(len(a.inputs))) {
+		if !(index >= 0 && index < float64(len(a.scales))) {
 			return nil, fmt.Errorf("training state: problem at input %v", index)
 		}
-		p = models.Problem{Code: "analysis.feature", Message: fmt.Sprintf("%s is known for fewer than %d patients, and the model would publish its mean", a.inputs[int(index)].name, k),
+		p = models.Problem{Code: "analysis.feature", Message: fmt.Sprintf("%s is known for fewer than %d patients, and the model would publish its mean", a.scales[int(index)].name, k),
 			Next: "leave it out of features"}
 	case problemDiverged:
 		p = models.Problem{Code: "analysis.diverged", Message: fmt.Sprintf("training diverged in round %d", s.Iteration+1),
 			Next: "lower strategy.rate, or check the units of the features"}
 	case problemRows:
 		p = models.Problem{Code: "analysis.rows", Message: "no contributing hospital had a row to train on", Next: "check the cohort condition and missing values"}
+	case problemEvents:
+		p = models.Problem{Code: "analysis.events", Message: "no training row has the event " + a.response.name + ", so there is nothing to learn",
+			Next: "choose another event, or widen the cohort"}
 	default:
 		return nil, fmt.Errorf("training state: unknown problem %v", code)
 	}

@@ -81,16 +81,19 @@ func RoundSeed(seed uint64, site consilium.SiteID, round uint32) consilium.Diges
 func (n *network) initial(seed consilium.Digest) []float64 {
 	out := make([]float64, n.params)
 	src := newSource(seed)
-	for i, l := range n.layers {
-		if l.kind != dense {
-			continue
-		}
-		limit := math.Sqrt(6 / float64(l.in+l.out))
-		if i+1 < len(n.layers) && n.layers[i+1].kind == relu {
-			limit = math.Sqrt(6 / float64(l.in))
-		}
-		for j := range l.in * l.out {
-			out[l.weight+j] = float64(limit * src.uniform())
+	for i := range n.layers {
+		before := i+1 < len(n.layers) && n.layers[i+1].kind == relu
+		for _, t := range n.layers[i].tensors {
+			if t.fans == [2]int{} {
+				continue
+			}
+			limit := math.Sqrt(6 / float64(t.fans[0]+t.fans[1]))
+			if before {
+				limit = math.Sqrt(6 / float64(t.fans[0]))
+			}
+			for j := range t.size() {
+				out[t.at+j] = float64(limit * src.uniform())
+			}
 		}
 	}
 	return out

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"strings"
 
 	"consilium"
 	"consilium/internal/canon"
@@ -24,10 +25,13 @@ type Outcome struct {
 	Holdout      Split              `json:"holdout"`
 	Model        Model              `json:"model"`
 	Strategy     consilium.Strategy `json:"strategy"`
+	BestRound    *int               `json:"best_round,omitempty"` // with patience: after how many rounds of training the model was the best, which is the one given
 	Response     ResponseScale      `json:"response"`
 	Inputs       []Input            `json:"inputs"`
 	Curves       Curves             `json:"curves"`
-	ClippedShare float64            `json:"clipped_share"` // of all values of all updates, cut by strategy.clip
+	Calibration  []CalibrationCell  `json:"calibration,omitempty"` // logistic: of the final model
+	Thresholds   []Threshold        `json:"thresholds,omitempty"`  // reconstruction: anomaly scores of the training rows
+	ClippedShare float64            `json:"clipped_share"`         // of all values of all updates, cut by strategy.clip
 	Assumptions  []string           `json:"assumptions"`
 	Suppressed   []Suppressed       `json:"suppressed"`
 	Warnings     []string           `json:"warnings"`
@@ -41,7 +45,7 @@ type Suppressed struct {
 
 // ExcludedRows counts what was left out, over all hospitals.
 type ExcludedRows struct {
-	Missing   *int64 `json:"missing"` // no response; a missing feature does not exclude a row
+	Missing   *int64 `json:"missing"` // no response, or with model.missing drop no value of a feature
 	Consent   *int64 `json:"consent"`
 	Integrity *int64 `json:"integrity"`
 	Cohort    *int64 `json:"cohort"`
@@ -56,24 +60,49 @@ type Split struct {
 }
 
 // Metrics of one model on one split. AUC and Brier belong to the logistic
-// loss, R2 and MAE to the squared one, on the standardised response.
+// loss, R2 and MAE to the squared one, on the standardised response, C to cox,
+// Loss alone (and AUC where rows have a label) to reconstruction.
 type Metrics struct {
-	Loss  *float64 `json:"loss"` // mean per row: negative log-likelihood, or squared error
+	Loss  *float64 `json:"loss"` // mean per row: negative log-likelihood, squared error, or anomaly score; cox: negative log partial likelihood per event
 	AUC   *float64 `json:"auc"`  // from counts on the grid of scores, ties counted half
 	Brier *float64 `json:"brier"`
 	R2    *float64 `json:"r2"`
 	MAE   *float64 `json:"mae"`
+	C     *float64 `json:"c_index"` // Harrell's, over pairs of rows of one hospital
+}
+
+// CalibrationCell compares predicted with observed risk over a stretch of
+// scores that holds at least k patients.
+type CalibrationCell struct {
+	Split    string   `json:"split"` // training or holdout
+	Lower    float64  `json:"lower"` // risks
+	Upper    float64  `json:"upper"`
+	Patients int64    `json:"patients"`
+	Expected *float64 `json:"expected"` // mean risk
+	Observed *float64 `json:"observed"` // share of rows with the event
+}
+
+// Threshold is an anomaly score that about a share of the training rows stays
+// below: a cell's edge of the public grid, with at least k patients above it.
+type Threshold struct {
+	Share       float64  `json:"share"` // of training rows below
+	Score       float64  `json:"score"`
+	Sensitivity *float64 `json:"sensitivity"` // share of rows with the label above the score, on the holdout if there is one
+	FalseAlarms *float64 `json:"false_alarms"`
 }
 
 // Model names what was trained.
 type Model struct {
-	Layers     []consilium.Layer `json:"layers"`
-	Loss       string            `json:"loss"`
-	DType      string            `json:"dtype"`
-	Inputs     int               `json:"inputs"`
-	Parameters int               `json:"parameters"`
-	Digest     consilium.Digest  `json:"digest"`  // of the specification
-	Weights    consilium.Digest  `json:"weights"` // of weights.safetensors
+	Input        *consilium.InputShape `json:"input,omitempty"`
+	Layers       []consilium.Layer     `json:"layers"`
+	Loss         string                `json:"loss"`
+	DType        string                `json:"dtype"`
+	Missing      string                `json:"missing,omitempty"`
+	ClassWeights []float64             `json:"class_weights,omitempty"` // as used
+	Inputs       int                   `json:"inputs"`
+	Parameters   int                   `json:"parameters"`
+	Digest       consilium.Digest      `json:"digest"`  // of the specification
+	Weights      consilium.Digest      `json:"weights"` // of weights.safetensors
 }
 
 // ResponseScale says what the model predicts. Mean and SD are those of a
@@ -85,20 +114,21 @@ type ResponseScale struct {
 	SD     *float64 `json:"sd"`
 }
 
-// Input is one value of the input vector: the network reads (x - Mean) / SD,
-// and 0 where x is missing. Flags and levels have 0.5 and 0.5 whatever the data.
+// Input is one value of the input vector, or one channel of a series or image:
+// the network reads (x - Mean) / SD, and 0 where x is missing. Flags and levels
+// have 0.5 and 0.5 whatever the data.
 type Input struct {
 	Name    string  `json:"name"`
 	Mean    float64 `json:"mean"`
 	SD      float64 `json:"sd"`
-	Missing *int64  `json:"missing"` // rows without a value
+	Missing *int64  `json:"missing"` // values that are missing
 }
 
 // Curves hold one point per model: the first before any training, then one
 // after each round.
 type Curves struct {
 	TrainingLoss []*float64 `json:"training_loss"`
-	TrainingAUC  []*float64 `json:"training_auc"` // R² for a squared loss
+	TrainingAUC  []*float64 `json:"training_auc"` // R² for a squared loss, C for cox
 	HoldoutLoss  []*float64 `json:"holdout_loss"`
 	HoldoutAUC   []*float64 `json:"holdout_auc"`
 	UpdateNorm   []float64  `json:"update_norm"` // Euclidean norm of each round's step; one point less
@@ -142,7 +172,7 @@ func (a *train) Result(s *models.State) (*models.Result, error) {
 	}
 	files["weights.npy"] = a.npy(v)
 	files["model.onnx"] = a.onnx(v)
-	files["curves.csv"] = o.curvesCSV(a.net.loss)
+	files["curves.csv"] = o.curvesCSV(a.second())
 	o.Model.Weights = consilium.DomainModel.Digest([]byte("weights"), files["weights.safetensors"])
 	doc, err := canon.Marshal(o)
 	if err != nil {
@@ -154,8 +184,8 @@ func (a *train) Result(s *models.State) (*models.Result, error) {
 func (a *train) outcome(v view) *Outcome {
 	o := &Outcome{Analysis: consilium.AnalysisTrain, Name: a.spec.Name, Strategy: a.strategy.spec(), Assumptions: []string{},
 		Suppressed: []Suppressed{}, Warnings: []string{}}
-	o.Model = Model{Layers: a.net.spec.Layers, Loss: a.net.spec.Loss, DType: a.net.spec.DType, Inputs: a.net.inputs,
-		Parameters: a.net.params, Digest: a.net.digest}
+	o.Model = Model{Input: a.net.spec.Input, Layers: a.net.spec.Layers, Loss: a.net.spec.Loss, DType: a.net.spec.DType, Missing: a.net.spec.Missing,
+		Inputs: a.net.inputs, Parameters: a.net.params, Digest: a.net.digest}
 
 	// A count of 1 to k-1 patients or rows would single people out. Where one
 	// split's count is small, the other's is left out too, or it would follow
@@ -179,12 +209,14 @@ func (a *train) outcome(v view) *Outcome {
 	}
 	pair("rows", headRows, &o.Rows, &o.Training.Rows, &o.Holdout.Rows)
 	pair("patients", headPatients, &o.Patients, &o.Training.Patients, &o.Holdout.Patients)
-	if a.net.loss == logistic {
+	hidden := false // counts of events, and what would tell them
+	if a.classes() {
 		// Events and their complement.
 		hide := false
 		for s := range 2 {
 			hide = hide || small(h[headEvents+s]) || small(h[headRows+s]-h[headEvents+s])
 		}
+		hidden = hide
 		all, n := h[headEvents]+h[headEvents+1], h[headRows]+h[headRows+1]
 		o.Events = count("events", all, small(all) || small(n-all))
 		o.Training.Events = count("training.events", h[headEvents], hide)
@@ -194,13 +226,13 @@ func (a *train) outcome(v view) *Outcome {
 		name string
 		to   **int64
 		n    float64
-	}{{"missing", &o.ExcludedRows.Missing, h[headNoAnswer]}, {"consent", &o.ExcludedRows.Consent, h[headExcluded]},
+	}{{"missing", &o.ExcludedRows.Missing, h[headLeft]}, {"consent", &o.ExcludedRows.Consent, h[headExcluded]},
 		{"integrity", &o.ExcludedRows.Integrity, h[headExcluded+1]}, {"cohort", &o.ExcludedRows.Cohort, h[headExcluded+2]}} {
 		// What integrity excludes is a finding about a table, not about people,
 		// and an audit must see it however small.
 		*e.to = count("excluded_rows."+e.name, e.n, i != 2 && small(e.n))
 	}
-	for j, in := range a.inputs {
+	for j, in := range a.scales {
 		p := v.inputs[inLength*j:]
 		o.Inputs = append(o.Inputs, Input{Name: in.name, Mean: p[inMean], SD: p[inSD],
 			Missing: count("inputs."+in.name+".missing", p[inMiss], small(p[inMiss]))})
@@ -216,10 +248,14 @@ func (a *train) outcome(v view) *Outcome {
 		o.Response.Mean, o.Response.SD = number(h[headMean]), number(h[headSD])
 	}
 
-	o.Assumptions = append(o.Assumptions, "a missing feature is read as the mean of its training rows (a flag or level: as the middle between yes and no)",
-		fmt.Sprintf("the AUC counts two scores as tied when they fall into one bin of 1/%d of a logit", binScale))
-	if a.net.loss == squared {
-		o.Assumptions = o.Assumptions[:1]
+	o.assume(a, v)
+	if w := a.classWeights(v); w != [2]float64{1, 1} {
+		// Balanced ones would tell the count of events.
+		if a.net.spec.Balanced && hidden {
+			o.Suppressed = append(o.Suppressed, Suppressed{"model.class_weights", fmt.Sprintf("they follow from a count of fewer than %v patients or rows", k)})
+		} else {
+			o.Model.ClassWeights = w[:]
+		}
 	}
 	points := len(v.curve) / curveLength
 	for i := range points {
@@ -232,16 +268,27 @@ func (a *train) outcome(v view) *Outcome {
 			o.Curves.UpdateNorm = append(o.Curves.UpdateNorm, p[6])
 		}
 	}
-	last := v.curve[len(v.curve)-curveLength:]
-	o.Training.Metrics = a.named(last[0], last[1], last[2])
-	o.Holdout.Metrics = a.named(last[3], last[4], last[5])
-	if !(last[0] < v.curve[0]) {
+	o.Training.Metrics, o.Holdout.Metrics = a.named(v.final[0]), a.named(v.final[1])
+	if a.strategy.patience > 0 {
+		best := int(h[headBest])
+		o.BestRound = &best
+	}
+	switch a.net.loss {
+	case logistic:
+		o.Calibration = append(a.calibration(v, 0), a.calibration(v, 1)...)
+	case reconstruction:
+		o.Thresholds = a.thresholds(v, hidden)
+	}
+	if o.Training.Loss != nil && !(*o.Training.Loss < v.curve[0]) {
 		o.Warnings = append(o.Warnings, "the training loss did not fall: try another strategy.rate, or more rounds")
 	}
-	if a.holdout > 0 && math.IsNaN(last[4]) {
-		o.Warnings = append(o.Warnings, "the holdout rows have no AUC or R²: there are too few of them, or they are all alike")
+	switch {
+	case a.holdout > 0 && !a.holds(v):
+		o.Warnings = append(o.Warnings, fmt.Sprintf("the holdout has fewer than %v patients, so nothing is said about it: raise holdout, or ask more hospitals", k))
+	case a.holdout > 0 && a.net.loss != reconstruction && o.Holdout.AUC == nil && o.Holdout.R2 == nil && o.Holdout.C == nil:
+		o.Warnings = append(o.Warnings, "the holdout rows have no "+strings.ToUpper(a.second())+": they are all alike")
 	}
-	sent := float64(a.strategy.rounds) * float64(a.net.params) * float64(len(a.facts.Sites))
+	sent := float64(points-1) * float64(a.net.params) * float64(len(a.facts.Sites))
 	if sent > 0 {
 		o.ClippedShare = h[headClipped] / sent
 	}
@@ -251,10 +298,59 @@ func (a *train) outcome(v view) *Outcome {
 	return o
 }
 
-// named spreads three numbers over the fields of the model's loss.
-func (a *train) named(loss, second, third float64) Metrics {
-	if a.net.loss == logistic {
-		return Metrics{Loss: number(loss), AUC: number(second), Brier: number(third)}
+// assume says how the model reads the data and how it was measured.
+func (o *Outcome) assume(a *train, v view) {
+	add := func(text string) { o.Assumptions = append(o.Assumptions, text) }
+	switch a.net.spec.Missing {
+	case "drop":
+		add("a row that lacks a feature is left out")
+	case "indicator":
+		add("a missing feature is read as the mean of its training rows (a flag or level: as the middle between yes and no), and an input of its own says that it is missing")
+	default:
+		add("a missing feature is read as the mean of its training rows (a flag or level: as the middle between yes and no)")
 	}
-	return Metrics{Loss: number(loss), R2: number(second), MAE: number(third)}
+	if a.net.input.rank > 1 {
+		add("every channel is standardised by its own mean and standard deviation over all steps or pixels of the training rows")
+	}
+	if a.net.loss == logistic || a.net.loss == reconstruction && a.classes() {
+		add(fmt.Sprintf("the AUC counts two scores as tied when they fall into one bin of 1/%d of a logit (anomaly scores: of a doubling)", binScale))
+	}
+	if a.net.loss == logistic && a.classWeights(v) != [2]float64{1, 1} {
+		add("training rows were weighted by class: the model's risks are those of a population with these weights, not of the hospitals' patients")
+	}
+	if a.net.loss == partial {
+		add("the partial likelihood is stratified by hospital, and in training by batch: risk sets meet neither across hospitals nor across batches")
+	}
+	if a.strategy.patience > 0 {
+		add("the round was chosen by the loss that is reported here, which is therefore a little too good")
+	}
+}
+
+// second is the word for the curve's second number.
+func (a *train) second() string {
+	switch a.net.loss {
+	case squared:
+		return "r2"
+	case partial:
+		return "c"
+	}
+	return "auc"
+}
+
+// named spreads a model's three numbers over the fields of its loss. A loss
+// over no rows has none.
+func (a *train) named(e []float64) Metrics {
+	loss, second, third := a.metrics(e)
+	m := Metrics{Loss: number(loss)}
+	switch a.net.loss {
+	case logistic:
+		m.AUC, m.Brier = number(second), number(third)
+	case squared:
+		m.R2, m.MAE = number(second), number(third)
+	case partial:
+		m.C = number(second)
+	case reconstruction:
+		m.AUC = number(second)
+	}
+	return m
 }

@@ -145,17 +145,29 @@ func Evaluate(ctx context.Context, facts consilium.Facts, spec *consilium.Analys
 	if !s.Done {
 		return Metrics{}, Metrics{}, consilium.ErrWrongPhase.Withf("training is not finished")
 	}
+	// The final evaluation once more, over these rows.
 	again := clone(s)
 	again.Done = false
-	again.F64 = again.F64[:len(again.F64)-curveLength]
+	again.F64 = again.F64[:len(again.F64)-2*a.evalLength(phaseEvaluate)]
+	if s.F64[headRestored] == 0 {
+		again.F64 = again.F64[:len(again.F64)-curveLength]
+	}
 	facts.Sites = []consilium.SiteID{"pooled"}
 	a.facts = facts
-	done, err := a.round(ctx, again, uint32(a.strategy.rounds)+2, make([][]byte, 1), []*models.Rows{Pool(rows)})
+	last := again
+	for !last.Done { // twice, if an earlier model than the last was kept
+		if last, err = a.round(ctx, last, uint32(a.strategy.needs()), make([][]byte, 1), []*models.Rows{Pool(rows)}); err != nil {
+			return Metrics{}, Metrics{}, err
+		}
+		if last.Phase == phaseFailed {
+			return Metrics{}, Metrics{}, consilium.ErrData.Withf("the model gives scores beyond all bounds on these rows")
+		}
+	}
+	v, err := a.view(last)
 	if err != nil {
 		return Metrics{}, Metrics{}, err
 	}
-	last := done.F64[len(done.F64)-curveLength:]
-	return a.named(last[0], last[1], last[2]), a.named(last[3], last[4], last[5]), nil
+	return a.named(v.final[0]), a.named(v.final[1]), nil
 }
 
 // Alone is what one hospital learns from its own patients only.

@@ -11,46 +11,24 @@ import (
 
 // Bounds of a model, checked before gorgonia sees a shape.
 const (
-	maxLayers = 64
-	maxUnits  = 1 << 14
-	maxParams = 1 << 26
-	maxInputs = 1 << 14
-	maxBatch  = 1 << 12
+	maxLayers      = 64
+	maxUnits       = 1 << 14
+	maxParams      = 1 << 26
+	maxInputs      = 1 << 14
+	maxBatch       = 1 << 12
+	maxActivations = 1 << 22 // values of one layer for one row
+	maxFootprint   = 1 << 28 // values of all layers for one batch, with their slopes
 )
-
-type kind uint8
-
-const (
-	dense kind = iota + 1
-	relu
-	tanh
-	sigmoid
-)
-
-var kinds = map[string]kind{"dense": dense, "relu": relu, "tanh": tanh, "sigmoid": sigmoid}
-
-type lossKind uint8
-
-const (
-	logistic lossKind = iota + 1
-	squared
-)
-
-// layer is one validated layer. A dense layer computes x·W + b, with W of
-// in × out row by row at weight and b of out at bias in the flat parameters.
-type layer struct {
-	kind         kind
-	in, out      int
-	weight, bias int
-}
 
 // network is a validated model for a number of inputs.
 type network struct {
 	layers  []layer
+	input   shape
 	inputs  int
 	outputs int
 	params  int
 	loss    lossKind
+	efron   bool // ties of the partial likelihood
 	double  bool // float64
 	digest  consilium.Digest
 	spec    consilium.ModelSpec // as validated, with the default dtype filled in
@@ -61,8 +39,9 @@ type network struct {
 const modelVersion = 1
 
 // newNetwork validates a model for the given number of inputs: whitelisted
-// layers, every shape known, one output. It allocates no parameters.
-func newNetwork(m *consilium.ModelSpec, inputs int) (*network, error) {
+// layers, every shape known, the outputs that the loss wants. It allocates no
+// parameters.
+func newNetwork(m *consilium.ModelSpec, inputs int, ties string) (*network, error) {
 	if m == nil || len(m.Layers) == 0 {
 		return nil, consilium.ErrInvalid.Withf("model.layers is empty: want for example dense 16, relu, dense 1")
 	}
@@ -72,16 +51,23 @@ func newNetwork(m *consilium.ModelSpec, inputs int) (*network, error) {
 	if inputs < 1 || inputs > maxInputs {
 		return nil, consilium.ErrInvalid.Withf("features: %d input values after levels are expanded, want 1 to %d", inputs, maxInputs)
 	}
-	n := &network{inputs: inputs, spec: consilium.ModelSpec{Loss: m.Loss, DType: m.DType}}
-	switch m.Loss {
-	case "logistic":
-		n.loss = logistic
-	case "squared":
-		n.loss = squared
-	case "cross-entropy", "cox":
-		return nil, consilium.ErrInvalid.Withf("model.loss %s is not available in this version: use logistic or squared", m.Loss)
-	default:
-		return nil, consilium.ErrInvalid.Withf("model.loss %s: %s", quote(m.Loss), suggest(m.Loss, []string{"logistic", "squared"}))
+	n := &network{inputs: inputs, spec: *m}
+	n.spec.Layers = append([]consilium.Layer(nil), m.Layers...)
+	var ok bool
+	if n.loss, ok = losses[m.Loss]; !ok {
+		return nil, consilium.ErrInvalid.Withf("model.loss %s: %s", quote(m.Loss), suggest(m.Loss, lossNames))
+	}
+	switch {
+	case n.loss == partial:
+		if ties == "" {
+			ties = "efron"
+		}
+		if ties != "efron" && ties != "breslow" {
+			return nil, consilium.ErrInvalid.Withf("ties %s: %s", quote(ties), suggest(ties, []string{"efron", "breslow"}))
+		}
+		n.efron = ties == "efron"
+	case ties != "":
+		return nil, consilium.ErrInvalid.Withf("ties are of event times, and the loss %s has none: leave them out, or use the loss cox", m.Loss)
 	}
 	switch m.DType {
 	case "", "float32":
@@ -91,50 +77,130 @@ func newNetwork(m *consilium.ModelSpec, inputs int) (*network, error) {
 	default:
 		return nil, consilium.ErrInvalid.Withf("model.dtype %s: %s", quote(m.DType), suggest(m.DType, []string{"float32", "float64"}))
 	}
-	width := inputs
+	if err := checkData(m, n.loss); err != nil {
+		return nil, err
+	}
+	var err error
+	if n.input, err = inputShape(m.Input, inputs); err != nil {
+		return nil, err
+	}
+	at := n.input
 	for i, l := range m.Layers {
-		k, ok := kinds[l.Kind]
-		if !ok {
-			return nil, consilium.ErrInvalid.Withf("model.layers[%d] %s: %s", i, quote(l.Kind), suggest(l.Kind, []string{"dense", "relu", "tanh", "sigmoid"}))
+		v, err := newLayer(i, l, at)
+		if err != nil {
+			return nil, err
 		}
-		v := layer{kind: k, in: width, out: width}
-		if k == dense {
-			if l.Units < 1 || l.Units > maxUnits {
-				return nil, consilium.ErrInvalid.Withf("model.layers[%d] dense: units %d, want 1 to %d", i, l.Units, maxUnits)
-			}
-			v.out = l.Units
-			v.weight = n.params
-			v.bias = v.weight + v.in*v.out
-			n.params = v.bias + v.out // at most 2^14 · 2^14 + 2^14 more, no overflow
+		if v.activation() && (i == 0 || n.layers[i-1].activation()) {
+			return nil, consilium.ErrInvalid.Withf("model.layers[%d] %s: an activation follows a layer of another kind", i, l.Kind)
+		}
+		for k := range v.tensors {
+			v.tensors[k].at = n.params
+			n.params += v.tensors[k].size() // at most 2^26 and 2^28 more
 			if n.params > maxParams {
 				return nil, consilium.ErrInvalid.Withf("model has more than %d parameters at layer %d", maxParams, i)
 			}
-			width = v.out
-		} else {
-			if l.Units != 0 {
-				return nil, consilium.ErrInvalid.Withf("model.layers[%d] %s takes no units", i, l.Kind)
-			}
-			if i == 0 || n.layers[i-1].kind != dense {
-				return nil, consilium.ErrInvalid.Withf("model.layers[%d] %s: an activation follows a dense layer", i, l.Kind)
-			}
 		}
 		n.layers = append(n.layers, v)
-		n.spec.Layers = append(n.spec.Layers, l)
+		at = v.out
 	}
-	if last := n.layers[len(n.layers)-1]; last.kind != dense || last.out != 1 {
-		return nil, consilium.ErrInvalid.Withf("the last layer is %s: want dense with units 1 (the loss applies its own link)", describeLayer(m.Layers[len(m.Layers)-1]))
+	want := 1
+	if n.loss == reconstruction {
+		want = inputs
 	}
-	n.outputs = 1
+	last := m.Layers[len(m.Layers)-1]
+	if v := n.layers[len(n.layers)-1]; v.kind != dense || at.size() != want {
+		why := "the loss applies its own link"
+		if n.loss == reconstruction {
+			why = "one for each of the inputs, which the network gives back"
+		}
+		return nil, consilium.ErrInvalid.Withf("the last layer is %s: want dense with units %d (%s)", describeLayer(last), want, why)
+	}
+	n.outputs = want
 	doc, err := canon.Marshal(struct {
 		Version int                 `json:"version"`
 		Inputs  int                 `json:"inputs"`
+		Ties    string              `json:"ties,omitempty"`
 		Model   consilium.ModelSpec `json:"model"`
-	}{modelVersion, inputs, n.spec})
+	}{modelVersion, inputs, ties, n.spec})
 	if err != nil {
 		return nil, err
 	}
 	n.digest = consilium.DomainModel.Digest([]byte("specification"), doc)
 	return n, nil
+}
+
+func (l *layer) activation() bool { return l.kind == relu || l.kind == tanh || l.kind == sigmoid }
+
+// checkData validates what a model says of missing values and classes.
+func checkData(m *consilium.ModelSpec, loss lossKind) error {
+	switch m.Missing {
+	case "", "mean", "indicator", "drop":
+	default:
+		return consilium.ErrInvalid.Withf("model.missing %s: %s", quote(m.Missing), suggest(m.Missing, []string{"mean", "indicator", "drop"}))
+	}
+	if m.Missing == "indicator" && (m.Input != nil || loss == reconstruction) {
+		return consilium.ErrInvalid.Withf("model.missing indicator adds inputs, and the inputs of this model have a fixed order: use mean or drop")
+	}
+	if !m.Balanced && len(m.ClassWeights) == 0 {
+		return nil
+	}
+	switch {
+	case loss != logistic:
+		return consilium.ErrInvalid.Withf("model.class_weights belong to the loss logistic, not to %s", m.Loss)
+	case m.Balanced && len(m.ClassWeights) > 0:
+		return consilium.ErrInvalid.Withf("model.class_weights: balanced, or two numbers")
+	case !m.Balanced && len(m.ClassWeights) != 2:
+		return consilium.ErrInvalid.Withf("model.class_weights has %d numbers, want two: of rows without and with the event", len(m.ClassWeights))
+	}
+	for _, w := range m.ClassWeights {
+		if !(w > 0 && w <= 1e4) {
+			return consilium.ErrInvalid.Withf("model.class_weights %v, want above 0 and at most 10000", w)
+		}
+	}
+	return nil
+}
+
+// inputShape lays the inputs out.
+func inputShape(s *consilium.InputShape, inputs int) (shape, error) {
+	if s == nil {
+		return flat(inputs), nil
+	}
+	bad := func(format string, args ...any) (shape, error) {
+		return shape{}, consilium.ErrInvalid.Withf("model.input "+format, args...)
+	}
+	for _, d := range []int{s.Steps, s.Height, s.Width, s.Channels} {
+		if d < 0 || d > maxInputs {
+			return bad("has a side of %d, want 1 to %d", d, maxInputs)
+		}
+	}
+	out := shape{2, 1, s.Steps, s.Channels}
+	switch {
+	case s.Steps > 0 && s.Height == 0 && s.Width == 0:
+	case s.Steps == 0 && s.Height > 0 && s.Width > 0:
+		out = shape{3, s.Height, s.Width, s.Channels}
+	default:
+		return bad("wants steps, or height and width")
+	}
+	if s.Channels < 1 {
+		return bad("channels %d, want 1 or more", s.Channels)
+	}
+	if out.height*out.width > maxInputs || out.size() != inputs {
+		return bad("is %v, together %d values, and features make %d: list a feature for each", out, out.size(), inputs)
+	}
+	return out, nil
+}
+
+// footprint is about how many values a machine for batches of this size holds.
+func (n *network) footprint(batch int) int {
+	each := n.inputs
+	for i := range n.layers {
+		l := &n.layers[i]
+		each += 3 * l.out.size()
+		if l.kind == gru {
+			each += l.in.width * 13 * l.tensors[1].shape[0]
+		}
+	}
+	return each * batch
 }
 
 func describeLayer(l consilium.Layer) string {
@@ -154,8 +220,7 @@ func checkKeys(a *consilium.AnalysisSpec) error {
 		{a.NoIntercept, "no_intercept", "every dense layer has a bias"},
 		{len(a.Strata) > 0, "strata", ""},
 		{a.Cluster != "", "cluster", ""},
-		{a.Ties != "", "ties", ""},
-		{a.Family != "", "family", "use model.loss: logistic or squared"},
+		{a.Family != "", "family", "use model.loss: logistic, squared, cox or reconstruction"},
 		{a.Robust, "robust", ""},
 		{a.Offset != nil, "offset", ""},
 		{a.Ridge != 0, "ridge", "strategy.mu holds local training near the shared model (fedprox)"},
@@ -193,6 +258,8 @@ type strategy struct {
 	clip       float64
 	kind       consilium.BlockKind
 	bits       int
+	patience   int
+	minDelta   float64
 }
 
 // Defaults of a strategy, chosen on small cohorts: with 128 patients at 13
@@ -228,7 +295,7 @@ func newStrategy(s *consilium.Strategy) (strategy, error) {
 		s = &consilium.Strategy{}
 	}
 	v := strategy{name: s.Name, rounds: s.Rounds, epochs: s.LocalEpochs, batch: s.Batch, rate: s.Rate, serverRate: s.ServerRate,
-		mu: s.Mu, clip: s.Clip, bits: s.Bits}
+		mu: s.Mu, clip: s.Clip, bits: s.Bits, patience: s.Patience, minDelta: s.MinDelta}
 	bad := func(format string, args ...any) (strategy, error) {
 		return strategy{}, consilium.ErrInvalid.Withf("strategy."+format, args...)
 	}
@@ -278,6 +345,12 @@ func newStrategy(s *consilium.Strategy) (strategy, error) {
 		return bad("mu %v, want 0 to 1e6", v.mu)
 	case !in(v.clip, 1e6):
 		return bad("clip %v, want above 0 and at most 1e6", v.clip)
+	case v.patience < 0 || v.patience > v.rounds:
+		return bad("patience %d, want 0 (never stop early) to the number of rounds, %d", v.patience, v.rounds)
+	case !(v.minDelta >= 0 && v.minDelta <= 1e6):
+		return bad("min_delta %v, want 0 to 1e6", v.minDelta)
+	case v.minDelta > 0 && v.patience == 0:
+		return bad("min_delta belongs to patience: after how many rounds without a better loss does training stop?")
 	}
 	switch v.bits {
 	case 16:
@@ -293,7 +366,7 @@ func newStrategy(s *consilium.Strategy) (strategy, error) {
 // spec is the strategy with its defaults, for the result.
 func (s strategy) spec() consilium.Strategy {
 	return consilium.Strategy{Name: s.name, Rounds: s.rounds, LocalEpochs: s.epochs, Batch: s.batch, Rate: s.rate,
-		ServerRate: s.serverRate, Mu: s.mu, Clip: s.clip, Bits: s.bits}
+		ServerRate: s.serverRate, Mu: s.mu, Clip: s.clip, Bits: s.bits, Patience: s.patience, MinDelta: s.minDelta}
 }
 
 func quote(s string) string {

@@ -19,9 +19,9 @@ func TestRefusals(t *testing.T) {
 		{"no layers", func(_ *consilium.Spec, a *consilium.AnalysisSpec) { a.Model.Layers = nil }, "model.layers is empty"},
 		{"no model", func(_ *consilium.Spec, a *consilium.AnalysisSpec) { a.Model = nil }, "model.layers is empty"},
 		{"misspelt layer", func(_ *consilium.Spec, a *consilium.AnalysisSpec) { a.Model.Layers[1].Kind = "rleu" }, "did you mean relu?"},
-		{"code as a layer", func(_ *consilium.Spec, a *consilium.AnalysisSpec) { a.Model.Layers[1].Kind = "exec(\"rm\")" }, "want dense, relu, tanh, sigmoid"},
-		{"activation first", func(_ *consilium.Spec, a *consilium.AnalysisSpec) { a.Model.Layers = layers("relu", 1) }, "follows a dense layer"},
-		{"two activations", func(_ *consilium.Spec, a *consilium.AnalysisSpec) { a.Model.Layers = layers(4, "relu", "relu", 1) }, "follows a dense layer"},
+		{"code as a layer", func(_ *consilium.Spec, a *consilium.AnalysisSpec) { a.Model.Layers[1].Kind = "exec(\"rm\")" }, "want dense, relu, tanh, sigmoid, conv1d"},
+		{"activation first", func(_ *consilium.Spec, a *consilium.AnalysisSpec) { a.Model.Layers = layers("relu", 1) }, "follows a layer of another kind"},
+		{"two activations", func(_ *consilium.Spec, a *consilium.AnalysisSpec) { a.Model.Layers = layers(4, "relu", "relu", 1) }, "follows a layer of another kind"},
 		{"activation last", func(_ *consilium.Spec, a *consilium.AnalysisSpec) { a.Model.Layers = layers(1, "sigmoid") }, "last layer"},
 		{"two outputs", func(_ *consilium.Spec, a *consilium.AnalysisSpec) { a.Model.Layers = layers(4, "relu", 2) }, "last layer is dense 2"},
 		{"no units", func(_ *consilium.Spec, a *consilium.AnalysisSpec) { a.Model.Layers = layers(0, "relu", 1) }, "units 0"},
@@ -35,7 +35,7 @@ func TestRefusals(t *testing.T) {
 		}, "1000 layers"},
 		{"units on relu", func(_ *consilium.Spec, a *consilium.AnalysisSpec) { a.Model.Layers[1].Units = 3 }, "takes no units"},
 		{"loss", func(_ *consilium.Spec, a *consilium.AnalysisSpec) { a.Model.Loss = "logisitc" }, "did you mean logistic?"},
-		{"later loss", func(_ *consilium.Spec, a *consilium.AnalysisSpec) { a.Model.Loss = "cox" }, "not available"},
+		{"later loss", func(_ *consilium.Spec, a *consilium.AnalysisSpec) { a.Model.Loss = "cox" }, "a time and an event"},
 		{"dtype", func(_ *consilium.Spec, a *consilium.AnalysisSpec) { a.Model.DType = "float16" }, "float32"},
 		{"no features", func(_ *consilium.Spec, a *consilium.AnalysisSpec) { a.Features = nil }, "features is empty"},
 		{"unknown feature", func(_ *consilium.Spec, a *consilium.AnalysisSpec) { a.Features[0] = "treet" }, "did you mean treat?"},
@@ -80,7 +80,7 @@ func TestRefusals(t *testing.T) {
 func TestDigest(t *testing.T) {
 	base := consilium.ModelSpec{Layers: layers(4, "relu", 1), Loss: "logistic", DType: "float32"}
 	of := func(m consilium.ModelSpec, inputs int) consilium.Digest {
-		n, err := newNetwork(&m, inputs)
+		n, err := newNetwork(&m, inputs, "")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -19,26 +19,29 @@ const (
 	headRows     = 0  // training, holdout
 	headPatients = 2  // training, holdout
 	headEvents   = 4  // training, holdout
-	headNoAnswer = 6  // rows without a response
+	headLeft     = 6  // rows left out because a value is missing
 	headExcluded = 7  // consent, integrity, cohort
 	headMean     = 10 // of the response among training rows
 	headSD       = 11
 	headClipped  = 12 // values of updates that the clip cut, over all rounds and sites
-	headLength   = 13
+	headBest     = 13 // strategy.patience: the point of the curve with the best loss
+	headBestLoss = 14 // its loss
+	headRestored = 15 // 1: the weights are those of headBest again
+	headLength   = 16
 )
 
-// Per input, after the head.
+// Per scale, after the head.
 const (
 	inMean   = 0
 	inSD     = 1
-	inKnown  = 2 // training rows that have a value
-	inMiss   = 3 // rows of both splits that have none
+	inKnown  = 2 // values of training rows
+	inMiss   = 3 // missing values of both splits
 	inLength = 4
 )
 
 // curveLength values per evaluated model: loss, AUC and Brier score (or R² and
-// mean absolute error) of training and holdout, and the norm of the step from
-// it to the next model.
+// mean absolute error, or C and nothing) of training and holdout, and the norm
+// of the step from it to the next model.
 const curveLength = 7
 
 // view is a State with names. Its slices alias the state.
@@ -48,7 +51,10 @@ type view struct {
 	moments []float64 // fedadam, fedyogi: m then v; scaffold: c
 	double  []float64 // float64 weights
 	single  []float32 // float32 weights
+	best    []float64 // strategy.patience: the weights of headBest, as float64 …
+	best32  []float32 // … or float32
 	curve   []float64
+	final   [2][]float64 // of a finished state: the opened evaluation of training and holdout
 }
 
 func (a *train) momentLength() int {
@@ -72,10 +78,20 @@ func (a *train) view(s *models.State) (view, error) {
 	if a.net.double {
 		weights64, weights32 = a.net.params, 0
 	}
-	fixed := headLength + inLength*len(a.inputs) + a.momentLength() + weights64
-	if len(s.F64) < fixed || (len(s.F64)-fixed)%curveLength != 0 || len(s.F32) != weights32 || len(s.Sub) != 0 || s.Phase > phaseEvaluate {
+	copies := 1
+	if a.strategy.patience > 0 {
+		copies = 2
+	}
+	fixed := headLength + inLength*len(a.scales) + a.momentLength() + copies*weights64
+	final := 0
+	if s.Done {
+		final = a.evalLength(phaseEvaluate)
+	}
+	points := len(s.F64) - fixed - 2*final
+	if points < 0 || points%curveLength != 0 || len(s.F32) != copies*weights32 || len(s.Sub) != 0 || s.Phase > phaseEvaluate {
 		return v, fmt.Errorf("training state: phase %d with %d and %d values is not of model %s", s.Phase, len(s.F64), len(s.F32), a.net.digest.Short())
 	}
+	points /= curveLength
 	f := s.F64
 	cut := func(n int) []float64 {
 		part := f[:n:n]
@@ -83,23 +99,32 @@ func (a *train) view(s *models.State) (view, error) {
 		return part
 	}
 	v.head = cut(headLength)
-	v.inputs = cut(inLength * len(a.inputs))
+	v.inputs = cut(inLength * len(a.scales))
 	v.moments = cut(a.momentLength())
 	v.double = cut(weights64)
-	v.single = s.F32
-	v.curve = f
-	points := len(f) / curveLength
+	v.single = s.F32[:weights32:weights32]
+	if copies > 1 {
+		v.best, v.best32 = cut(weights64), s.F32[weights32:]
+	}
+	v.curve = cut(points * curveLength)
+	v.final = [2][]float64{cut(final), cut(final)}
+	// A step follows every point of the curve but that of the last model.
+	restored := v.head[headRestored] == 1
 	want := 0
 	switch s.Phase {
 	case phaseTrain:
 		want = int(s.Iteration)
 	case phaseEvaluate:
-		want = a.strategy.rounds
-		if s.Done {
+		want = int(s.Iteration)
+		if s.Done || restored {
 			want++
 		}
 	}
-	if points != want || s.Iteration > uint32(a.strategy.rounds) {
+	switch {
+	case points != want || s.Iteration > uint32(a.strategy.rounds),
+		restored && (a.strategy.patience == 0 || s.Phase != phaseEvaluate),
+		s.Phase == phaseEvaluate && !restored && s.Iteration != uint32(a.strategy.rounds),
+		s.Done && s.Phase != phaseEvaluate:
 		return v, fmt.Errorf("training state: %d points of the curve in phase %d, iteration %d", points, s.Phase, s.Iteration)
 	}
 	return v, nil
@@ -134,11 +159,29 @@ func load[T real](v view, params []T) {
 	}
 }
 
+// keepBest remembers the weights as they are; restore takes them back.
+func (v view) keepBest() {
+	copy(v.best, v.double)
+	copy(v.best32, v.single)
+}
+
+func (v view) restore() {
+	copy(v.double, v.best)
+	copy(v.single, v.best32)
+}
+
+// scale is where the standardisation of input j stands.
+func (v view) scale(j int) []float64 {
+	c := j % (len(v.inputs) / inLength)
+	return v.inputs[inLength*c : inLength*(c+1)]
+}
+
 // standardise is (x - mean) / sd of input j; a missing value becomes 0: the
 // mean of a number, the middle of a flag or level.
 func (v view) standardise(j int, x float64) float64 {
 	if math.IsNaN(x) {
 		return 0
 	}
-	return (x - v.inputs[inLength*j+inMean]) / v.inputs[inLength*j+inSD]
+	in := v.scale(j)
+	return (x - in[inMean]) / in[inSD]
 }

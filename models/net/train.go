@@ -14,7 +14,10 @@ type train struct {
 	facts    consilium.Facts
 	spec     *consilium.AnalysisSpec
 	inputs   []input
-	response field
+	scales   []scale
+	response field // the event of a partial likelihood, or the label of a reconstruction; no name: none
+	start    field // of a partial likelihood; no name: everybody enters at the beginning
+	stop     field // of a partial likelihood
 	net      *network
 	strategy strategy
 	holdout  float64
@@ -46,42 +49,103 @@ func newTrain(facts consilium.Facts, spec *consilium.AnalysisSpec) (*train, erro
 	if facts.Spec.Privacy.DP != nil {
 		return nil, consilium.ErrInvalid.Withf("analysis %s: differential privacy is not available for train in this version: remove privacy.dp", spec.Name)
 	}
-	r := spec.Response
-	if r == nil || r.Column == "" || r.Start != "" || r.Stop != "" || r.Event != "" {
-		return nil, consilium.ErrInvalid.Withf("analysis %s: train explains one column: response: {column: …}", spec.Name)
-	}
 	a := &train{facts: facts, spec: spec, holdout: spec.Holdout}
 	var err error
-	if a.response, err = findField(facts.Spec, "response", r.Column); err != nil {
+	if a.inputs, err = expand(facts.Spec, spec.Features, spec.Response, spec.Model != nil && spec.Model.Missing == "indicator"); err != nil {
 		return nil, err
 	}
-	if a.inputs, err = expand(facts.Spec, spec.Features, r.Column); err != nil {
+	if a.net, err = newNetwork(spec.Model, len(a.inputs), spec.Ties); err != nil {
 		return nil, err
 	}
-	if a.net, err = newNetwork(spec.Model, len(a.inputs)); err != nil {
+	a.scales = newScales(a.inputs, a.net.input)
+	if err := a.readResponse(); err != nil {
 		return nil, err
-	}
-	if a.response.kind == consilium.TypeLevels && (a.net.loss != logistic || len(a.response.levels) != 2) {
-		return nil, consilium.ErrInvalid.Withf("response %s has %d levels: want two levels and the logistic loss", r.Column, len(a.response.levels))
 	}
 	if a.strategy, err = newStrategy(spec.Strategy); err != nil {
 		return nil, err
 	}
-	if need := a.strategy.rounds + 2; facts.Spec.Rounds.Max < need {
-		return nil, consilium.ErrInvalid.Withf("analysis %s needs %d rounds (%d of training, one before and one after), rounds.max is %d",
+	if n := a.net.footprint(a.strategy.batch); n > maxFootprint {
+		return nil, consilium.ErrInvalid.Withf("analysis %s: a batch of %d rows takes %d values of memory in this model, at most %d: lower strategy.batch, or use fewer units", spec.Name, a.strategy.batch, n, maxFootprint)
+	}
+	if need := a.strategy.needs(); facts.Spec.Rounds.Max < need {
+		return nil, consilium.ErrInvalid.Withf("analysis %s needs %d rounds (%d of training, one before and the rest after), rounds.max is %d",
 			spec.Name, need, a.strategy.rounds, facts.Spec.Rounds.Max)
 	}
 	return a, nil
 }
 
+// readResponse finds what the loss compares the network with.
+func (a *train) readResponse() error {
+	r := a.spec.Response
+	columns := a.facts.Spec
+	var err error
+	if a.net.loss == partial {
+		if r == nil || r.Stop == "" || r.Event == "" || r.Column != "" {
+			return consilium.ErrInvalid.Withf("analysis %s: the loss cox explains a time and an event: response: {time: …, event: …}", a.spec.Name)
+		}
+		if r.Start != "" {
+			if a.start, err = findField(columns, "response.start", r.Start); err != nil {
+				return err
+			}
+		}
+		if a.stop, err = findField(columns, "response.time", r.Stop); err != nil {
+			return err
+		}
+		for _, f := range []field{a.start, a.stop} {
+			if f.kind == consilium.TypeLevels || f.kind == consilium.TypeFlag {
+				return consilium.ErrInvalid.Withf("response: %s of type %s is not a time", f.name, f.kind)
+			}
+		}
+		if a.response, err = findField(columns, "response.event", r.Event); err != nil {
+			return err
+		}
+		if a.response.kind != consilium.TypeFlag && a.response.kind != consilium.TypeInteger {
+			return consilium.ErrInvalid.Withf("response.event %s is of type %s: want a flag", a.response.name, a.response.kind)
+		}
+		return nil
+	}
+	if r == nil && a.net.loss == reconstruction {
+		return nil
+	}
+	if r == nil || r.Column == "" || r.Start != "" || r.Stop != "" || r.Event != "" {
+		return consilium.ErrInvalid.Withf("analysis %s: the loss %s explains one column: response: {column: …}", a.spec.Name, a.spec.Model.Loss)
+	}
+	if a.response, err = findField(columns, "response", r.Column); err != nil {
+		return err
+	}
+	if a.response.kind == consilium.TypeLevels && (a.net.loss == squared || len(a.response.levels) != 2) {
+		return consilium.ErrInvalid.Withf("response %s has %d levels: want two levels and the logistic loss", r.Column, len(a.response.levels))
+	}
+	return nil
+}
+
+// classes reports whether the response is an event or a class.
+func (a *train) classes() bool { return a.net.loss != squared && a.response.name != "" }
+
+// holds reports whether the holdout is evaluated: a loss of fewer than k
+// patients would describe them.
+func (a *train) holds(v view) bool {
+	return v.head[headPatients+1] >= float64(max(a.facts.MinCohort, 1))
+}
+
 // Rounds is the number of rounds that a training study takes, for `study
-// check`: one for counts and moments, strategy.rounds, one to evaluate.
+// check`, at most.
 func Rounds(spec *consilium.AnalysisSpec) (int, error) {
 	s, err := newStrategy(spec.Strategy)
 	if err != nil {
 		return 0, err
 	}
-	return s.rounds + 2, nil
+	return s.needs(), nil
+}
+
+// needs is how many rounds the study takes at most: one for counts and
+// moments, those of training, one to evaluate, and with patience one more to
+// evaluate the best model if it is not the last.
+func (s strategy) needs() int {
+	if s.patience > 0 {
+		return s.rounds + 3
+	}
+	return s.rounds + 2
 }
 
 // Start draws the first weights from the study's seed, the analysis's name
@@ -89,21 +153,25 @@ func Rounds(spec *consilium.AnalysisSpec) (int, error) {
 func (a *train) Start(consilium.Facts) (*models.State, error) {
 	s := &models.State{Phase: phasePrepare}
 	weights := a.net.initial(consilium.DomainSeed.Digest([]byte("initial weights"), u64(a.facts.Spec.Seed), []byte(a.spec.Name), a.net.digest[:]))
-	s.F64 = make([]float64, headLength+inLength*len(a.inputs)+a.momentLength())
-	if a.net.double {
-		s.F64 = append(s.F64, weights...)
-	} else {
+	s.F64 = make([]float64, headLength+inLength*len(a.scales)+a.momentLength())
+	if !a.net.double {
 		s.F32 = make([]float32, len(weights))
 		for i, w := range weights {
 			s.F32[i] = float32(w)
 		}
+		weights = nil
+	}
+	s.F64 = append(s.F64, weights...)
+	if a.strategy.patience > 0 {
+		s.F64, s.F32 = append(s.F64, weights...), append(s.F32, s.F32...)
 	}
 	v, err := a.view(s)
 	if err != nil {
 		return nil, err
 	}
 	v.head[headSD] = 1
-	for j := range a.inputs {
+	v.head[headBestLoss] = math.Inf(1)
+	for j := range a.scales {
 		v.inputs[inLength*j+inSD] = 1
 	}
 	if a.strategy.name == "fedadam" || a.strategy.name == "fedyogi" {
@@ -117,9 +185,9 @@ func (a *train) Start(consilium.Facts) (*models.State, error) {
 
 // Lengths of the prepare phase's blocks.
 const (
-	countLength  = 10 // rows, patients, events (training, holdout each); no response; consent, integrity, cohort
+	countLength  = 10 // rows, patients, events (training, holdout each); left out for a missing value; consent, integrity, cohort
 	answerLength = 2  // sum and sum of squares of the response among training rows
-	momentWidth  = 5  // per input: known, sum, sum of squares, patients known (training); missing (both splits)
+	momentWidth  = 5  // per scale: values, sum, sum of squares, patients known (training); missing values (both splits)
 )
 
 // Layout is the shape of the round that s asks for.
@@ -133,15 +201,15 @@ func (a *train) Layout(s *models.State) (consilium.Layout, error) {
 	switch s.Phase {
 	case phasePrepare:
 		return consilium.Layout{Blocks: []consilium.Block{exact("counts", countLength), exact("response", answerLength),
-			exact("moments", momentWidth*len(a.inputs))}}, nil
+			exact("moments", momentWidth*len(a.scales))}}, nil
 	case phaseTrain:
 		blocks := []consilium.Block{{Name: "update", Kind: a.strategy.kind, Length: a.net.params, Clip: a.strategy.clip}}
 		if a.strategy.name == "scaffold" {
 			blocks = append(blocks, consilium.Block{Name: "control", Kind: a.strategy.kind, Length: a.net.params, Clip: a.controlClip()})
 		}
-		return consilium.Layout{Blocks: append(blocks, exact("weight", 3), exact("training", a.evalLength()), exact("holdout", a.evalLength()))}, nil
+		return consilium.Layout{Blocks: append(blocks, exact("weight", 3), exact("training", a.evalLength(s.Phase)), exact("holdout", a.evalLength(s.Phase)))}, nil
 	default:
-		return consilium.Layout{Blocks: []consilium.Block{exact("training", a.evalLength()), exact("holdout", a.evalLength())}}, nil
+		return consilium.Layout{Blocks: []consilium.Block{exact("training", a.evalLength(s.Phase)), exact("holdout", a.evalLength(s.Phase))}}, nil
 	}
 }
 
@@ -171,15 +239,15 @@ func (a *train) Local(ctx context.Context, s *models.State, memory []byte, rows 
 func (a *train) prepare(t *table, rows *models.Rows, w models.Writer) error {
 	counts := make([]float64, countLength)
 	answer := make([]float64, answerLength)
-	moments := make([]float64, momentWidth*len(a.inputs))
-	known := make([][]bool, len(a.inputs)) // by patient
-	for j := range known {
-		known[j] = make([]bool, t.ordinals)
+	moments := make([]float64, momentWidth*len(a.scales))
+	known := make([][]bool, len(a.scales)) // by patient
+	for c := range known {
+		known[c] = make([]bool, t.ordinals)
 	}
 	for i, y := range t.y {
 		h := split(t.holdout[i])
 		counts[headRows+h]++
-		if a.net.loss == logistic {
+		if a.classes() {
 			counts[headEvents+h] += y
 		}
 		if h == 0 {
@@ -187,7 +255,8 @@ func (a *train) prepare(t *table, rows *models.Rows, w models.Writer) error {
 			answer[1] += float64(y * y)
 		}
 		for j := range a.inputs {
-			m := moments[momentWidth*j:]
+			c := j % len(a.scales)
+			m := moments[momentWidth*c:]
 			x := t.x[i*t.inputs+j]
 			switch {
 			case math.IsNaN(x):
@@ -196,8 +265,8 @@ func (a *train) prepare(t *table, rows *models.Rows, w models.Writer) error {
 				m[0]++
 				m[1] += x
 				m[2] += float64(x * x)
-				if p := t.patient[i]; !known[j][p] {
-					known[j][p] = true
+				if p := t.patient[i]; !known[c][p] {
+					known[c][p] = true
 					m[3]++
 				}
 			}
@@ -206,7 +275,7 @@ func (a *train) prepare(t *table, rows *models.Rows, w models.Writer) error {
 	for h, p := range t.patients {
 		counts[headPatients+h] = float64(p)
 	}
-	counts[headNoAnswer] = float64(t.noAnswer)
+	counts[headLeft] = float64(t.left)
 	if rows != nil {
 		counts[headExcluded], counts[headExcluded+1], counts[headExcluded+2] =
 			float64(rows.Excluded.Consent), float64(rows.Excluded.Integrity), float64(rows.Excluded.Cohort)
@@ -267,35 +336,92 @@ func (a *train) Update(s *models.State, o models.Opened) (*models.State, error) 
 		}
 		n.Phase = phaseTrain
 	case phaseTrain:
-		norm, code := a.step(v, o)
-		if code == 0 && o.Values["training"][evalBad]+o.Values["holdout"][evalBad] > 0 {
-			code = problemDiverged
-		}
-		if code != 0 {
-			return failed(s.Iteration, code, 0), nil
-		}
-		// The evaluation is of the model before this step.
-		a.extend(n, o)
-		n.F64[len(n.F64)-1] = norm
-		n.Iteration++
-		if int(n.Iteration) == a.strategy.rounds {
-			n.Phase = phaseEvaluate
-		}
+		return a.trained(n, v, o), nil
 	case phaseEvaluate:
-		if o.Values["training"][evalBad]+o.Values["holdout"][evalBad] > 0 {
-			return failed(s.Iteration, problemDiverged, 0), nil
-		}
-		a.extend(n, o)
-		n.Done = true
+		return a.evaluated(n, v, o), nil
 	}
 	return n, nil
 }
 
-// extend appends one point to the curve; its norm is zero.
-func (a *train) extend(n *models.State, o models.Opened) {
-	l1, s1, t1 := a.metrics(o.Values["training"])
-	l2, s2, t2 := a.metrics(o.Values["holdout"])
-	n.F64 = append(n.F64, l1, s1, t1, l2, s2, t2, 0)
+// trained makes the next state of a round of training: its evaluation is of
+// the model before the step.
+func (a *train) trained(n *models.State, v view, o models.Opened) *models.State {
+	if wild(o) {
+		return failed(n.Iteration, problemDiverged, 0)
+	}
+	point := a.point(o)
+	if a.strategy.patience > 0 {
+		if loss := a.watched(v, point); loss < v.head[headBestLoss]-a.strategy.minDelta {
+			v.head[headBest], v.head[headBestLoss] = float64(n.Iteration), loss
+			v.keepBest()
+		} else if float64(n.Iteration)-v.head[headBest] >= float64(a.strategy.patience) {
+			v.restore()
+			v.head[headRestored] = 1
+			n.Phase = phaseEvaluate
+			n.F64 = append(n.F64, point[:]...)
+			return n
+		}
+	}
+	norm, code := a.step(v, o)
+	if code != 0 {
+		return failed(n.Iteration, code, 0)
+	}
+	point[curveLength-1] = norm
+	n.F64 = append(n.F64, point[:]...)
+	n.Iteration++
+	if int(n.Iteration) == a.strategy.rounds {
+		n.Phase = phaseEvaluate
+	}
+	return n
+}
+
+// evaluated ends the study, unless an earlier model was better and strategy.patience
+// asks for the best: then that one is evaluated once more.
+func (a *train) evaluated(n *models.State, v view, o models.Opened) *models.State {
+	if wild(o) {
+		return failed(n.Iteration, problemDiverged, 0)
+	}
+	if v.head[headRestored] == 0 {
+		point := a.point(o)
+		again := false
+		if a.strategy.patience > 0 {
+			if loss := a.watched(v, point); loss < v.head[headBestLoss]-a.strategy.minDelta {
+				v.head[headBest], v.head[headBestLoss] = float64(n.Iteration), loss
+			} else {
+				v.restore()
+				v.head[headRestored] = 1
+				again = true
+			}
+		}
+		n.F64 = append(n.F64, point[:]...) // from here on v is of the old slice
+		if again {
+			return n
+		}
+	}
+	n.F64 = append(append(n.F64, o.Values["training"]...), o.Values["holdout"]...)
+	n.Done = true
+	return n
+}
+
+// wild reports whether some hospital's model gave scores beyond all bounds.
+func wild(o models.Opened) bool {
+	return o.Values["training"][evalBad]+o.Values["holdout"][evalBad] > 0
+}
+
+// point is the curve's next point; its norm is zero.
+func (a *train) point(o models.Opened) (p [curveLength]float64) {
+	p[0], p[1], p[2] = a.metrics(o.Values["training"])
+	p[3], p[4], p[5] = a.metrics(o.Values["holdout"])
+	return p
+}
+
+// watched is the loss that early stopping watches: of the holdout, or of the
+// training rows where there is none to speak of.
+func (a *train) watched(v view, p [curveLength]float64) float64 {
+	if a.holds(v) && !math.IsNaN(p[3]) {
+		return p[3]
+	}
+	return p[0]
 }
 
 // prepared turns the sums of the first round into the standardisation, or
@@ -309,11 +435,14 @@ func (a *train) prepared(v view, o models.Opened) (code, index int, err error) {
 	}
 	copy(v.head, counts)
 	n, k := counts[headRows], max(a.facts.MinCohort, 1)
+	events := counts[headEvents]
 	switch {
 	case counts[headPatients] < float64(k):
 		return problemPatients, 0, nil
-	case a.net.loss == logistic && (counts[headEvents] == 0 || counts[headEvents] == n):
+	case a.net.loss == logistic && (events == 0 || events == n):
 		return problemConstant, 0, nil
+	case a.net.loss == partial && events == 0:
+		return problemEvents, 0, nil
 	}
 	mean, sd := meanSD(n, answer[0], answer[1])
 	if a.net.loss == squared {
@@ -324,10 +453,10 @@ func (a *train) prepared(v view, o models.Opened) (code, index int, err error) {
 	} else {
 		v.head[headMean], v.head[headSD] = mean, 1
 	}
-	for j, def := range a.inputs {
+	for j, def := range a.scales {
 		m, in := moments[momentWidth*j:], v.inputs[inLength*j:]
 		in[inKnown], in[inMiss] = m[0], m[4]
-		if def.binary() {
+		if def.binary {
 			// Public constants, not moments: the mean of a flag that is
 			// published with the model would tell how few patients have it.
 			in[inMean], in[inSD] = 0.5, 0.5

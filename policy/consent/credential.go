@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"consilium/policy"
 )
 
 // CredentialType is the type that a consent credential carries beside
@@ -29,6 +31,9 @@ const CredentialType = "ConsentCredential"
 func ParseCredential(doc []byte) (*Form, error) {
 	if len(doc) > MaxDocument {
 		return nil, fmt.Errorf("credential: %d bytes, at most %d", len(doc), MaxDocument)
+	}
+	if err := unique(json.NewDecoder(bytes.NewReader(doc)), 0); err != nil {
+		return nil, fmt.Errorf("credential: %w", err)
 	}
 	var c struct {
 		Type           stringList      `json:"type"`
@@ -133,6 +138,11 @@ func ParseCredential(doc []byte) (*Form, error) {
 		s, err := (&fhirPeriod{Start: r.From, End: r.Until}).span()
 		if err != nil {
 			return nil, fmt.Errorf("credential: rule %d: %w", i+1, err)
+		}
+		for _, c := range r.Categories {
+			if !slices.Contains(policy.Categories(), c) {
+				return nil, fmt.Errorf("credential: consent: rule %d: category %q, want one of %s", i+1, clip(c), strings.Join(policy.Categories(), ", "))
+			}
 		}
 		rule := Rule{Permit: r.Decision == "permit", Branch: i + 1, Depth: 1, When: []span{s}}
 		for _, x := range []criterion{{"category", r.Categories}, {"code", r.Codes}, {"purpose", r.Purposes}, {"actor", r.Actors}} {

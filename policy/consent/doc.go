@@ -12,11 +12,15 @@
 // any branch that ends in deny denies, whatever other branches say. Without a
 // branch the base speaks.
 //
-// A criterion is met, not met, or cannot be told (a code that no table knows, an
-// actor that the request does not name). What permits must be met; what denies
-// must only not be ruled out. What this package cannot read at all (a modifier
-// extension, an expression, a reference to single data) makes the whole document
-// deny. So reading less than a document says never permits more.
+// A criterion is met, not met, or cannot be told: a code that no table knows or of
+// another system, a value without a code, an actor that may stand for another. What
+// permits must be met; what denies must only not be ruled out. What this package
+// cannot read at all (a modifier extension, an expression, a reference to single
+// data, an element or a kind of consent that is not listed) makes the whole document
+// deny. So reading less than a document says never permits more. A document that
+// denies is a consent that covers nothing, never "no consent". It permits research
+// only where it is about research as a whole, or where the provisions that permit
+// name the purpose.
 //
 // # Threat model
 //
@@ -28,7 +32,9 @@
 //
 // FHIR leaves open whether the outermost provision of R4 limits a consent or is
 // an exception to it where it names no type: the specification's text and its
-// own examples differ. Such a document denies. Dates without a zone are read as
+// own examples differ. Such a document denies. Of several exceptions side by side
+// inside one denial all must be met, since each leaves the others' branches denied:
+// write them as alternatives of one provision. Dates without a zone are read as
 // UTC. The tables of codes are short: a code that they lack is never permitted.
 //
 // Reading list: hl7.org/fhir/R4/consent.html and R5; DUO (EBISPOT/DUO,

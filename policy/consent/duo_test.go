@@ -267,6 +267,8 @@ func TestCredential(t *testing.T) {
 		"an unknown answer": credential(`{"decision":"maybe","givenBy":"self","purposes":[],"rules":[]}`),
 		"given by nobody":   credential(`{"decision":"permit","givenBy":"","purposes":[],"rules":[]}`),
 		"several subjects":  strings.Replace(credential(`{}`), `"credentialSubject":{`, `"credentialSubject":[{`, 1),
+		"unknown category":  credential(`{"decision":"permit","givenBy":"self",` + gru + `,"rules":[{"decision":"deny","categories":["psychiatry"]}]}`),
+		"decided twice":     credential(`{"decision":"deny","givenBy":"self",` + gru + `,"rules":[],"Decision":"permit"}`),
 		"not JSON":          "{",
 	} {
 		if _, err := ParseCredential([]byte(doc)); err == nil {

@@ -3,6 +3,7 @@ package consent
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -14,6 +15,7 @@ type fhirConsent struct {
 	ResourceType      string          `json:"resourceType"`
 	Status            string          `json:"status"`
 	Scope             *concept        `json:"scope"`
+	Category          []concept       `json:"category"`
 	PolicyRule        *concept        `json:"policyRule"`
 	Decision          string          `json:"decision"`
 	Period            *fhirPeriod     `json:"period"`
@@ -87,7 +89,14 @@ func ParseFHIR(doc []byte) (*Form, error) {
 		f.Status = StatusActive
 	case "inactive", "rejected", "not-done":
 		f.Status = StatusWithdrawn
+	case "draft", "proposed", "entered-in-error":
+	default:
+		f.deny("status %q: whether the consent was ever in force cannot be told", clip(c.Status))
 	}
+	if err := f.known(doc); err != nil {
+		return nil, err
+	}
+	f.categories(c.Category)
 	if len(c.ModifierExtension) > 0 || c.ImplicitRules != "" {
 		f.deny("a modifier extension or implicit rules change the meaning in a way that is not known")
 	}
@@ -173,6 +182,9 @@ func (f *Form) release4(c *fhirConsent) error {
 				f.deny("the consent is about %s, not about research or privacy", clip(k.Code))
 			}
 		}
+		if len(c.Scope.Coding) > 0 && !slices.ContainsFunc(c.Scope.Coding, func(k coding) bool { return k.Code != "research" }) {
+			f.research = true
+		}
 	}
 	var root fhirProvision
 	if len(c.Provision) > 0 {
@@ -250,6 +262,9 @@ func (f *Form) flatten(p *fhirProvision, when []span, match []criterion, depth i
 		f.deny("provisions nested deeper than %d", maxDepth)
 		return nil
 	}
+	if len(f.Rules) > maxRules {
+		return nil // ParseFHIR makes it deny
+	}
 	if err := f.unreadable(p); err != nil {
 		return err
 	}
@@ -264,33 +279,23 @@ func (f *Form) flatten(p *fhirProvision, when []span, match []criterion, depth i
 	when, match = append(append([]span{}, when...), w...), append(append([]criterion{}, match...), m...)
 	rule := Rule{Permit: permit, Depth: depth, When: when, Match: match}
 	if len(p.Provision) == 0 {
-		rule.Branch = f.branches() + 1
+		f.branches++
+		rule.Branch = f.branches
 		f.Rules = append(f.Rules, rule)
 		return nil
 	}
 	for i := range p.Provision {
-		from := f.branches()
+		from := f.branches
 		if err := f.flatten(&p.Provision[i], when, match, depth+1, permits); err != nil {
 			return err
 		}
 		// On each new branch this provision speaks where nothing inside does.
-		for b := from + 1; b <= f.branches(); b++ {
+		for b := from + 1; b <= f.branches; b++ {
 			rule.Branch = b
 			f.Rules = append(f.Rules, rule)
 		}
-		if len(f.Rules) > maxRules {
-			return nil // ParseFHIR makes it deny
-		}
 	}
 	return nil
-}
-
-func (f *Form) branches() int {
-	n := 0
-	for i := range f.Rules {
-		n = max(n, f.Rules[i].Branch)
-	}
-	return n
 }
 
 func (f *Form) criteria(p *fhirProvision) ([]span, []criterion, error) {
@@ -308,34 +313,36 @@ func (f *Form) criteria(p *fhirProvision) ([]span, []criterion, error) {
 			match = append(match, criterion{kind, values})
 		}
 	}
+	// A criterion's values are alternatives, and one that cannot be compared is
+	// unread among them: it neither meets nor rules out.
 	var actors, actions, labels, purposes, codes, other []string
 	for _, a := range p.Actor {
 		if a.Reference == nil || a.Reference.Reference == "" {
-			other = append(other, "actor") // a role, or somebody without a name
+			actors = append(actors, unread) // a role, or somebody without a name
 			continue
 		}
 		actors = append(actors, a.Reference.Reference)
 	}
 	for _, a := range p.Action {
 		for _, k := range a.Coding {
-			actions = append(actions, k.Code)
+			actions = append(actions, k.in(actionSystems))
 		}
 		if len(a.Coding) == 0 {
-			actions = append(actions, "?")
+			actions = append(actions, unread)
 		}
 	}
 	for _, k := range p.SecurityLabel {
-		labels = append(labels, k.Code)
+		labels = append(labels, k.in(labelSystems))
 	}
 	for _, k := range p.Purpose {
-		purposes = append(purposes, k.Code)
+		purposes = append(purposes, k.in(purposeSystems))
 	}
 	for _, c := range p.Code {
 		for _, k := range c.Coding {
 			codes = append(codes, k.System+"|"+k.Code)
 		}
 		if len(c.Coding) == 0 {
-			codes = append(codes, "?")
+			codes = append(codes, unread)
 		}
 	}
 	for _, l := range [][]coding{p.Class, p.ResourceType, p.DocumentType} {
@@ -351,8 +358,7 @@ func (f *Form) criteria(p *fhirProvision) ([]span, []criterion, error) {
 	add("label", labels)
 	add("purpose", purposes)
 	add("code", codes)
-	// What cannot be compared stands apart, so that it is never an alternative
-	// to something that is met.
+	// What no item is compared with stands apart: it bounds all the others.
 	add("other", other)
 	return when, match, nil
 }

@@ -115,7 +115,12 @@ func TestFHIR(t *testing.T) {
 		{"R5 all but what PHQ-9 measures", r5("permit", `{`+code(phq9)+`}`), "glucose age drugs variant"},
 		// A column without codes may hold what is denied, if its category may.
 		{"R5 all but glucose", r5("permit", `{`+code(glucose)+`}`), "phq9 drugs variant"},
-		{"R5 all but an unknown code", r5("permit", `{`+code("http://loinc.org|99999-9")+`}`), "glucose phq9"},
+		// A code that the table lacks may be a panel that covers an item.
+		{"R5 all but an unknown code", r5("permit", `{`+code("http://loinc.org|99999-9")+`}`), ""},
+		{"R5 all but a code of another system", r5("permit", `{`+code("http://snomed.info/sct|33747003")+`}`), ""},
+		{"R5 all but a known code of another category in another system", r5("permit", `{`+code("http://snomed.info/sct|413307004")+`}`), "glucose age drugs variant"},
+		{"R5 all but what is named in words", r5("permit", `{"code":[{}]}`), ""},
+		{"R5 all but another code of the same category", r5("permit", `{`+code("http://loinc.org|718-7")+`}`), "glucose phq9 drugs variant"},
 		{"R5 an unknown code only", r5("deny", `{`+code("http://loinc.org|99999-9")+`}`), ""},
 		// Nesting turns around.
 		{"R5 permit, but not mental health, but that to f001", r5("permit", `{`+psy+`,"provision":[{"actor":[{"reference":{"reference":"Organization/f001"}}]}]}`), everything},
@@ -123,6 +128,9 @@ func TestFHIR(t *testing.T) {
 		// Any branch that ends in deny denies: mental health to f001 is permitted
 		// two deep, and a sibling denies mental health and addiction.
 		{"R5 a sibling denies", r5("permit", `{`+psy+`,"provision":[{"actor":[{"reference":{"reference":"Organization/f001"}}]}]},{"securityLabel":[{"code":"PSY"},{"code":"ETH"}]}`), "glucose age variant"},
+		// Two exceptions side by side inside of a denial: both must be met,
+		// since each leaves the other's branch denied.
+		{"R5 two exceptions of one denial", r5("permit", `{`+psy+`,"provision":[{"actor":[{"reference":{"reference":"Organization/f001"}}]},{"purpose":[{"code":"TREAT"}]}]}`), "glucose age drugs variant"},
 		{"R4 permit and deny at one depth", r4("OPTOUT", `{"provision":[{"type":"permit"},{"type":"deny",`+sud+`}]}`), "glucose age phq9 variant"},
 		// Children inherit.
 		{"R4 child is bound by its parent", r4("OPTOUT", `{"type":"deny","provision":[{"type":"permit",`+psy+`,"provision":[{"type":"permit",`+sud+`}]}]}`), "phq9"},
@@ -140,6 +148,18 @@ func TestFHIR(t *testing.T) {
 		{"R5 for another", r5("deny", `{"actor":[{"reference":{"reference":"Organization/f002"}}]}`), ""},
 		{"R5 for a role", r5("deny", `{"actor":[{"role":{"coding":[{"code":"PRCP"}]}}]}`), ""},
 		{"R5 not for a role", r5("permit", `{"actor":[{"role":{"coding":[{"code":"PRCP"}]}}]}`), ""},
+		{"R5 not for a role or another", r5("permit", `{"actor":[{"role":{"coding":[{"code":"PRCP"}]}},{"reference":{"reference":"Organization/f002"}}]}`), ""},
+		{"R5 for a role or f001", r5("deny", `{"actor":[{"role":{"coding":[{"code":"PRCP"}]}},{"reference":{"reference":"Organization/f001"}}]}`), everything},
+		{"R5 not for another", r5("permit", `{"actor":[{"reference":{"reference":"Organization/f002"}}]}`), everything},
+		{"R5 not for an address", r5("permit", `{"actor":[{"reference":{"reference":"https://fhir.example.org/Organization/f002"}}]}`), ""},
+		{"R5 not for a group", r5("permit", `{"actor":[{"reference":{"reference":"Group/all"}}]}`), ""},
+		{"R5 an action without a code", r5("permit", `{"action":[{"text":"any"}]}`), ""},
+		{"R5 an action of another system", r5("permit", `{"action":[{"coding":[{"system":"urn:x","code":"correct"}]}]}`), ""},
+		{"R5 an unknown action", r5("permit", `{"action":[{"coding":[{"code":"mine"}]}]}`), ""},
+		{"R5 for an action of another system", r5("deny", `{"action":[{"coding":[{"system":"urn:x","code":"access"},{"system":"urn:x","code":"use"}]}]}`), ""},
+		{"R5 a purpose of another system", r5("permit", `{"purpose":[{"system":"urn:x","code":"HPAYMT"}]}`), ""},
+		{"R5 a label of another system", r5("permit", `{"securityLabel":[{"system":"urn:x","code":"PSY"}]}`), ""},
+		{"R5 nothing confidential", r5("permit", `{"securityLabel":[{"code":"R"}]}`), ""},
 		{"R5 access only", r5("deny", `{"action":[{"coding":[{"code":"access"}]}]}`), ""},
 		{"R5 access and use", r5("deny", `{"action":[{"coding":[{"code":"access"}]},{"coding":[{"code":"use"}]}]}`), everything},
 		{"R5 no use", r5("permit", `{"action":[{"coding":[{"code":"use"}]}]}`), ""},
@@ -169,6 +189,12 @@ func TestFHIR(t *testing.T) {
 		{"status of another release", strings.Replace(r5("permit", ""), "active", "Active", 1), ""},
 		{"scope treatment", strings.Replace(r4("OPTIN", ""), `"research"`, `"treatment"`, 1), ""},
 		{"R5 no decision", `{"resourceType":"Consent","status":"active","provision":[{}]}`, ""},
+		{"status of no release", strings.Replace(r5("permit", ""), "active", "unknown", 1), ""},
+		{"a kind of consent that is not known", strings.Replace(r5("permit", ""), `"status"`, `"category":[{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/consentcategorycodes","code":"dnr"}]}],"status"`, 1), ""},
+		{"a kind of consent in words", strings.Replace(r5("permit", ""), `"status"`, `"category":[{"text":"x"}],"status"`, 1), ""},
+		{"a consent document", strings.Replace(r5("permit", ""), `"status"`, `"category":[{"coding":[{"system":"http://loinc.org","code":"59284-0"}]}],"status"`, 1), everything},
+		{"an element that is not known", strings.Replace(r5("permit", ""), `"status"`, `"periods":{"end":"2020"},"status"`, 1), ""},
+		{"a condition that is not known", r5("deny", `{"purposes":[{"code":"TREAT"}]}`), ""},
 		{"modifier extension", strings.Replace(r5("permit", ""), `"status"`, `"modifierExtension":[{"url":"x"}],"status"`, 1), ""},
 		{"modifier extension inside", r5("permit", `{"modifierExtension":[{"url":"x"}],"purpose":[{"code":"HPAYMT"}]}`), ""},
 		{"expression", r5("permit", `{"expression":{"language":"text/cql"},"purpose":[{"code":"HPAYMT"}]}`), ""},
@@ -182,7 +208,10 @@ func TestFHIR(t *testing.T) {
 			}
 		})
 	}
-	for _, bad := range []string{``, `[]`, `{"resourceType":"Patient"}`, `{"resourceType":"Consent","status":"active","decision":"permit","provision":[{"period":{"start":"yesterday"}}]}`} {
+	for _, bad := range []string{``, `[]`, `{"resourceType":"Patient"}`, `{"resourceType":"Consent","status":"active","decision":"permit","provision":[{"period":{"start":"yesterday"}}]}`,
+		`{"resourceType":"Consent","status":"active","decision":"deny","Decision":"permit"}`,
+		`{"resourceType":"Consent","status":"active","decision":"deny","provision":[{"purpose":[{"code":"TREAT"}],"purpose":[{"code":"HRESCH"}]}]}`,
+		r5("permit", "") + r5("deny", "")} {
 		if _, err := ParseFHIR([]byte(bad)); err == nil {
 			t.Errorf("%s: accepted", bad)
 		}
@@ -195,8 +224,9 @@ func TestFHIR(t *testing.T) {
 func TestMoreDenies(t *testing.T) {
 	rng := rand.New(rand.NewPCG(7, 8))
 	kinds := map[string][]string{
-		"purpose": {"HRESCH", "CLINTRCH", "TREAT", "XYZ"}, "actor": {"Organization/f001", "Organization/f002"}, "action": {"use", "access", "correct"},
-		"category": {"general", "mental", "genetic"}, "label": {"PSY", "N", "ETH", "ZZZ"}, "code": {glucose, phq9, "x|y"}, "other": {"?"},
+		"purpose": {"HRESCH", "CLINTRCH", "TREAT", "XYZ", unread}, "actor": {"Organization/f001", "Organization/f002", "Group/x", unread},
+		"action": {"use", "access", "correct", "mine", unread}, "category": {"general", "mental", "genetic", "psychiatry"},
+		"label": {"PSY", "N", "R", "ETH", "ZZZ", unread}, "code": {glucose, phq9, "http://loinc.org|99999-9", "http://snomed.info/sct|1", "x|y", unread}, "other": {"?"},
 	}
 	names := []string{"purpose", "actor", "action", "category", "label", "code", "other"}
 	some := func() criterion {
@@ -208,7 +238,7 @@ func TestMoreDenies(t *testing.T) {
 		}
 		return criterion{k, out}
 	}
-	grants := 0
+	grants, wider := 0, 0
 	for range 20000 {
 		f := Form{Status: StatusActive, Until: Never, Base: rng.IntN(2) == 0}
 		for i := range rng.IntN(5) {
@@ -221,7 +251,18 @@ func TestMoreDenies(t *testing.T) {
 		before := f.Decide(research()).Permitted
 		grants += len(before)
 		g := f
-		if rng.IntN(2) == 0 {
+		if i := slices.IndexFunc(f.Rules, func(r Rule) bool { return !r.Permit && len(r.Match) > 0 }); i >= 0 && rng.IntN(3) == 0 {
+			// One more alternative on a denial makes it wider.
+			g.Rules = slices.Clone(f.Rules)
+			g.Rules[i].Match = slices.Clone(g.Rules[i].Match)
+			m := &g.Rules[i].Match[rng.IntN(len(g.Rules[i].Match))]
+			v := kinds[m.kind]
+			m.values = append(slices.Clone(m.values), v[rng.IntN(len(v))])
+			if deeper := func(r Rule) bool { return r.Permit && r.Branch == f.Rules[i].Branch }; slices.ContainsFunc(f.Rules, deeper) {
+				continue // it may have bounded a permission inside of it
+			}
+			wider++
+		} else if rng.IntN(2) == 0 {
 			g.Rules = append(slices.Clone(f.Rules), Rule{Branch: 99, Depth: 1, Match: []criterion{some()}})
 		} else if i := slices.IndexFunc(f.Rules, func(r Rule) bool { return r.Permit }); i >= 0 && !f.Base && !slices.ContainsFunc(f.Rules, func(r Rule) bool { return !r.Permit && r.Branch == f.Rules[i].Branch }) {
 			g.Rules = slices.Clone(f.Rules)
@@ -233,13 +274,13 @@ func TestMoreDenies(t *testing.T) {
 			}
 		}
 	}
-	if grants == 0 {
+	if grants == 0 || wider == 0 {
 		t.Fatal("nothing was ever permitted: the test shows nothing")
 	}
 }
 
 func TestSubject(t *testing.T) {
-	f, err := ParseFHIR([]byte(r5("permit", `{"securityLabel":[{"code":"PSY"}]}`)))
+	f, err := ParseFHIR([]byte(r4("OPTIN", `{"provision":[{"type":"deny","securityLabel":[{"code":"PSY"}]}]}`)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -264,6 +305,50 @@ func TestSubject(t *testing.T) {
 	var zero Form
 	if s = zero.Subject([16]byte{1}, research()); s.Status != "none" || len(s.Categories) != 0 {
 		t.Errorf("the zero form: %+v", s)
+	}
+}
+
+// TestPurposeOfAConsent: only a document that is about research, or whose
+// permissions name the purpose, becomes a permission for research.
+func TestPurposeOfAConsent(t *testing.T) {
+	code := `{"coding":[{"system":"http://terminology.hl7.org/CodeSystem/consentcategorycodes","code":"research"}]}`
+	privacy := strings.Replace(r4("OPTIN", ""), `"research"`, `"patient-privacy"`, 1)
+	for _, c := range []struct{ name, doc, want string }{
+		{"R4 research", r4("OPTIN", ""), "DUO:0000042"},
+		{"R4 privacy", privacy, ""},
+		{"R4 privacy, for research", strings.Replace(r4("OPTOUT", `{"provision":[{"type":"permit","purpose":[{"code":"HRESCH"}]}]}`), `"research"`, `"patient-privacy"`, 1), "DUO:0000042"},
+		{"R4 privacy, of the kind research", strings.Replace(privacy, `"status"`, `"category":[`+code+`],"status"`, 1), "DUO:0000042"},
+		{"R4 of two minds", strings.Replace(r4("OPTIN", ""), `{"code":"research"}`, `{"code":"research"},{"code":"patient-privacy"}`, 1), ""},
+		{"R4 without a scope", `{"resourceType":"Consent","status":"active","policyRule":{"coding":[{"code":"OPTIN"}]}}`, ""},
+		{"R5 permit", r5("permit", ""), ""},
+		{"R5 of the kind research", strings.Replace(r5("permit", ""), `"status"`, `"category":[`+code+`],"status"`, 1), "DUO:0000042"},
+		{"R5 for research", r5("deny", `{"purpose":[{"code":"HRESCH"}]}`), "DUO:0000042"},
+		{"R5 for all that is not payment", r5("permit", `{"purpose":[{"code":"HPAYMT"}]}`), ""},
+		{"R5 some for research, the rest for anything", r5("deny", `{"purpose":[{"code":"HRESCH"}],"securityLabel":[{"code":"PSY"}]},{"securityLabel":[{"code":"ETH"}]}`), ""},
+	} {
+		f, err := ParseFHIR([]byte(c.doc))
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := f.Subject([16]byte{1}, research())
+		if got := strings.Join(s.Purposes, " "); got != c.want || len(s.Categories) == 0 {
+			t.Errorf("%s: purposes %q of categories %v, want %q (%s)", c.name, got, s.Categories, c.want, f.Denied)
+		}
+	}
+}
+
+// TestManyProvisions: a document at the limit of its size is read in a moment.
+func TestManyProvisions(t *testing.T) {
+	flat := strings.Repeat(`{},`, MaxDocument/3-100) + `{}`
+	nested := `{"provision":[` + strings.Repeat(`{},`, MaxDocument/3-100) + `{}]}`
+	for name, list := range map[string]string{"flat": flat, "nested": nested} {
+		f, err := ParseFHIR([]byte(r5("permit", list)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.Denied == "" || len(f.Rules) > maxRules*(maxDepth+1) {
+			t.Errorf("%s: %d rules, denied %q", name, len(f.Rules), f.Denied)
+		}
 	}
 }
 

@@ -39,6 +39,9 @@ type Form struct {
 	Area    string // MONDO id that it is limited to, "any", or "" where it does not say
 	Denied  string // why the document as a whole denies, or ""
 	GivenBy string // none, self, parent or representative
+
+	research bool // the document as a whole is a consent to research
+	branches int  // numbers given out
 }
 
 // Rule is one provision with its outer ones. Every criterion must be met; the
@@ -54,9 +57,13 @@ type Rule struct {
 type span struct{ from, until int64 } // Unix seconds, [from, until)
 
 type criterion struct {
-	kind   string // purpose, actor, action, category, label, code, other
-	values []string
+	kind   string   // purpose, actor, action, category, label, code, other
+	values []string // whatever no table knows can neither be met nor ruled out
 }
+
+// unread stands among the values of a criterion for one that cannot be compared:
+// without a code or a name, or of another system of codes.
+const unread = "?"
 
 // Item is one thing that a study would read: a column with its category and,
 // if the hospital states them, the codes of what it measures.
@@ -97,7 +104,7 @@ func (f *Form) Decide(r *Request) Answer {
 		f = &Form{Denied: "too many rules"}
 	}
 	for i := range r.Items {
-		if why := f.item(r, &r.Items[i]); why != "" {
+		if why, _ := f.item(r, &r.Items[i]); why != "" {
 			a.Reasons[r.Items[i].Name] = why
 		} else {
 			a.Permitted = append(a.Permitted, r.Items[i].Name)
@@ -106,19 +113,20 @@ func (f *Form) Decide(r *Request) Answer {
 	return a
 }
 
-// item is "" or why the item is denied.
-func (f *Form) item(r *Request, it *Item) string {
+// item is "" or why the item is denied. purpose: what permits it names the
+// purpose that is asked for.
+func (f *Form) item(r *Request, it *Item) (why string, purpose bool) {
 	switch {
 	case f.Denied != "":
-		return f.Denied
+		return f.Denied, false
 	case f.Status != StatusActive:
-		return "the consent is not active: " + string(f.Status)
+		return "the consent is not active: " + string(f.Status), false
 	case r.Now < f.From || r.Now >= f.Until:
-		return "the consent does not hold at this time"
+		return "the consent does not hold at this time", false
 	}
 	if f.Uses != nil {
 		if bad := Match(f.Uses, f.Area, &r.Study); len(bad) > 0 {
-			return bad[0]
+			return bad[0], false
 		}
 	}
 	// Of each branch, the deepest rule that may speak.
@@ -136,14 +144,15 @@ func (f *Form) item(r *Request, it *Item) string {
 	permitted := f.Base
 	for _, rule := range speaks {
 		if !rule.Permit {
-			return "a provision denies it"
+			return "a provision denies it", false
 		}
 		permitted = true
+		purpose = purpose || slices.ContainsFunc(rule.Match, func(c criterion) bool { return c.kind == "purpose" })
 	}
 	if !permitted {
-		return "no provision permits it"
+		return "no provision permits it", false
 	}
-	return ""
+	return "", purpose
 }
 
 func (rule *Rule) fits(r *Request, it *Item) fit {
@@ -169,33 +178,19 @@ func (c *criterion) fits(r *Request, it *Item) fit {
 		case "purpose":
 			best = max(best, purposeFit(v, r.Purpose))
 		case "actor":
-			// Every reader must be named; a value is one reader.
-			switch {
-			case len(r.Actors) == 0:
-				best = max(best, unknown)
-			case !slices.Contains(r.Actors, v):
-			case len(r.Actors) == 1:
-				best = yes
-			default:
-				best = max(best, unknown)
-				if !slices.ContainsFunc(r.Actors, func(a string) bool { return !slices.Contains(c.values, a) }) {
-					best = yes
-				}
-			}
+			best = max(best, c.named(v, r.Actors, isOrganization(v)))
 		case "action":
 			asked := r.Actions
 			if len(asked) == 0 {
 				asked = []string{"use", "access"}
 			}
-			if slices.Contains(asked, v) {
-				best = max(best, unknown)
-				if !slices.ContainsFunc(asked, func(a string) bool { return !slices.Contains(c.values, a) }) {
-					best = yes
-				}
-			}
+			best = max(best, c.named(v, asked, slices.Contains(knownActions, v)))
 		case "category":
-			if v == it.Category {
+			switch {
+			case v == it.Category:
 				best = yes
+			case !slices.Contains(policy.Categories(), v):
+				best = max(best, unknown)
 			}
 		case "label":
 			best = max(best, labelFit(v, it.Category))
@@ -208,12 +203,38 @@ func (c *criterion) fits(r *Request, it *Item) fit {
 	return best
 }
 
+// named compares one value of a criterion with all that the request names: it is
+// met only where the criterion's values name every one of them, and ruled out only
+// where the value is one that can be told from them.
+func (c *criterion) named(v string, asked []string, known bool) fit {
+	switch {
+	case len(asked) == 0:
+		return unknown
+	case slices.Contains(asked, v):
+		if slices.ContainsFunc(asked, func(a string) bool { return !slices.Contains(c.values, a) }) {
+			return unknown
+		}
+		return yes
+	case known:
+		return no
+	}
+	return unknown
+}
+
 // Subject states the answer as the row rules read it. Categories holds those of
 // the request of which every item is permitted; a category with a single denied
 // item is left out whole, since rules know categories and not columns.
+//
+// A document that denies as a whole, or that cannot be read, is a consent that
+// covers nothing; it is never "no consent", which a hospital's rules may take for a
+// patient who was not asked.
 func (f *Form) Subject(patient [16]byte, r *Request) policy.Subject {
 	s := policy.Subject{Patient: patient, Status: "none", GivenBy: "none", ValidTo: Never, WithdrawnAt: Never, OptedOutAt: Never}
-	if f.Denied != "" || f.Status == StatusNone || f.Status == "" {
+	switch {
+	case f.Denied != "":
+		s.Status, s.Evidence = "active", true
+		return s
+	case f.Status == StatusNone, f.Status == "":
 		return s
 	}
 	s.Status, s.GivenBy, s.Evidence = string(f.Status), f.GivenBy, true
@@ -223,11 +244,16 @@ func (f *Form) Subject(patient [16]byte, r *Request) policy.Subject {
 		return s
 	}
 	s.Area = f.Area
-	a := f.Decide(r)
+	denied, research := map[string]bool{}, true
+	for i := range r.Items {
+		why, purpose := f.item(r, &r.Items[i])
+		if why != "" {
+			denied[r.Items[i].Category] = true
+		}
+		research = research && (why != "" || purpose || f.research)
+	}
 	for _, it := range r.Items {
-		if !slices.Contains(s.Categories, it.Category) && !slices.ContainsFunc(r.Items, func(o Item) bool {
-			return o.Category == it.Category && !slices.Contains(a.Permitted, o.Name)
-		}) {
+		if !denied[it.Category] && !slices.Contains(s.Categories, it.Category) {
 			s.Categories = append(s.Categories, it.Category)
 		}
 	}
@@ -237,8 +263,8 @@ func (f *Form) Subject(patient [16]byte, r *Request) policy.Subject {
 			s.Purposes = append(s.Purposes, u.ID)
 		}
 	}
-	if f.Uses == nil && len(s.Categories) > 0 {
-		// The provisions named the purpose themselves, and they permitted.
+	if f.Uses == nil && len(s.Categories) > 0 && research && widens(r.Purpose, "HRESCH") {
+		// The document is about research, or the provisions that permit name it.
 		s.Purposes, s.Area = []string{"DUO:0000042"}, "any"
 	}
 	return s

@@ -281,6 +281,12 @@ ok["RELEASE_CELL"] if input.release.smallestCell >= facts.min_cohort
 
 ok["RELEASE_CELL"] if "small-cells" in facts.permits
 
+# A noisy count is nobody's count; the budget is what bounds it.
+ok["RELEASE_CELL"] if {
+	input.release.dp
+	input.study.dp
+}
+
 ok["RELEASE_BUDGET"] if {
 	input.release.dp == false
 	input.study.dp == false
@@ -288,6 +294,8 @@ ok["RELEASE_BUDGET"] if {
 
 ok["RELEASE_BUDGET"] if {
 	input.release.dp
+	input.study.dp
+	input.release.epsilonBudgetMicro > 0
 	input.release.epsilonSpentMicro <= input.release.epsilonBudgetMicro
 }
 

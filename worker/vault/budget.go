@@ -4,30 +4,41 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"sync"
 
 	"consilium"
 	"consilium/internal/dp"
 	"consilium/internal/durable"
+	"consilium/policy"
 )
 
 const recordDebit uint8 = 1
 
 // Budget bounds what all differentially private studies together may learn
-// about one patient of a dataset.
+// about one patient of this hospital, whichever of its tables they use: a table
+// may be bound under two names, and a patient may stand in two tables.
 type Budget struct {
-	Epsilon float64
-	Delta   float64
+	Epsilon float64 `json:"epsilon"`
+	Delta   float64 `json:"delta"`
 }
 
 // DefaultBudget is for hospitals that set none.
 var DefaultBudget = Budget{Epsilon: 10, Delta: 1e-6}
 
-// debit is what one round of one study costs every patient of a dataset.
+// orDefault is the budget that was set, which may be zero, or DefaultBudget.
+func (b *Budget) orDefault() Budget {
+	if b == nil {
+		return DefaultBudget
+	}
+	return *b
+}
+
+// debit is what one round of one study costs every patient of the hospital.
 type debit struct {
 	Study    consilium.StudyID `json:"study"`
 	Round    uint32            `json:"round"`
-	Dataset  string            `json:"dataset"`
+	Dataset  string            `json:"dataset"` // for whoever reads the book; it opens no account of its own
 	RowSet   consilium.Digest  `json:"row_set"` // salted: the same rows of the same round draw the same noise
 	Releases []dp.Release      `json:"releases"`
 }
@@ -82,8 +93,10 @@ func (d *debit) valid() error {
 	return nil
 }
 
-// spend debits a round, or refuses it if the dataset's patients would have lost
-// more than the budget. It returns once the debit is durable.
+// spend debits a round, or refuses it if the hospital's patients would have lost
+// more than the budget. It returns once the debit is durable. The same round with
+// the same rows and the same noise costs nothing more; with other noise it is
+// refused, since both vectors would draw from one key.
 func (b *budgetBook) spend(d debit, budget Budget) error {
 	if err := d.valid(); err != nil {
 		return err
@@ -96,16 +109,17 @@ func (b *budgetBook) spend(d debit, budget Budget) error {
 	var all []dp.Release
 	for _, have := range b.list {
 		if have.Study == d.Study && have.Round == d.Round && have.RowSet == d.RowSet && have.Dataset == d.Dataset {
+			if !slices.Equal(have.Releases, d.Releases) {
+				return consilium.ErrPolicy.Withf("round %d of study %s was debited for other releases of the same rows: the study, its policy or this hospital's software changed in between; submit the study again", d.Round, d.Study)
+			}
 			return nil
 		}
-		if have.Dataset == d.Dataset {
-			all = append(all, have.Releases...)
-		}
+		all = append(all, have.Releases...)
 	}
 	before := dp.Epsilon(all, budget.Delta)
-	if after := dp.Epsilon(append(all, d.Releases...), budget.Delta); after > budget.Epsilon {
-		return consilium.ErrPolicy.Withf("the privacy budget of dataset %s is spent: epsilon %.3g of %v is used, this study would make it %.3g; ask for less, or the hospital to raise its budget",
-			d.Dataset, before, budget.Epsilon, after)
+	if after := dp.Epsilon(append(all, d.Releases...), budget.Delta); !(after <= budget.Epsilon) {
+		return consilium.ErrPolicy.Withf("this hospital's privacy budget is spent: epsilon %.3g of %v is used, this study would make it %.3g; ask for less, or the hospital to raise its budget",
+			before, budget.Epsilon, after)
 	}
 	data, err := json.Marshal(&d)
 	if err != nil {
@@ -116,6 +130,22 @@ func (b *budgetBook) spend(d debit, budget Budget) error {
 	}
 	b.list = append(b.list, d)
 	return nil
+}
+
+// account states, in millionths of epsilon, what all studies have spent and what
+// may be spent: the one rounded up, the other down.
+func (b *budgetBook) account(budget Budget) (spent, total int64, err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var all []dp.Release
+	for _, have := range b.list {
+		all = append(all, have.Releases...)
+	}
+	used, may := math.Ceil(dp.Epsilon(all, budget.Delta)*1e6), math.Floor(budget.Epsilon*1e6)
+	if !(used >= 0 && used <= float64(policy.Never)) || !(may >= 0 && may <= float64(policy.Never)) {
+		return 0, 0, consilium.ErrPolicy.Withf("the privacy budget cannot be told: epsilon %v of %v is used", used/1e6, budget.Epsilon)
+	}
+	return int64(used), int64(may), nil
 }
 
 func (b *budgetBook) close() error { return b.log.Close() }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"consilium"
@@ -21,8 +22,8 @@ func oneDebit(t *testing.T, study string, epsilon float64) debit {
 }
 
 // TestBudget: studies add up until the budget is spent; a round that comes
-// again with the same rows costs nothing, with other rows it does; other
-// datasets are not touched.
+// again with the same rows costs nothing, with other rows it does; a table
+// under a second name has no budget of its own.
 func TestBudget(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "budget")
 	b, err := openBudgetBook(path)
@@ -51,9 +52,26 @@ func TestBudget(t *testing.T) {
 	if err := b.spend(changed, budget); !errors.Is(err, consilium.ErrPolicy) {
 		t.Errorf("the first round again over other rows draws other noise and is not refused: %v", err)
 	}
+	// The attack: the same table bound under a second name, which to the naive
+	// twin, that keeps an account for each name, has a budget of its own.
 	third.Dataset = "other"
-	if err := b.spend(third, budget); err != nil {
-		t.Errorf("another dataset: %v", err)
+	var own []dp.Release
+	for _, have := range b.list {
+		if have.Dataset == third.Dataset {
+			own = append(own, have.Releases...)
+		}
+	}
+	if dp.Epsilon(append(own, third.Releases...), budget.Delta) > budget.Epsilon {
+		t.Error("the twin notices the second name")
+	}
+	if err := b.spend(third, budget); !errors.Is(err, consilium.ErrPolicy) {
+		t.Errorf("the same patients under another dataset name: %v", err)
+	}
+	// The same round of the same rows with other noise would share its key.
+	other := first
+	other.Releases = []dp.Release{{L1: first.Releases[0].L1, L2: first.Releases[0].L2, Mu: first.Releases[0].Mu + 1}}
+	if err := b.spend(other, budget); !errors.Is(err, consilium.ErrPolicy) || !strings.Contains(err.Error(), "other releases") {
+		t.Errorf("other releases of a debited round: %v", err)
 	}
 	for _, bad := range []Budget{{}, {Epsilon: -1, Delta: 1e-6}, {Epsilon: 1, Delta: 0}, {Epsilon: 1, Delta: 2}} {
 		if err := b.spend(oneDebit(t, "fourth", 0.01), bad); err == nil {
@@ -113,5 +131,36 @@ func TestBudgetSurvivesKill(t *testing.T) {
 	defer twin.close()
 	if err := twin.spend(oneDebit(t, "second", 1), budget); err != nil {
 		t.Errorf("the twin remembers what it never wrote: %v", err)
+	}
+}
+
+// TestZeroBudget: a hospital that sets a budget of nothing spends nothing. To
+// the naive twin zero means that none was set, and the default holds.
+func TestZeroBudget(t *testing.T) {
+	b, err := openBudgetBook(filepath.Join(t.TempDir(), "budget"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	zero, one := &Budget{}, oneDebit(t, "first", 1)
+	if err := b.spend(one, zero.orDefault()); !errors.Is(err, consilium.ErrPolicy) {
+		t.Errorf("a budget of zero: %v", err)
+	}
+	// A sum that is no number is not below the budget.
+	infinite := one
+	infinite.Releases = []dp.Release{{L1: 1e300, L2: 1e300, Mu: 1e-300}}
+	if err := b.spend(infinite, Budget{Epsilon: 10, Delta: 1e-6}); !errors.Is(err, consilium.ErrPolicy) {
+		t.Errorf("a release without end: %v", err)
+	}
+	naive := func(b *Budget) Budget {
+		if *b == (Budget{}) {
+			return DefaultBudget
+		}
+		return *b
+	}
+	if err := b.spend(one, naive(zero)); err != nil {
+		t.Errorf("the twin is not broken: %v", err)
+	}
+	if unset := (*Budget)(nil).orDefault(); unset != DefaultBudget {
+		t.Errorf("a hospital that sets none has %+v", unset)
 	}
 }

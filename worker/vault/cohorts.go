@@ -107,6 +107,18 @@ func (b *cohortBook) others(study consilium.StudyID) []openedCohort {
 	return out
 }
 
+// of is the cohort of one study.
+func (b *cohortBook) of(study consilium.StudyID) (openedCohort, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, c := range b.list {
+		if c.Study == study {
+			return c, true
+		}
+	}
+	return openedCohort{}, false
+}
+
 // add records a cohort once per study.
 func (b *cohortBook) add(c openedCohort) error {
 	b.mu.Lock()

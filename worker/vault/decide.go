@@ -2,7 +2,6 @@ package vault
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -41,6 +40,9 @@ func (v *Vault) decideStudy(ctx context.Context, st *study) (policy.Decision, er
 func (v *Vault) Admit(ctx context.Context, r hatch.AdmitRequest) (hatch.AdmitReply, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if err := v.holds(r.Log); err != nil {
+		return hatch.AdmitReply{}, err
+	}
 	st, err := v.begin(r.Study, r.Submission, r.Approval, r.Roster)
 	if err != nil {
 		return hatch.AdmitReply{}, err
@@ -80,13 +82,8 @@ func (v *Vault) Admit(ctx context.Context, r hatch.AdmitRequest) (hatch.AdmitRep
 	if !columns.Allow {
 		return refusal(columns, nil)
 	}
-	sent, about, err := st.engine.DecideTransfers(ctx, in, v.transfers(st, in.Federation))
+	sent, err := v.decideTransfers(ctx, st, in)
 	if err != nil {
-		return hatch.AdmitReply{}, err
-	}
-	message := in
-	message.Artefact = &about
-	if err := v.recordDecision(st, policy.AuditEntry{Point: policy.PointTransfer, Input: message, Decision: sent}); err != nil {
 		return hatch.AdmitReply{}, err
 	}
 	if !sent.Allow {
@@ -119,6 +116,17 @@ func (v *Vault) Admit(ctx context.Context, r hatch.AdmitRequest) (hatch.AdmitRep
 		return declined(site, string(consilium.CodeOf(err)), err)
 	}
 	return allowed(site, u.records)
+}
+
+// decideTransfers asks about everything that the protocol sends, and records each
+// answer. It returns the first denial, or the last permission.
+func (v *Vault) decideTransfers(ctx context.Context, st *study, in policy.Input) (policy.Decision, error) {
+	all, err := st.engine.DecideTransfers(ctx, in, v.transfers(st, in.Federation))
+	if err != nil {
+		return policy.Decision{}, err
+	}
+	_, err = v.decisions.AppendTransfers(v.entry(st, policy.AuditEntry{Input: in}), all)
+	return all[len(all)-1].Decision, err
 }
 
 // transfers lists what the protocol sends, to whom.
@@ -186,42 +194,30 @@ func (v *Vault) decideRelease(ctx context.Context, st *study, doc []byte, r hatc
 		return policy.Decision{}, err
 	}
 	in.Site = v.cfg.Facts
-	patients, err := leastPatients(doc)
-	if err != nil {
+	if in.Release, err = v.releaseFacts(st, doc, r.Contributors); err != nil {
 		return policy.Decision{}, err
-	}
-	in.Release = &policy.ReleaseFacts{
-		Patients: patients, Contributors: len(r.Contributors), SmallestCell: smallestCell(doc, st.facts), DP: st.spec.Privacy.DP != nil,
-		Prior: v.priors(st), ContainsRecords: false,
 	}
 	return v.decide(ctx, st, policy.PointRelease, in)
 }
 
-// leastPatients is the number of patients of the smallest analysis that a
-// result speaks of. An analysis that ended with a problem publishes its reason
-// and no count, so it does not take part: one model that cannot be fitted must
-// not withhold the others, and its team must learn why.
-func leastPatients(doc []byte) (int64, error) {
-	type part struct {
-		Patients int64           `json:"patients"`
-		Error    json.RawMessage `json:"error"`
+// releaseFacts describes an opened result to the rules.
+func (v *Vault) releaseFacts(st *study, doc []byte, contributors []consilium.Position) (*policy.ReleaseFacts, error) {
+	patients, err := leastPatients(doc)
+	if err != nil {
+		return nil, err
 	}
-	var counts struct {
-		part
-		Analyses []part `json:"analyses"`
+	prior, err := v.priors(st, contributors)
+	if err != nil {
+		return nil, err
 	}
-	if err := json.Unmarshal(doc, &counts); err != nil {
-		return 0, err
+	out := &policy.ReleaseFacts{
+		Patients: patients, Contributors: len(contributors), SmallestCell: smallestCell(doc, st.facts), DP: st.spec.Privacy.DP != nil,
+		Prior: prior, ContainsRecords: len(contributors) < 2 || v.identifies(st, doc),
 	}
-	list := counts.Analyses
-	if len(list) == 0 {
-		list = []part{counts.part}
-	}
-	least := policy.Never
-	for _, a := range list {
-		if a.Error == nil {
-			least = min(least, a.Patients)
+	if out.DP {
+		if out.EpsilonSpentMicro, out.EpsilonBudgetMicro, err = v.budget.account(v.cfg.Budget.orDefault()); err != nil {
+			return nil, err
 		}
 	}
-	return least, nil
+	return out, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"path/filepath"
 
+	"consilium"
 	"consilium/policy"
 )
 
@@ -31,9 +32,24 @@ func (v *Vault) decide(ctx context.Context, st *study, point policy.Point, in po
 
 // recordDecision appends to the decision log.
 func (v *Vault) recordDecision(st *study, e policy.AuditEntry) error {
-	e.Time, e.Node, e.Study, e.Round = e.Input.Now, string(v.cfg.Site), st.id, st.round
-	_, err := v.decisions.Append(e)
+	_, err := v.decisions.Append(v.entry(st, e))
 	return err
+}
+
+func (v *Vault) entry(st *study, e policy.AuditEntry) policy.AuditEntry {
+	e.Time, e.Node, e.Study, e.Round = e.Input.Now, string(v.cfg.Site), st.id, st.round
+	return e
+}
+
+// holds refuses a decision log that does not hold the line which the hospital's
+// signed trail names: it was removed, cut short, or put back from an older copy.
+// Zero, of a trail without any use of rows, is held by every log.
+func (v *Vault) holds(head consilium.Digest) error {
+	if v.decisions.Holds(head) {
+		return nil
+	}
+	return consilium.ErrPolicy.Withf("the decision log %s does not hold line %s, which this hospital's signed trail names: put the newest copy of it back; nothing is decided until then",
+		filepath.Join(v.cfg.Dir, "decisions.jsonl"), head.Short())
 }
 
 // StopDir is where a hospital keeps the board's stops, beside a vault's

@@ -217,7 +217,7 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 			return hatch.LocalReply{}, err
 		}
 		rowSet := v.salt(st, u.rowSet)
-		if err := v.budget.spend(debit{Study: st.id, Round: r.Round, Dataset: st.spec.Data.Dataset, RowSet: rowSet, Releases: releases}, v.cfg.Budget); err != nil {
+		if err := v.budget.spend(debit{Study: st.id, Round: r.Round, Dataset: st.spec.Data.Dataset, RowSet: rowSet, Releases: releases}, v.cfg.Budget.orDefault()); err != nil {
 			return hatch.LocalReply{}, err
 		}
 		// A secret, so that nobody else can take the noise away; of the round and its
@@ -226,7 +226,10 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 		binary.BigEndian.PutUint32(round[:], r.Round)
 		rows.Noise = consilium.DomainNoise.Digest(v.cfg.Pseudonym, []byte(st.id), round[:], rowSet[:])
 	}
-	memory, err := st.analysis.Local(ctx, state, st.memory, rows, w)
+	// The log, not this process, knows which round was last opened with this
+	// hospital in its set.
+	st.memory.settle(r.Included)
+	memory, err := st.analysis.Local(ctx, state, st.memory.opened, rows, w)
 	if err != nil {
 		return hatch.LocalReply{}, err
 	}
@@ -234,7 +237,10 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 	if err != nil {
 		return hatch.LocalReply{}, err
 	}
-	st.lanes, st.made, st.pending = lanes, r.Round, memory
+	if err := st.memory.put(r.Round, memory); err != nil {
+		return hatch.LocalReply{}, err
+	}
+	st.lanes, st.made = lanes, r.Round
 	return hatch.LocalReply{Contribute: true, Lanes: lanes.Len(), RowSet: u.rowSet, Decision: u.decision, Ledger: u.ledger, Records: u.records}, nil
 }
 

@@ -2,7 +2,6 @@ package vault
 
 import (
 	"context"
-	"encoding/json"
 	"slices"
 
 	"consilium"
@@ -67,7 +66,15 @@ func (v *Vault) decideCohort(ctx context.Context, st *study, next *openedCohort)
 		why = policy.Overlap(rows, same, st.k(), st.permits(), dp)
 	}
 	if why == nil {
-		why = d.Err()
+		return d, d.Err(), nil
+	}
+	if d.Allow {
+		// The rule as written lets it pass: the log holds what was done.
+		d.Allow, d.Reasons = false, []policy.Reason{{Code: "COHORT_OVERLAP", Message: "the cohort differs from an earlier one by too few patients, by the comparison in code",
+			Kind: policy.Policy, Regime: "ENGINE"}}
+		if err := v.recordDecision(st, policy.AuditEntry{Point: policy.PointSite, Input: in, Decision: d}); err != nil {
+			return policy.Decision{}, nil, err
+		}
 	}
 	return d, why, nil
 }
@@ -87,59 +94,36 @@ func (st *study) permits() []string {
 }
 
 // priors lists by how many patients this hospital's cohort differs from those
-// of earlier studies of the same question.
-func (v *Vault) priors(st *study) []policy.Prior {
+// of earlier studies of the same question. The cohort is the one that the book
+// holds of this study since before its first opening: the vault may have started
+// again since then, and a contributor without a cohort is an error.
+func (v *Vault) priors(st *study, contributors []consilium.Position) ([]policy.Prior, error) {
 	out := []policy.Prior{}
-	if st.cohort == nil {
-		return out
+	mine, ok := v.book.of(st.id)
+	switch {
+	case ok:
+	case st.cohort != nil:
+		mine = *st.cohort
+	case slices.Contains(contributors, st.position):
+		return nil, consilium.ErrInvalid.Withf("%s contributed to the study and its book of opened cohorts does not hold it: restore the vault's directory; nothing is released until then", v.cfg.Site)
+	default:
+		return out, nil
 	}
-	mine := map[policy.Member]bool{}
-	for _, p := range st.cohort.Patients {
-		mine[p] = true
+	in := map[policy.Member]bool{}
+	for _, p := range mine.Patients {
+		in[p] = true
 	}
 	for _, c := range v.book.others(st.id) {
-		if c.Question != st.cohort.Question {
+		if c.Question != mine.Question {
 			continue
 		}
 		common := 0
 		for _, p := range c.Patients {
-			if mine[p] {
+			if in[p] {
 				common++
 			}
 		}
-		out = append(out, policy.Prior{Difference: int64(len(c.Patients) + len(mine) - 2*common)})
+		out = append(out, policy.Prior{Difference: int64(len(c.Patients) + len(in) - 2*common)})
 	}
-	return out
-}
-
-// smallestCell is the smallest count above 0 that a result publishes about
-// patients: cells of tables, level counts, and numbers at risk on a curve. What
-// models masked is not there any more; what the board permitted by name does not
-// count.
-func smallestCell(doc []byte, facts consilium.Facts) int64 {
-	var v any
-	if json.Unmarshal(doc, &v) != nil {
-		return 0 // not a document: the smallest there is
-	}
-	least := policy.Never
-	counts := map[string]bool{"counts": !facts.Permitted("small-cells"), "n_risk": !facts.Permitted("km-tail")}
-	var walk func(v any, counting bool)
-	walk = func(v any, counting bool) {
-		switch x := v.(type) {
-		case map[string]any:
-			for k, sub := range x {
-				walk(sub, counts[k])
-			}
-		case []any:
-			for _, sub := range x {
-				walk(sub, counting)
-			}
-		case float64:
-			if counting && x > 0 && int64(x) < least {
-				least = int64(x)
-			}
-		}
-	}
-	walk(v, false)
-	return least
+	return out, nil
 }

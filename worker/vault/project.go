@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"os"
@@ -64,8 +65,8 @@ func project(d *dataset, study *consilium.Spec) (arrow.Record, error) {
 		if have.Type != c.Type {
 			return nil, consilium.ErrData.Withf("column %s is %s in dataset %s and %s in the study", c.Name, have.Type, d.def.Name, c.Type)
 		}
-		if have.Unit != "" && c.Unit != "" && have.Unit != c.Unit {
-			return nil, consilium.ErrData.Withf("column %s is in %s in dataset %s and in %s in the study", c.Name, have.Unit, d.def.Name, c.Unit)
+		if err := sameUnit(study, c, have, d.def.Name); err != nil {
+			return nil, err
 		}
 		col := rec.Column(schema.FieldIndices(c.Name)[0])
 		if c.Type == consilium.TypeLevels && !slices.Equal(have.Levels, c.Levels) {
@@ -85,6 +86,30 @@ func project(d *dataset, study *consilium.Spec) (arrow.Record, error) {
 		columns = append(columns, col)
 	}
 	return array.NewRecord(arrow.NewSchema(fields, nil), columns, rec.NumRows()), nil
+}
+
+// sameUnit holds the study's unit against the hospital's own dictionary. What the
+// study states, the dictionary must state too. For times no unit means days on
+// both sides: the widths of public cells of time are judged by the study's word.
+func sameUnit(study *consilium.Spec, c, have *consilium.Column, dataset string) error {
+	a, b := c.Unit, have.Unit
+	if isTime(study, c.Name) {
+		a, b = cmp.Or(a, "d"), cmp.Or(b, "d")
+	}
+	if a == b || a == "" {
+		return nil
+	}
+	return consilium.ErrData.Withf("column %s is in %s in the study and in %s in dataset %s; state the unit of the table in both", c.Name, a, cmp.Or(b, "no unit"), dataset)
+}
+
+// isTime reports whether an analysis of the study uses a column as a time.
+func isTime(study *consilium.Spec, name string) bool {
+	for i := range study.Analyses {
+		if r := study.Analyses[i].Response; r != nil && (r.Start == name || r.Stop == name) {
+			return true
+		}
+	}
+	return false
 }
 
 // recode maps a dictionary column to the study's list of levels. A value that

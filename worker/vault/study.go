@@ -41,13 +41,12 @@ type study struct {
 	record arrow.Record // projected and derived
 	people *people
 
-	memory  []byte // of the site, as of the last opened round
-	pending []byte // that replaces it when the round is opened
-	cohort  *openedCohort
-	lanes   *fixed.Vector
-	made    uint32  // the round of lanes
-	sums    []int32 // a sum of 128 lanes of 24 bits fits
-	opened  uint32  // the round of sums
+	memory *siteMemory
+	cohort *openedCohort
+	lanes  *fixed.Vector
+	made   uint32  // the round of lanes
+	sums   []int32 // a sum of 128 lanes of 24 bits fits
+	opened uint32  // the round of sums
 }
 
 // begin parses what a request names and finds the pinned policy.
@@ -81,6 +80,9 @@ func (v *Vault) begin(id consilium.StudyID, submission, approval, roster []byte)
 func (v *Vault) Start(ctx context.Context, r hatch.StartRequest) (hatch.Shape, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if err := v.holds(r.Log); err != nil {
+		return hatch.Shape{}, err
+	}
 	if st, ok := v.studies[r.Study]; ok {
 		return st.shape()
 	}
@@ -116,6 +118,9 @@ func (v *Vault) Start(ctx context.Context, r hatch.StartRequest) (hatch.Shape, e
 		return hatch.Shape{}, err
 	}
 	if st.state, err = st.analysis.Start(st.facts); err != nil {
+		return hatch.Shape{}, err
+	}
+	if st.memory, err = loadMemory(v.cfg.Dir, r.Study); err != nil {
 		return hatch.Shape{}, err
 	}
 	st.round = 1
@@ -215,9 +220,7 @@ func (v *Vault) Opened(_ context.Context, id consilium.StudyID, round uint32) er
 	if err != nil {
 		return err
 	}
-	if st.made == round {
-		st.memory = st.pending
-	}
+	st.memory.settle(round)
 	return nil
 }
 

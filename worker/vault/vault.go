@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -48,7 +50,7 @@ type Config struct {
 	Policies  func(consilium.Digest) (*policy.Engine, error)
 	Register  func(patient string) Register // the hospital's own register, by its own patient number
 	Learned   map[string]models.Constructor // analysis types that models does not own
-	Budget    Budget                        // of privacy, by dataset; zero means DefaultBudget
+	Budget    *Budget                       // of privacy, over all tables; nil means DefaultBudget, zero that nothing may be spent
 	Assume    []string                      // assumptions to be listed in every result, for simulate
 	Now       func() time.Time
 	Log       *slog.Logger
@@ -78,9 +80,6 @@ func Open(cfg Config) (*Vault, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	if cfg.Budget == (Budget{}) {
-		cfg.Budget = DefaultBudget
-	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -89,6 +88,13 @@ func Open(cfg Config) (*Vault, error) {
 		return nil, errors.New("vault: key-encryption key, facts, register, ledger, policies and board keys are all needed: a vault without one of them would let rows through")
 	case len(cfg.Pseudonym) < 32:
 		return nil, fmt.Errorf("vault: pseudonym key of %d bytes, want at least 32", len(cfg.Pseudonym))
+	}
+	// Made once, before the vault: a directory of stops that is missing later was
+	// taken away, and nothing is read until it is back.
+	if _, err := os.Stat(filepath.Join(cfg.Dir, "VERSION")); errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(StopDir(cfg.Dir), 0o700); err != nil {
+			return nil, err
+		}
 	}
 	dir, err := durable.Prepare(cfg.Dir, "worker-vault")
 	if err != nil {
@@ -212,7 +218,7 @@ func (v *Vault) Forget(_ context.Context, id consilium.StudyID) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	delete(v.studies, id)
-	return nil
+	return forgetMemory(v.cfg.Dir, id)
 }
 
 // verifyApproval checks that the board's payloads fit each other. Their
