@@ -65,11 +65,14 @@ func TestOneWayToTheTrail(t *testing.T) {
 	}
 	writes := 0
 	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
 		b, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n := strings.Count(string(b), "trail.Wri"+"te("); n > 0 {
+		if n := strings.Count(string(b), "trail.Write("); n > 0 {
 			if writes += n; name != "actor.go" {
 				t.Errorf("%s writes to the trail itself", name)
 			}
