@@ -58,7 +58,7 @@ type anchorer struct {
 }
 
 func (s *vaultSettings) anchor(ctx context.Context, e *env) error {
-	lock, err := durable.Prepare(s.Dir, "worker-vault")
+	lock, err := vault.Prepare(s.Dir)
 	if err := greet(e, err); err != nil {
 		return err
 	}

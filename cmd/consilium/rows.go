@@ -58,7 +58,7 @@ type erasure struct {
 }
 
 func (s *vaultSettings) clerical(ctx context.Context, e *env) error {
-	lock, err := durable.Prepare(s.Dir, "worker-vault")
+	lock, err := vault.Prepare(s.Dir)
 	if err := greet(e, err); err != nil {
 		return err
 	}
