@@ -68,6 +68,10 @@ func SuperRoot(epoch uint64, heads []Head) (consilium.Digest, error) {
 // an epoch's heads of them: each is of a ledger of the roster, cosigned by its
 // witnesses, at whatever time. They come back in the order of their origins.
 func Heads(r *consilium.Roster, checkpoints [][]byte, now time.Time) ([]Head, error) {
+	witnesses, err := WitnessesOf(r)
+	if err != nil {
+		return nil, err
+	}
 	ledgers := map[string]string{}
 	for i := range r.Sites {
 		name, err := LogName(r.Sites[i].Ledger)
@@ -86,7 +90,7 @@ func Heads(r *consilium.Roster, checkpoints [][]byte, now time.Time) ([]Head, er
 		if !ok {
 			return nil, consilium.ErrLedger.Withf("anchor: checkpoint %d: the ledger %s is not in the roster", i+1, cp.Origin)
 		}
-		cp, err = VerifyCheckpoint(raw, CheckpointPolicy{Log: key, Witnesses: SingleWitness(r.Board.Witness, "").AnyAge()}, now)
+		cp, err = VerifyCheckpoint(raw, CheckpointPolicy{Log: key, Witnesses: witnesses.AnyAge()}, now)
 		if err != nil {
 			return nil, fmt.Errorf("anchor: checkpoint %d: %w", i+1, err)
 		}

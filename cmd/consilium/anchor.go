@@ -83,7 +83,7 @@ func (s *vaultSettings) clerk(e *env) (*anchorer, error) {
 	if a.batches, err = provenance.OpenBatchDir(filepath.Join(s.Dir, "batches"), kek); err != nil {
 		return nil, err
 	}
-	a.gate, err = provenance.NewGate(provenance.GateConfig{Ledger: s.Ledger, Site: s.SiteKey, Witnesses: provenance.SingleWitness(s.Witness, "").AnyAge()})
+	a.gate, err = provenance.NewGate(provenance.GateConfig{Ledger: s.Ledger, Site: s.SiteKey, Witnesses: s.Witnesses.AnyAge()})
 	return a, err
 }
 
@@ -432,7 +432,7 @@ func (h *hospital) anchor(ctx context.Context) (done []step, checkpoint []byte, 
 		if kept, err := next(); err != nil || !kept.Kept {
 			return nil, nil, errors.Join(err, errors.New("the vault has not kept a batch"))
 		}
-		if last, err = d.ledger.Append(ctx, signed.Entry()); err != nil {
+		if last, err = d.ledger().Append(ctx, signed.Entry()); err != nil {
 			return nil, nil, err
 		}
 		if err := writeFrame(c.in, signedEntry{}); err != nil {
@@ -441,7 +441,7 @@ func (h *hospital) anchor(ctx context.Context) (done []step, checkpoint []byte, 
 	}
 	waiting, cancel := context.WithTimeout(ctx, publishWithin)
 	defer cancel()
-	checkpoint, err = d.ledger.Await(waiting, last)
+	checkpoint, err = d.ledger().Await(waiting, last)
 	return done, checkpoint, err
 }
 
@@ -449,7 +449,7 @@ func (h *hospital) anchor(ctx context.Context) (done []step, checkpoint []byte, 
 // index of the last entry.
 func (d *desk) relog(ctx context.Context, known [][]byte) (uint64, error) {
 	var cp provenance.Checkpoint
-	raw, err := d.ledger.Checkpoint(ctx)
+	raw, err := d.ledger().Checkpoint(ctx)
 	if err == nil {
 		var c *provenance.Checkpoint
 		if c, err = provenance.ParseCheckpoint(raw); err == nil {
@@ -465,7 +465,7 @@ func (d *desk) relog(ctx context.Context, known [][]byte) (uint64, error) {
 	}
 	var entries [][]byte
 	if cp.Size > 0 {
-		if entries, err = d.ledger.Entries(ctx, 0, cp.Size, cp.Size); err != nil {
+		if entries, err = d.ledger().Entries(ctx, 0, cp.Size, cp.Size); err != nil {
 			return 0, err
 		}
 	}
@@ -477,7 +477,7 @@ func (d *desk) relog(ctx context.Context, known [][]byte) (uint64, error) {
 	added := false
 	for _, k := range known {
 		if !logged[string(k)] {
-			if last, err = d.ledger.Append(ctx, slices.Clone(k)); err != nil {
+			if last, err = d.ledger().Append(ctx, slices.Clone(k)); err != nil {
 				return 0, err
 			}
 			added = true
@@ -486,7 +486,7 @@ func (d *desk) relog(ctx context.Context, known [][]byte) (uint64, error) {
 	if added {
 		waiting, cancel := context.WithTimeout(ctx, publishWithin)
 		defer cancel()
-		_, err = d.ledger.Await(waiting, last)
+		_, err = d.ledger().Await(waiting, last)
 	}
 	return last, err
 }

@@ -21,6 +21,7 @@ import (
 	"consilium"
 	"consilium/internal/studyfile"
 	"consilium/policy"
+	"consilium/provenance"
 	"consilium/provenance/chain"
 	"consilium/worker/vault"
 )
@@ -43,16 +44,46 @@ func (c *commonConfig) common() *commonConfig { return c }
 
 type workerConfig struct {
 	commonConfig `yaml:",inline"`
-	Site         string          `yaml:"site"`
-	Facts        string          `yaml:"facts"`
-	Register     string          `yaml:"register"`
-	Policies     string          `yaml:"policies"`
-	Witness      string          `yaml:"witness"`
-	Anchors      anchorsConfig   `yaml:"anchors"`
-	Isolation    string          `yaml:"isolation"`
-	Privacy      privacyConfig   `yaml:"privacy"`
-	Datasets     []datasetConfig `yaml:"datasets"`
-	Streams      []streamConfig  `yaml:"streams"`
+	Site         string            `yaml:"site"`
+	Facts        string            `yaml:"facts"`
+	Register     string            `yaml:"register"`
+	Policies     string            `yaml:"policies"`
+	Witness      string            `yaml:"witness"`   // URL of the board's own; where the roster gives addresses, in its place
+	Witnesses    map[string]string `yaml:"witnesses"` // the same for witnesses by name
+	Anchors      anchorsConfig     `yaml:"anchors"`
+	Isolation    string            `yaml:"isolation"`
+	Privacy      privacyConfig     `yaml:"privacy"`
+	Datasets     []datasetConfig   `yaml:"datasets"`
+	Streams      []streamConfig    `yaml:"streams"`
+}
+
+// witnesses is the roster's policy with the addresses at which this hospital
+// reaches them.
+func (c *workerConfig) witnesses(r *consilium.Roster) (provenance.WitnessPolicy, error) {
+	p, err := provenance.WitnessesOf(r)
+	if err != nil {
+		return p, err
+	}
+	known := map[string]bool{}
+	for i := range p.Witnesses {
+		w := &p.Witnesses[i]
+		known[w.Name] = true
+		if c.Witness != "" && w.Key == r.Board.Witness {
+			w.URL = c.Witness
+		}
+		if url := c.Witnesses[w.Name]; url != "" {
+			w.URL = url
+		}
+		if w.URL == "" {
+			return p, &consilium.Error{Code: consilium.ErrLedger.Code, Msg: "no witness is configured", Next: "set witness: to the URL of the board's ledger witness"}
+		}
+	}
+	for name := range c.Witnesses {
+		if !known[name] {
+			return p, consilium.ErrInvalid.Withf("witnesses: the roster has no witness %q", name)
+		}
+	}
+	return p, nil
 }
 
 // anchorsConfig demands anchors of the hospital's own ledger before a row is used.

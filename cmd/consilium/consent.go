@@ -439,7 +439,11 @@ func (h *hospital) verifiedConsents(ctx context.Context) (*provenance.Consents, 
 // verify holds the store against the hospital's ledger as its witness saw it.
 func (h *hospital) verify(ctx context.Context, store *provenance.Consents) error {
 	site, _ := h.kit.roster.Site(h.site)
-	g, err := provenance.NewGate(provenance.GateConfig{Ledger: site.Ledger, Site: site.Key, Witnesses: provenance.SingleWitness(h.kit.roster.Board.Witness, "").AnyAge()})
+	witnesses, err := provenance.WitnessesOf(h.kit.roster)
+	if err != nil {
+		return err
+	}
+	g, err := provenance.NewGate(provenance.GateConfig{Ledger: site.Ledger, Site: site.Key, Witnesses: witnesses.AnyAge()})
 	if err != nil {
 		return err
 	}

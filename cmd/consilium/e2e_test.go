@@ -306,7 +306,11 @@ func makeTable(site int) string {
 
 // provisionAll makes every kit with its owner's own command and distributes
 // nothing but cards and the signed roster.
-func provisionAll(t *testing.T) *kits {
+func provisionAll(t *testing.T) *kits { return provisionWitnessed(t, 1) }
+
+// provisionWitnessed lets some of the three board members run witnesses, all but
+// one of whom must cosign.
+func provisionWitnessed(t *testing.T, witnesses int) *kits {
 	t.Helper()
 	k := &kits{dir: short(t), health: map[string]string{}, tables: map[string]string{}}
 	cards := filepath.Join(k.dir, "cards")
@@ -332,12 +336,26 @@ func provisionAll(t *testing.T) *kits {
 		provision("coordinator", id, "--country", "US", "--address", freePort(t), "--raft", freePort(t))
 		k.health[id] = freePort(t)
 	}
-	provision("board", "board-1", "--witness", k.witness)
-	provision("board", "board-2")
-	provision("board", "board-3")
+	assemble := []string{}
+	for i := range 3 {
+		more := []string{}
+		if i == 0 {
+			more = []string{"--witness", k.witness}
+		} else if i < witnesses {
+			more = []string{"--witness", freePort(t)}
+		}
+		provision("board", fmt.Sprintf("board-%d", i+1), more...)
+	}
 	provision("team", policy.DefaultTeam, "--country", "US")
 	roster := filepath.Join(k.dir, "roster.json")
-	must(t, "provision", "roster", "--cards", cards, "--name", testName, "--threshold", "2", "--out", roster)
+	assemble = append(assemble, "provision", "roster", "--cards", cards, "--name", testName, "--threshold", "2", "--out", roster)
+	if witnesses > 1 {
+		if _, e, code := try(t.Context(), assemble...); code != exitUsage || !strings.Contains(e, "--quorum") {
+			t.Errorf("several witnesses and no quorum: %d %s", code, e)
+		}
+		assemble = append(assemble, "--quorum", fmt.Sprint(witnesses-1))
+	}
+	must(t, assemble...)
 	must(t, "provision", "sign", "--roster", roster, "--board", k.kit("board-1"))
 	if _, stderr, code := try(t.Context(), "provision", "install", "--roster", roster, "--dir", k.kit(site(0))); code != exitFailed || !strings.Contains(stderr, "provision sign") {
 		t.Errorf("a roster with one of two signatures was installed: %d %s", code, stderr)

@@ -155,14 +155,15 @@ func randomSecret(keys, file string, size int) error {
 
 // card is what a member publishes: everything of it stands in the roster.
 type card struct {
-	APIVersion  string                 `json:"apiVersion"`
-	Kind        string                 `json:"kind"` // "Card"
-	Federation  string                 `json:"federation"`
-	Site        *consilium.Site        `json:"site,omitempty"`
-	Coordinator *consilium.Coordinator `json:"coordinator,omitempty"`
-	Member      *consilium.BoardMember `json:"member,omitempty"`
-	Researcher  *consilium.Researcher  `json:"researcher,omitempty"`
-	Witness     string                 `json:"witness,omitempty"` // of the board member that runs the ledger witness
+	APIVersion     string                 `json:"apiVersion"`
+	Kind           string                 `json:"kind"` // "Card"
+	Federation     string                 `json:"federation"`
+	Site           *consilium.Site        `json:"site,omitempty"`
+	Coordinator    *consilium.Coordinator `json:"coordinator,omitempty"`
+	Member         *consilium.BoardMember `json:"member,omitempty"`
+	Researcher     *consilium.Researcher  `json:"researcher,omitempty"`
+	Witness        string                 `json:"witness,omitempty"`        // verifier key of the ledger witness that a board member runs
+	WitnessAddress string                 `json:"witnessAddress,omitempty"` // its URL
 }
 
 // name is how the card's owner is called in messages.

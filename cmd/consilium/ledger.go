@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"consilium"
@@ -52,7 +53,11 @@ func runLedgerWitness(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	if key.Verifier() != k.roster.Board.Witness {
+	policy, err := provenance.WitnessesOf(k.roster)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(policy.Witnesses, func(w provenance.WitnessKey) bool { return w.Key == key.Verifier() }) {
 		return consilium.ErrUnauthenticated.Withf("the roster names another witness; send the board this kit's card.json")
 	}
 	lock, err := durable.Prepare(c.Data, "witness", "the last checkpoint that was cosigned of each ledger; never restore it from an older copy")
@@ -144,7 +149,11 @@ func runLedgerVerify(ctx context.Context, e *env, args []string) error {
 		return err
 	}
 	site, _ := h.kit.roster.Site(h.site)
-	g, err := provenance.NewGate(provenance.GateConfig{Ledger: site.Ledger, Site: site.Key, Witnesses: provenance.SingleWitness(h.kit.roster.Board.Witness, "").AnyAge()})
+	witnesses, err := provenance.WitnessesOf(h.kit.roster)
+	if err != nil {
+		return err
+	}
+	g, err := provenance.NewGate(provenance.GateConfig{Ledger: site.Ledger, Site: site.Key, Witnesses: witnesses.AnyAge()})
 	if err != nil {
 		return err
 	}

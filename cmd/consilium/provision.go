@@ -252,7 +252,8 @@ func runProvisionCoordinator(_ context.Context, e *env, args []string) error {
 
 func runProvisionBoard(_ context.Context, e *env, args []string) error {
 	p := newProvisionFlags(e)
-	witness := p.String("witness", "", "`host:port` on which this member runs the board's ledger witness; exactly one member does")
+	witness := p.String("witness", "", "`host:port` on which this member runs a ledger witness; one member does, or several with a quorum")
+	address := p.String("witness-url", "", "`URL` at which hospitals reach it; default http:// and the host and port")
 	if err := p.parse(e, args); err != nil {
 		return err
 	}
@@ -264,7 +265,10 @@ func runProvisionBoard(_ context.Context, e *env, args []string) error {
 	config := (*template.Template)(nil)
 	if *witness != "" {
 		config = witnessTemplate
-		note, err := provenance.NewWitnessKey(*p.federation + "/board")
+		if c.WitnessAddress = *address; *address == "" {
+			c.WitnessAddress = "http://" + *witness
+		}
+		note, err := provenance.NewWitnessKey(*p.federation + "/" + *p.id)
 		if c.Witness, err = makeNoteKey(p.keys(), witnessFile, note, err); err != nil {
 			return err
 		}
@@ -333,6 +337,36 @@ func runProvisionRenew(_ context.Context, e *env, args []string) error {
 
 const nextPrefix = "next-"
 
+// witnessing is the roster's policy for the ledgers: nil for one witness, which
+// must cosign, else a quorum of the board members' own or what a file says.
+func witnessing(own []provenance.WitnessKey, quorum int, file string, within time.Duration) (*consilium.Witnessing, error) {
+	var p provenance.WitnessPolicy
+	switch {
+	case file != "" && quorum != 0:
+		return nil, usagef("--quorum and --witnesses say the same thing: give one")
+	case file != "":
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		if p, err = provenance.ParseWitnessPolicy(b, within); err != nil {
+			return nil, consilium.ErrInvalid.Withf("%s: %w", file, err)
+		}
+	case quorum < 0 || quorum > len(own):
+		return nil, usagef("--quorum %d: %d board members run a witness", quorum, len(own))
+	case len(own) > 1 && quorum == 0:
+		return nil, usagef("%d board members run a ledger witness: --quorum says how many must cosign", len(own))
+	case quorum == 0 && within == 0:
+		return nil, nil
+	default:
+		p = provenance.WitnessPolicy{Witnesses: own, Quorum: "board", MaxAge: within, Groups: []provenance.WitnessGroup{{Name: "board", Threshold: max(quorum, 1)}}}
+		for _, w := range own {
+			p.Groups[0].Members = append(p.Groups[0].Members, w.Name)
+		}
+	}
+	return p.Witnessing(), nil
+}
+
 func runProvisionRoster(_ context.Context, e *env, args []string) error {
 	fs := e.flags()
 	cards := fs.String("cards", "", "`directory` with the members' cards, *.json")
@@ -343,6 +377,9 @@ func runProvisionRoster(_ context.Context, e *env, args []string) error {
 	previous := fs.String("previous", "", "the roster `file` in force, for its successor")
 	fresh := fs.Bool("fresh-cluster", false, "let the coordinators begin again with nothing: the old ones and all that they held are lost")
 	out := fs.String("out", "", "`file` to write")
+	quorum := fs.Int("quorum", 0, "how many of the board members' witnesses must cosign; needed where more than one member runs one")
+	witnesses := fs.String("witnesses", "", "instead, a C2SP tlog-policy `file`: witness, group and quorum lines; the board's own stand in it too")
+	cosigned := fs.Duration("cosigned-within", 0, "how old cosignatures may be; default 15m")
 	rest, err := e.parse(fs, args)
 	if err != nil {
 		return err
@@ -368,6 +405,7 @@ func runProvisionRoster(_ context.Context, e *env, args []string) error {
 		r.Version, r.Previous, r.Auditors = old.Version+1, consilium.RosterDigest(signed.Payload), old.Auditors
 	}
 	seen := map[string]string{}
+	var own []provenance.WitnessKey
 	type line struct{ Name, Fingerprint, File string }
 	var list []line
 	for _, f := range files {
@@ -395,14 +433,18 @@ func runProvisionRoster(_ context.Context, e *env, args []string) error {
 			r.Researchers = append(r.Researchers, *c.Researcher)
 		}
 		if c.Witness != "" {
-			if r.Board.Witness != "" {
-				return &consilium.Error{Code: consilium.ErrInvalid.Code, Msg: fmt.Sprintf("%s is a second ledger witness", f), Next: "one board member runs the witness"}
-			}
-			r.Board.Witness = c.Witness
+			own = append(own, provenance.WitnessKey{Name: c.id(), Key: c.Witness, URL: c.WitnessAddress})
 		}
 	}
-	if r.Board.Witness == "" {
+	if len(own) == 0 {
 		return &consilium.Error{Code: consilium.ErrInvalid.Code, Msg: "no board member runs the ledger witness", Next: "provision one with `provision board --witness HOST:PORT`"}
+	}
+	r.Board.Witness = own[0].Key
+	if r.Witnessing, err = witnessing(own, *quorum, *witnesses, *cosigned); err != nil {
+		return err
+	}
+	if _, err := provenance.WitnessesOf(r); err != nil {
+		return consilium.ErrInvalid.With(err)
 	}
 	if old != nil && !*fresh {
 		if err := r.KeepsCoordinators(old); err != nil {
@@ -550,6 +592,9 @@ func runProvisionInstall(_ context.Context, e *env, args []string) error {
 	}
 	if err := c.known(roster); err != nil {
 		return err
+	}
+	if _, err := provenance.WitnessesOf(roster); err != nil {
+		return fmt.Errorf("%s: %w; ask the board for a roster whose witnesses can be believed", *file, err)
 	}
 	if err := switchCertificate(*dir, roster); err != nil {
 		return err

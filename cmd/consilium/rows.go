@@ -326,6 +326,10 @@ func verifyReceipt(e *env, path, rosterPath, boardPath string) error {
 	if err != nil {
 		return err
 	}
+	witnesses, err := provenance.WitnessesOf(roster.Roster)
+	if err != nil {
+		return err
+	}
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return err
@@ -343,7 +347,7 @@ func verifyReceipt(e *env, path, rosterPath, boardPath string) error {
 		if name, err := provenance.LogName(s.Ledger); err != nil || name != cp.Origin {
 			continue
 		}
-		facts, err := r.Verify(provenance.ReceiptPolicy{Ledger: s.Ledger, Sites: []consilium.PublicKey{s.Key}, Witnesses: provenance.SingleWitness(roster.Board.Witness, "")})
+		facts, err := r.Verify(provenance.ReceiptPolicy{Ledger: s.Ledger, Sites: []consilium.PublicKey{s.Key}, Witnesses: witnesses})
 		if err != nil {
 			return fmt.Errorf("%s does not verify: %w", path, err)
 		}

@@ -566,7 +566,10 @@ func (s *Summary) verifyChain(rec *SiteRecord, site *consilium.Site, o Options) 
 
 // verifyAnchor checks that the hospital's ledger holds the trail's head.
 func (s *Summary) verifyAnchor(rec *SiteRecord, site *consilium.Site, roster *consilium.Roster) error {
-	witness := provenance.SingleWitness(roster.Board.Witness, "")
+	witness, err := provenance.WitnessesOf(roster)
+	if err != nil {
+		return err
+	}
 	cp, err := provenance.VerifyCheckpoint(rec.Checkpoint, provenance.CheckpointPolicy{Log: site.Ledger, Witnesses: witness.AnyAge()}, time.Now())
 	if err != nil {
 		return err
