@@ -128,6 +128,13 @@ func newDescribe(facts consilium.Facts, a *consilium.AnalysisSpec) (Analysis, er
 			return nil, err
 		}
 		f.dropUngrouped(by)
+		for _, d := range vars {
+			for _, x := range f.num[d.name] {
+				if math.Abs(x-d.centre) >= largest {
+					return nil, tooLarge("variable " + d.name)
+				}
+			}
+		}
 		out := [][]float64{cohortBlock(f, rows, 0, by.patients(f))}
 		for _, d := range vars {
 			l := d.local(f, by)

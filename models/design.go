@@ -271,6 +271,9 @@ func (d *design) values(f *frame, j int, centre, scale float64) ([]float64, erro
 		for _, p := range d.columns[j].parts {
 			v = float64(v * p.value(f, i))
 		}
+		if math.IsInf(v, 1) {
+			return nil, tooLarge("term " + d.columns[j].name)
+		}
 		if v != v || math.IsInf(v, 0) {
 			return nil, consilium.ErrData.Withf("term %s has no value for some row (a logarithm needs values above 0, a square root at least 0); restrict the cohort or declare bounds", d.columns[j].name)
 		}
@@ -353,4 +356,24 @@ func powerOfTwo(v float64) float64 {
 	}
 	_, e := math.Frexp(v)
 	return math.Ldexp(1, e-1)
+}
+
+// largest bounds a value of a design column, in units of its public scale: past
+// it a sum of squares over a table leaves the 62 bits before the point.
+const largest = 0x1p28
+
+// checkSize names the term that cannot be summed.
+func (d *design) checkSize(x [][]float64) error {
+	for j, col := range x {
+		for _, v := range col {
+			if !(math.Abs(v) < largest) {
+				return tooLarge("term " + d.columns[j].name)
+			}
+		}
+	}
+	return nil
+}
+
+func tooLarge(what string) error {
+	return consilium.ErrData.Withf("%s: a value that is too large to be summed; declare bounds for its columns, use a larger unit, or correct the row", what)
 }

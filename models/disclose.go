@@ -21,7 +21,6 @@ type Disclosure struct {
 }
 
 // Describe lists, per analysis of the study, what would leave each hospital.
-// For types of extra it knows the first round's layout only.
 func Describe(facts consilium.Facts, extra map[string]Constructor) ([]Disclosure, error) {
 	a, err := New(facts, extra)
 	if err != nil {
@@ -40,12 +39,14 @@ func Describe(facts consilium.Facts, extra map[string]Constructor) ([]Disclosure
 			return nil, err
 		}
 		d.Layouts = []consilium.Layout{first}
-		if p, ok := part.(interface{ disclose(*Disclosure) error }); ok {
-			if err := p.disclose(&d); err != nil {
-				return nil, err
-			}
-		} else if spec.Strategy != nil {
-			d.Rounds = spec.Strategy.Rounds
+		switch p := part.(type) {
+		case interface{ disclose(*Disclosure) error }:
+			err = p.disclose(&d)
+		case interface{ Disclose(*Disclosure) error }: // of a type that another room owns
+			err = p.Disclose(&d)
+		}
+		if err != nil {
+			return nil, err
 		}
 		out = append(out, d)
 	}

@@ -137,6 +137,9 @@ func (g *regression) glmData(data *frame) (y, offset []float64, events float64, 
 		case g.family == "poisson" && (v < 0 || v != math.Trunc(v)):
 			return nil, nil, 0, consilium.ErrData.Withf("column %s: a response of family poisson that is not a count", m.response)
 		}
+		if !(math.Abs(v) < largest) {
+			return nil, nil, 0, tooLarge("response " + m.response)
+		}
 		if g.family != "gaussian" {
 			events += v
 		}
@@ -149,6 +152,11 @@ func (g *regression) glmData(data *frame) (y, offset []float64, events float64, 
 					return nil, nil, 0, consilium.ErrData.Withf("offset: column %s has a value that is not above 0, so it has no logarithm", m.offset)
 				}
 				v = det.Log(v)
+			}
+			if limit := 500.0; g.family != "gaussian" && !(math.Abs(v) < limit) {
+				return nil, nil, 0, consilium.ErrData.Withf("offset: column %s has a value beyond %v on the scale of the linear predictor; is the unit right, or is log missing?", m.offset, limit)
+			} else if !(math.Abs(v) < largest) {
+				return nil, nil, 0, tooLarge("offset " + m.offset)
 			}
 			offset[i] = v
 		}

@@ -3,10 +3,8 @@ package models
 import (
 	"context"
 	"encoding/json"
-	"fmt"
+	"errors"
 	"math"
-	"math/rand/v2"
-	"sync"
 
 	"github.com/apache/arrow/go/v17/arrow"
 
@@ -23,40 +21,14 @@ import (
 // f of them took theirs away is what the budget asks for.
 type private struct {
 	*single
-	name    string
-	scale   []float64 // public, of each value of the vector, a power of two
-	grain   float64   // what one integer stands for in units of scale, a power of two so that sums stay exact
-	release dp.Release
-	share   float64 // variance of one hospital's noise, in integers squared
-	noise   func() (*dp.Skellam, error)
-}
-
-// dpUnits bounds the norm of a contribution in integers; it is more than half of
-// it. A coordinate is rounded by at most half a unit, 0.1% of the norm.
-const dpUnits = 1024
-
-func ones(n int) []float64 {
-	out := make([]float64, n)
-	for i := range out {
-		out[i] = 1
-	}
-	return out
-}
-
-// dpReleases is how many vectors a study opens under one budget: one for each
-// of its analyses.
-func dpReleases(spec *consilium.Spec) int { return len(spec.Analyses) }
-
-// honestShares is how many hospitals' noise is left at the least.
-func honestShares(facts consilium.Facts) int {
-	f := facts.Spec.Sites.Faults
-	if f == 0 {
-		f = consilium.DefaultFaults(max(len(facts.Sites), facts.Spec.Sites.Min), facts.Spec.Sites.Min)
-	}
-	return facts.Spec.Sites.Min - max(f, 1)
+	*mechanism
+	name string
 }
 
 func newPrivate(facts consilium.Facts, a *consilium.AnalysisSpec, inner Analysis) (Analysis, error) {
+	if g, ok := inner.(*regression); ok && (g.family == "binomial" || g.family == "poisson" || g.pieces != nil) {
+		return newPrivateFit(facts, g)
+	}
 	if g, ok := inner.(*regression); ok && g.family == "gaussian" {
 		s, err := newPrivateLinear(facts, g)
 		if err != nil {
@@ -66,73 +38,75 @@ func newPrivate(facts consilium.Facts, a *consilium.AnalysisSpec, inner Analysis
 	}
 	s, ok := inner.(*single)
 	if !ok || s.scale == nil {
-		return nil, consilium.ErrInvalid.Withf("privacy.dp: %s has no differentially private form yet; describe, crosstab, kaplan-meier and glm of family gaussian have", a.Type)
-	}
-	d := facts.Spec.Privacy.DP
-	if !(d.Clip > 0 && d.Clip <= 1e6) {
-		return nil, consilium.ErrInvalid.Withf("privacy.dp: clip %v, want above 0: the number of rows that a patient counts for at most", d.Clip)
-	}
-	share := honestShares(facts)
-	if share < 1 {
-		return nil, consilium.ErrInvalid.Withf("privacy.dp: sites.min leaves no honest hospital's noise; raise it above the faults")
+		return nil, consilium.ErrInvalid.Withf("privacy.dp: %s has no differentially private form; describe, crosstab, kaplan-meier, glm of family gaussian, binomial and poisson, and cox with a piecewise baseline have", a.Type)
 	}
 	rest, norm2, err := s.scale()
 	if err != nil {
 		return nil, err
 	}
-	p := &private{single: s, name: a.Name}
-	p.scale = append(ones(cohortFixed+s.levels), rest...)
-	if len(p.scale) != s.layout().Values() {
-		return nil, consilium.ErrInvalid.Withf("privacy.dp: %s has %d values and %d scales", a.Type, s.layout().Values(), len(p.scale))
+	scale := append(ones(cohortFixed+s.levels), rest...)
+	if len(scale) != s.layout().Values() {
+		return nil, consilium.ErrInvalid.Withf("privacy.dp: %s has %d values and %d scales", a.Type, s.layout().Values(), len(scale))
 	}
-	for i := range p.scale {
-		if v := p.scale[i]; !(v >= 0x1p-60 && v <= 0x1p60) {
-			return nil, consilium.ErrInvalid.Withf("privacy.dp: one row can add %v to a value of %s, want 2^-60 to 2^60; declare bounds in a unit nearer to one", v, a.Type)
-		}
-		p.scale[i] = powerOfTwo(float64(p.scale[i] * 1.9999999)) // at or above the magnitude
-	}
-	// A row counts as row, patient, event and hospital, and in one level.
-	norm2 += 4
+	norm2 += cohortNorm2
 	if s.levels > 0 {
 		norm2++
 	}
-	norm := float64(d.Clip * math.Sqrt(norm2))
-	if p.grain = powerOfTwo(float64(norm / dpUnits)); p.grain < float64(norm/dpUnits) {
-		p.grain = float64(2 * p.grain)
-	}
-	l2 := norm / p.grain
-	l1 := float64(l2 * math.Min(math.Sqrt(float64(len(p.scale))), l2)) // an integer is at most its square
-	mu, err := dp.Calibrate(d.Epsilon, d.Delta, l1, l2, dpReleases(facts.Spec))
+	m, err := newMechanism(facts, a.Type, scale, norm2)
 	if err != nil {
-		return nil, consilium.ErrInvalid.With(err)
+		return nil, err
 	}
-	p.release = dp.Release{L1: l1, L2: l2, Mu: mu}
-	p.share = math.Ceil(mu / float64(share))
-	if p.share > dp.MaxMu {
-		return nil, consilium.ErrInvalid.Withf("privacy.dp: epsilon %v needs more noise than can be drawn; raise it", d.Epsilon)
-	}
-	p.noise = sync.OnceValues(func() (*dp.Skellam, error) { return dp.NewSkellam(p.share) })
-	return p, nil
+	return &private{single: s, mechanism: m, name: a.Name}, nil
 }
 
-// Releases lists what a study costs of a patient's budget, before anything is
-// computed.
+// releaser is an analysis under a budget: what it opens in the round of a state,
+// or from the beginning to the end.
+type releaser interface {
+	releases(*State) []dp.Release
+	allReleases() []dp.Release
+}
+
+func (p *private) releases(*State) []dp.Release { return []dp.Release{p.release} }
+func (p *private) allReleases() []dp.Release    { return []dp.Release{p.release} }
+
+// Releases lists what a study costs of a patient's budget from beginning to
+// end, before anything is computed.
 func Releases(facts consilium.Facts, extra map[string]Constructor) ([]dp.Release, error) {
 	a, err := New(facts, extra)
 	if err != nil {
 		return nil, err
 	}
+	return a.(*sequence).allReleases(), nil
+}
+
+func (q *sequence) allReleases() []dp.Release {
 	var out []dp.Release
-	for _, part := range a.(*sequence).parts {
-		if p, ok := part.(*private); ok {
-			out = append(out, p.release)
+	for _, part := range q.parts {
+		if p, ok := part.(releaser); ok {
+			out = append(out, p.allReleases()...)
+		}
+	}
+	return out
+}
+
+// RoundReleases lists what the round of s costs of a patient's budget.
+func RoundReleases(a Analysis, s *State) ([]dp.Release, error) {
+	q, ok := a.(*sequence)
+	if !ok {
+		return nil, errors.New("not an analysis of New")
+	}
+	states, active, err := q.active(s)
+	if err != nil {
+		return nil, err
+	}
+	var out []dp.Release
+	for _, i := range active {
+		if p, ok := q.parts[i].(releaser); ok {
+			out = append(out, p.releases(states[i])...)
 		}
 	}
 	return out, nil
 }
-
-// unit is what one integer stands for, in the units of value i.
-func (p *private) unit(i int) float64 { return float64(p.scale[i] * p.grain) }
 
 // Local implements Analysis.
 func (p *private) Local(ctx context.Context, s *State, _ []byte, rows *Rows, w Writer) ([]byte, error) {
@@ -140,10 +114,7 @@ func (p *private) Local(ctx context.Context, s *State, _ []byte, rows *Rows, w W
 	if err != nil {
 		return nil, err
 	}
-	if rows.Noise == (consilium.Digest{}) {
-		return nil, consilium.ErrData.Withf("privacy.dp: no secret for the noise")
-	}
-	sums := make([]int64, len(p.scale))
+	sums := make([]int64, len(p.mechanism.scale))
 	for who, part := range byPatient(rows) {
 		if who%256 == 0 {
 			if err := ctx.Err(); err != nil {
@@ -162,65 +133,26 @@ func (p *private) Local(ctx context.Context, s *State, _ []byte, rows *Rows, w W
 			sums[i] += x
 		}
 	}
-	noise, err := p.noise()
+	noisy, err := p.noisy(sums, rows.Noise, p.name)
 	if err != nil {
 		return nil, err
 	}
-	src := rand.NewChaCha8(consilium.DomainNoise.Digest(rows.Noise[:], []byte(p.name)))
-	at := 0
 	for _, b := range l.Blocks {
-		out := make([]float64, b.Length)
-		for i := range out {
-			out[i] = float64(float64(sums[at]+noise.Draw(src)) * p.unit(at))
-			at++
-		}
-		if err := write(w, b.Name, out); err != nil {
+		if err := write(w, b.Name, noisy[:b.Length]); err != nil {
 			return nil, err
 		}
+		noisy = noisy[b.Length:]
 	}
 	return nil, nil
 }
 
-// clipped is one patient's contribution in integers of norm at most release.L2.
-// What has no norm has no share of the budget: it is refused.
+// clipped is one patient's contribution, clipped.
 func (p *private) clipped(blocks [][]float64) ([]int64, error) {
-	x := make([]float64, 0, len(p.scale))
-	norm2 := total{}
+	var x []float64
 	for _, b := range blocks {
-		for _, v := range b {
-			if len(x) == len(p.scale) {
-				return nil, fmt.Errorf("private: a contribution of more than %d values", len(p.scale))
-			}
-			v = float64(v / p.unit(len(x)))
-			x = append(x, v)
-			norm2.add(float64(v * v))
-		}
+		x = append(x, b...)
 	}
-	if len(x) != len(p.scale) {
-		return nil, fmt.Errorf("private: a contribution of %d values, want %d", len(x), len(p.scale))
-	}
-	limit := p.release.L2
-	n := math.Sqrt(norm2.value())
-	if n-n != 0 {
-		return nil, consilium.ErrData.Withf("analysis %s: a patient's contribution is not finite, so that it cannot be clipped; declare bounds or a larger unit for the columns", p.name)
-	}
-	shrink := 1.0
-	if !(n <= limit) {
-		shrink = limit / n
-	}
-	out := make([]int64, len(x))
-	sum := 0.0
-	for i, v := range x {
-		out[i] = int64(math.RoundToEven(float64(v * shrink)))
-		sum += float64(float64(out[i]) * float64(out[i]))
-	}
-	if sum <= float64(limit*limit) {
-		return out, nil
-	}
-	for i, v := range x { // towards zero never grows the norm
-		out[i] = int64(math.Trunc(float64(v * shrink)))
-	}
-	return out, nil
+	return p.clip(x)
 }
 
 // byPatient splits rows into one set for each patient, in the order of their
@@ -305,6 +237,7 @@ func (p *private) counts(block string, i, n int) bool {
 	return len(block) > 8 && block[:8] == "moments-" && i < n/5*3
 }
 
+// dpResult is `dp` of a result.
 type dpResult struct {
 	Epsilon    float64            `json:"epsilon"` // of the whole study
 	Delta      float64            `json:"delta"`
@@ -337,7 +270,7 @@ func (p *private) Result(s *State) (*Result, error) {
 	if doc["dp"], err = canon.Marshal(out); err != nil {
 		return nil, err
 	}
-	if err := p.admit(doc); err != nil {
+	if err := admitNoise(doc, noisyWarning); err != nil {
 		return nil, err
 	}
 	if r.JSON, err = canon.Marshal(doc); err != nil {
@@ -346,9 +279,11 @@ func (p *private) Result(s *State) (*Result, error) {
 	return r, nil
 }
 
-// admit says in the result what the noise makes of its numbers, and takes out
-// those that nobody counted.
-func (p *private) admit(doc map[string]json.RawMessage) error {
+const noisyWarning = "every count and sum carries the noise that was added for privacy; errors, limits, tests and p-values take them for exact"
+
+// admitNoise says in the result what the noise makes of its numbers, and takes
+// out those that nobody counted.
+func admitNoise(doc map[string]json.RawMessage, warning string, uncounted ...string) error {
 	if doc["excluded_rows"] == nil {
 		return nil // a problem
 	}
@@ -356,14 +291,14 @@ func (p *private) admit(doc map[string]json.RawMessage) error {
 	if err := json.Unmarshal(doc["excluded_rows"], &excluded); err != nil {
 		return err
 	}
-	for _, k := range []string{"consent", "integrity", "cohort"} {
+	for _, k := range append(uncounted, "consent", "integrity", "cohort") {
 		excluded[k] = nil
 	}
 	var warnings []string
 	if err := json.Unmarshal(doc["warnings"], &warnings); err != nil {
 		return err
 	}
-	warnings = append([]string{"every count and sum carries the noise that was added for privacy; errors, limits, tests and p-values take them for exact"}, warnings...)
+	warnings = append([]string{warning}, warnings...)
 	var err error
 	if doc["excluded_rows"], err = canon.Marshal(excluded); err != nil {
 		return err

@@ -14,43 +14,17 @@ func newPrivateLinear(facts consilium.Facts, g *regression) (*single, error) {
 	if g.absorb || g.robust || g.glm.offset != "" || g.evaluate > 0 {
 		return nil, consilium.ErrInvalid.Withf("privacy.dp: a linear model without site, offset, robust errors")
 	}
-	bound := func(name string) (*consilium.Column, error) {
-		c, ok := spec.Column(name)
-		if ok && c.Type == consilium.TypeFlag {
-			return &consilium.Column{Name: name, Bounds: &[2]float64{0, 1}}, nil
-		}
-		if !ok || c.Bounds == nil || !(c.Bounds[1] > c.Bounds[0]) {
-			return nil, consilium.ErrInvalid.Withf("privacy.dp: column %s needs bounds, which decide how much noise hides one patient", name)
-		}
-		return c, nil
-	}
-	y, err := bound(a.Response.Column)
+	y, err := publicBounds(spec, a.Response.Column)
 	if err != nil {
 		return nil, err
 	}
-	yc, yh := float64(0.5*(y.Bounds[0]+y.Bounds[1])), float64(0.5*(y.Bounds[1]-y.Bounds[0]))
+	yc, yh := float64(0.5*(y[0]+y[1])), float64(0.5*(y[1]-y[0]))
 	p, q := g.p(), g.q()
-	centre, half := make([]float64, p), make([]float64, p)
-	for j := range g.d.columns {
-		half[j] = 1
-		c := &g.d.columns[j]
-		if len(c.parts) == 1 && c.parts[0].fn == "" && c.parts[0].level < 0 {
-			b, err := bound(c.parts[0].column)
-			if err != nil {
-				return nil, err
-			}
-			centre[j], half[j] = float64(0.5*(b.Bounds[0]+b.Bounds[1])), float64(0.5*(b.Bounds[1]-b.Bounds[0]))
-			continue
-		}
-		if !c.indicator(spec) {
-			return nil, consilium.ErrInvalid.Withf("privacy.dp: term %s; a private linear model takes columns and levels, not transforms or products with numbers", c.name)
-		}
+	centre, half, err := publicRange(spec, g.d, g.intercept)
+	if err != nil {
+		return nil, err
 	}
 	if !g.intercept {
-		for j := range centre {
-			half[j] = math.Max(math.Abs(centre[j]-half[j]), math.Abs(centre[j]+half[j]))
-			centre[j] = 0
-		}
 		yh, yc = math.Max(math.Abs(yc-yh), math.Abs(yc+yh)), 0
 	}
 	s := &single{facts: facts, spec: a, levels: len(g.d.checks),

@@ -251,6 +251,9 @@ func (g *regression) Local(ctx context.Context, s *State, _ []byte, rows *Rows, 
 	if err != nil {
 		return nil, err
 	}
+	if err := g.d.checkSize(x); err != nil {
+		return nil, err
+	}
 	var l *localFit
 	if g.common() && s.Phase == phaseFirst {
 		l = g.newLocal(0)

@@ -531,6 +531,51 @@ func TestBadRows(t *testing.T) {
 	}
 }
 
+// TestTooLarge: what fixed point cannot sum is an error at its hospital that names
+// the term, variable, response or offset, and never a value that is not a number.
+func TestTooLarge(t *testing.T) {
+	tab := cgd(t, "cgd_patient.csv")
+	glm := func(family, y string, terms ...string) consilium.AnalysisSpec {
+		return consilium.AnalysisSpec{Name: "a", Type: consilium.AnalysisGLM, Family: family, Response: &consilium.Response{Column: y}, Terms: terms}
+	}
+	off := glm("poisson", "ninf", "age")
+	off.Offset = &consilium.Offset{Column: "weight"}
+	net := glm("binomial", "any", "weight", "age")
+	net.Penalty = &consilium.Penalty{Alpha: 0.5, Steps: 3}
+	cox := coxSpecCGD
+	cox.Terms = []string{"age", "weight^2"}
+	common := cox
+	common.Strata, common.Baseline = nil, &consilium.Baseline{Kind: "common", Grid: &consilium.Grid{Step: 30, Max: 450}}
+	piece := cox
+	piece.Strata, piece.Baseline = nil, &consilium.Baseline{Kind: "piecewise", Cuts: []float64{60}}
+	for _, c := range []struct {
+		a    consilium.AnalysisSpec
+		want string
+	}{
+		{glm("gaussian", "height", "age", "weight"), "term weight"}, {glm("gaussian", "weight", "age"), "response weight"}, {glm("binomial", "any", "weight"), "term weight"},
+		{off, "column weight"}, {net, "term weight"}, {cox, "term weight^2"}, {common, "term weight^2"}, {piece, "term weight^2"},
+		{consilium.AnalysisSpec{Name: "d", Type: consilium.AnalysisDescribe, Variables: []string{"weight"}, By: []string{"treat"}}, "variable weight"},
+	} {
+		for _, value := range []string{"1e15", "1e30", "1e200", "-1e300"} {
+			bad := &table{names: tab.names}
+			for i, r := range tab.rows {
+				r = append([]string{}, r...)
+				if i == 5 {
+					r[tab.index("weight")] = value
+				}
+				bad.rows = append(bad.rows, r)
+			}
+			spec := specCGD(c.a)
+			f := newFederation(t, spec, split(t, spec, bad, "site", "id"))
+			f.facts.Permits = []string{PermitCommon}
+			_, err := f.run()
+			if !errors.Is(err, consilium.ErrData) || !strings.Contains(err.Error(), c.want) || !strings.Contains(err.Error(), "unit") || strings.Contains(err.Error(), "e+") {
+				t.Errorf("%s %s with %s: %v", c.a.Type, c.a.Family, value, err)
+			}
+		}
+	}
+}
+
 // TestUpdateRefuses: sums that are not of the round's layout, and states that
 // are not of this study, are errors, never a panic.
 func TestUpdateRefuses(t *testing.T) {

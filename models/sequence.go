@@ -10,6 +10,7 @@ import (
 
 	"consilium"
 	"consilium/internal/canon"
+	"consilium/internal/dp"
 )
 
 // sequence runs the analyses of a study over one cohort: exact ones side by
@@ -65,6 +66,12 @@ func New(facts consilium.Facts, extra map[string]Constructor) (Analysis, error) 
 		s.phases = append(s.phases, exact)
 	}
 	s.phases = append(s.phases, learned...)
+	if d := facts.Spec.Privacy.DP; d != nil {
+		// Each calibrated its own part: this is the whole.
+		if e := dp.Epsilon(s.allReleases(), d.Delta); !(e <= d.Epsilon) || len(s.allReleases()) != dpReleases(facts.Spec) {
+			return nil, consilium.ErrInvalid.Withf("privacy.dp: the analyses together cost epsilon %v of %v", e, d.Epsilon)
+		}
+	}
 	return s, nil
 }
 

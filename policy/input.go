@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"consilium"
 	"consilium/internal/canon"
@@ -378,6 +379,37 @@ type Event struct {
 	At                   int64  `json:"at"`
 	ConsentWasSoleGround bool   `json:"consentWasSoleGround"`
 	ImpairmentDocumented string `json:"impairmentDocumented"`
+}
+
+// NewEvent is what the rules are asked when a patient declares something at a
+// hospital. impairment is the id of the document that erasure would seriously
+// impair the research (GDPR Art. 17(3)(d)), or "". Whether consent was the only
+// ground follows from what the hospital filed; where it filed no other ground it was.
+func NewEvent(kind string, facts *SiteFacts, at int64, impairment string) (*Event, error) {
+	var doc struct {
+		Consent string  `json:"consent"`
+		GDPR    *ground `json:"gdpr"`
+		UK      *ground `json:"uk"`
+	}
+	if err := json.Unmarshal(facts.doc, &doc); err != nil {
+		return nil, err
+	}
+	e := &Event{Kind: kind, At: at, ImpairmentDocumented: impairment, ConsentWasSoleGround: doc.Consent != "where_given"}
+	if slices.Contains(facts.Regimes, "GDPR") || slices.Contains(facts.Regimes, "UKGDPR") {
+		e.ConsentWasSoleGround = !(slices.Contains(facts.Regimes, "GDPR") && doc.GDPR.beside() || slices.Contains(facts.Regimes, "UKGDPR") && doc.UK.beside())
+	}
+	return e, nil
+}
+
+// ground is on what a hospital uses records of health, GDPR Art. 6 and 9.
+type ground struct {
+	Art6 string `json:"art6"`
+	Art9 string `json:"art9"`
+}
+
+// beside reports a ground beside consent, in both articles.
+func (g *ground) beside() bool {
+	return g != nil && g.Art9 != "" && g.Art9 != "9.2.a" && slices.ContainsFunc(strings.Split(g.Art6, ","), func(s string) bool { return s != "" && s != "6.1.a" })
 }
 
 // encode is the question's one encoding. Parts that are nil are left out and

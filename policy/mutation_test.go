@@ -2,9 +2,13 @@ package policy
 
 import (
 	"fmt"
+	"maps"
 	"os"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -20,7 +24,7 @@ var survivors = map[string]string{
 // mutant is the core with one condition changed.
 type mutant struct {
 	file   string
-	module *ast.Module
+	module func() *ast.Module // parsed when it is tried: all of them at once would fill the memory
 	where  string
 	code   string   // of the rule `ok["code"]` or `keep["code"]` that it is in, or ""
 	near   []string // codes whose rules reach this one, which are the likeliest to notice
@@ -58,28 +62,30 @@ func mutants(t testing.TB, files []string, pick func(int) bool) []mutant {
 						out = append(out, mutant{})
 						continue
 					}
-					m := parse()
-					at := bodies(m)[i]
-					e := (*at.body)[j]
-					row := e.Location.Row
-					rest := slices.Clone(*at.body)
-					if how == "without" {
-						rest = slices.Delete(rest, j, j+1)
-					} else if n, not := e.Terms.(*ast.Not); not && len(n.Body) == 1 {
-						rest[j] = n.Body[0]
-					} else {
-						rest[j] = ast.NewExpr(&ast.Not{Body: ast.NewBody(e), Location: e.Location}).SetLocation(e.Location)
+					change := func() *ast.Module {
+						m := parse()
+						at := bodies(m)[i]
+						e := (*at.body)[j]
+						rest := slices.Clone(*at.body)
+						if how == "without" {
+							rest = slices.Delete(rest, j, j+1)
+						} else if n, not := e.Terms.(*ast.Not); not && len(n.Body) == 1 {
+							rest[j] = n.Body[0]
+						} else {
+							rest[j] = ast.NewExpr(&ast.Not{Body: ast.NewBody(e), Location: e.Location}).SetLocation(e.Location)
+						}
+						if len(rest) == 0 {
+							rest = ast.NewBody(ast.NewExpr(ast.BooleanTerm(true)))
+						}
+						for k := range rest {
+							rest[k].Index = k
+						}
+						*at.body = rest
+						return m
 					}
-					if len(rest) == 0 {
-						rest = ast.NewBody(ast.NewExpr(ast.BooleanTerm(true)))
-					}
-					for k := range rest {
-						rest[k].Index = k
-					}
-					*at.body = rest
-					head := at.rule.Head.Ref()
-					out = append(out, mutant{file: name, module: m, where: fmt.Sprintf("%s:%d %s %s %s", name, row, head, how, text),
-						code: codeOf(at.rule), near: reach[fmt.Sprint(head[0])]})
+					head := b.rule.Head.Ref()
+					out = append(out, mutant{file: name, module: change, where: fmt.Sprintf("%s:%d %s %s %s", name, e.Location.Row, head, how, text),
+						code: codeOf(b.rule), near: reach[fmt.Sprint(head[0])]})
 				}
 			}
 		}
@@ -198,6 +204,8 @@ func survives(t testing.TB, e *Engine, point Point, q []byte) (d Decision, ok bo
 // CONSILIUM_MUTATIONS is all, which takes minutes, and every n-th from the i-th
 // on when it is i/n.
 func TestMutations(t *testing.T) {
+	// Most of what a try allocates is garbage at its end.
+	defer debug.SetGCPercent(debug.SetGCPercent(400))
 	var files []string
 	for _, name := range DefaultBundle().Paths() {
 		if strings.HasSuffix(name, ".rego") {
@@ -267,23 +275,14 @@ func TestMutations(t *testing.T) {
 		}
 	}
 	// The same way through without a change: nobody may notice anything.
-	all = append(all, mutant{file: "rego/site.rego", module: parsed["rego/site.rego"], where: unchanged})
-	tried, killed, refused := 0, 0, 0
-	for i, m := range all {
-		if i%step != first && m.where != unchanged {
-			continue
-		}
-		tried++
-		modules := map[string]*ast.Module{}
-		for name, p := range parsed {
-			modules[name] = p
-		}
-		modules[m.file] = m.module
+	all = append(all, mutant{file: "rego/site.rego", module: func() *ast.Module { return parsed["rego/site.rego"] }, where: unchanged})
+	try := func(m mutant) (noticed, refused bool) {
+		modules := maps.Clone(parsed)
+		modules[m.file] = m.module()
 		c := ast.NewCompiler().WithCapabilities(capabilities(coreBuiltins))
 		c.Compile(modules)
 		if c.Failed() {
-			refused++ // the change is not a policy at all
-			continue
+			return false, true // the change is not a policy at all
 		}
 		// The likeliest to notice come first.
 		var list []*asked
@@ -304,42 +303,71 @@ func TestMutations(t *testing.T) {
 		}
 		add(allowed)
 		add(every)
-		noticed := false
 		variants := map[*Engine]*Engine{}
 		for _, a := range list {
 			if variants[a.base] == nil {
-				p := *a.base.p.Load()
+				p := a.base.p.Load().variant()
 				if err := p.finish(c, p.store); err != nil {
-					noticed = true
-					break
+					return true, false
 				}
 				e := &Engine{slots: make(chan struct{}, 1)}
-				e.p.Store(&p)
+				e.p.Store(p)
 				variants[a.base] = e
 			}
-			d, ok := survives(t, variants[a.base], a.f.Point, a.q)
-			if !ok || a.c.check(d) != nil {
-				noticed = true
-				break
+			if d, ok := survives(t, variants[a.base], a.f.Point, a.q); !ok || a.c.check(d) != nil {
+				return true, false
 			}
 		}
-		if m.where == unchanged {
-			if noticed {
+		return false, false
+	}
+	type outcome struct{ noticed, refused bool }
+	outcomes := make([]outcome, len(all))
+	next := make(chan int)
+	var workers sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		workers.Go(func() {
+			for i := range next {
+				outcomes[i].noticed, outcomes[i].refused = try(all[i])
+			}
+		})
+	}
+	for i, m := range all {
+		if i%step == first || m.where == unchanged {
+			next <- i
+		}
+	}
+	close(next)
+	workers.Wait()
+	tried, killed, refused := 0, 0, 0
+	for i, m := range all {
+		switch o := outcomes[i]; {
+		case m.where == unchanged:
+			if o.noticed || o.refused {
 				t.Error("a change that is none is noticed: the test shows nothing")
 			}
-			tried--
-			continue
-		}
-		if noticed {
-			killed++
-		} else if why := survivors[m.where]; why == "" {
-			t.Errorf("no vector notices: %s", m.where)
-		} else {
-			t.Logf("survives: %s: %s", m.where, why)
+		case i%step != first:
+		case o.refused:
+			tried, refused = tried+1, refused+1
+		case o.noticed:
+			tried, killed = tried+1, killed+1
+		default:
+			tried++
+			if why := survivors[m.where]; why == "" {
+				t.Errorf("no vector notices: %s", m.where)
+			} else {
+				t.Logf("survives: %s: %s", m.where, why)
+			}
 		}
 	}
 	t.Logf("%d of %d changed conditions tried: %d noticed by a vector, %d refused by the compiler", tried, len(all)-1, killed, refused)
 	if tried < 20 {
 		t.Error("too few conditions: the test shows nothing")
 	}
+}
+
+// variant is a copy for another compilation: what was remembered of the rules as
+// they are is left behind.
+func (p *compiled) variant() *compiled {
+	return &compiled{bundle: p.bundle, digest: p.digest, rules: p.rules, order: p.order, regimes: p.regimes, boards: p.boards, overlays: p.overlays,
+		rowRules: p.rowRules, staleAt: p.staleAt, asOf: p.asOf, store: p.store, timeout: p.timeout}
 }

@@ -813,6 +813,11 @@ type Claims struct {
 	Until      int64            `json:"until"`     // 0 means until withdrawn
 	Withdrawn  int64            `json:"withdrawn"` // 0 means not
 	Mandate    consilium.Digest `json:"mandate"`   // under which a representative gave it; zero where the patient did
+
+	// What the patient took back whichever consent it was part of, and whether or
+	// not there was one: a refusal of uses that need none.
+	Refused       int64    `json:"refused"`       // Unix seconds of the last withdrawal of everything; 0 for none
+	RefusedScopes []string `json:"refusedScopes"` // categories that such a withdrawal names
 }
 
 // Claims answers for one patient at a moment: the active consent given last,
@@ -823,20 +828,49 @@ func (c *Consents) Claims(p Pseudonym, at time.Time) (Claims, error) {
 	if err != nil {
 		return Claims{}, err
 	}
+	cl := current(all)
+	c.refusals(p, at.Unix(), &cl)
+	return cl, nil
+}
+
+// refusals adds what a patient withdrew from every consent.
+func (c *Consents) refusals(p Pseudonym, t int64, cl *Claims) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	cl.RefusedScopes = []string{}
+	for _, d := range c.byOwner[p] {
+		w := d.doc.Withdrawal
+		if w == nil || d.erased || !w.Consent.IsZero() {
+			continue
+		}
+		switch when := min(w.At, d.received); {
+		case when > t:
+		case len(w.Scopes) == 0:
+			cl.Refused = max(cl.Refused, when)
+		default:
+			cl.RefusedScopes = append(cl.RefusedScopes, w.Scopes...)
+		}
+	}
+	slices.Sort(cl.RefusedScopes)
+	cl.RefusedScopes = slices.Compact(cl.RefusedScopes)
+}
+
+// current is the claims that answer for a patient.
+func current(all []Claims) Claims {
 	for _, cl := range all {
 		if cl.Status == ConsentActive {
-			return cl, nil
+			return cl
 		}
 	}
 	for _, cl := range all { // one that starts later does not hide a withdrawal
 		if cl.Status != ConsentNotYet {
-			return cl, nil
+			return cl
 		}
 	}
 	if len(all) > 0 {
-		return all[0], nil
+		return all[0]
 	}
-	return Claims{Status: ConsentNone, Studies: []string{}, Scopes: []string{}, Purposes: []string{}, Diseases: []string{}, Countries: []string{}, Objections: []string{}}, nil
+	return Claims{Status: ConsentNone, Studies: []string{}, Scopes: []string{}, Purposes: []string{}, Diseases: []string{}, Countries: []string{}, Objections: []string{}}
 }
 
 // claims states a consent as it was given: active, nothing withdrawn.

@@ -510,3 +510,39 @@ func TestConsentReadOnly(t *testing.T) {
 		t.Errorf("Erase: %v", err)
 	}
 }
+
+// TestRefusalWithoutConsent: what a patient takes back is told whether or not
+// there was a consent that it ends.
+func TestRefusalWithoutConsent(t *testing.T) {
+	c := newConsentHouse(t)
+	at := c.now.Unix()
+	claims := func(after int64) Claims {
+		t.Helper()
+		cl, err := c.cs.Claims(c.p, time.Unix(at+after, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return cl
+	}
+	w, err := SignWithdrawal(c.key, Withdrawal{Site: "amsterdam", At: at + 10}, c.p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.now = time.Unix(at+10, 0)
+	c.add(w)
+	if cl := claims(20); cl.Status != ConsentNone || cl.Refused != at+10 {
+		t.Errorf("%+v", cl)
+	}
+	if cl := claims(9); cl.Refused != 0 {
+		t.Errorf("before it was made: %+v", cl)
+	}
+	g, err := SignWithdrawal(c.key, Withdrawal{Site: "amsterdam", At: at + 30, Scopes: []string{"genetic"}}, c.p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.now = time.Unix(at+30, 0)
+	c.add(g)
+	if cl := claims(40); cl.Refused != at+10 || !slices.Equal(cl.RefusedScopes, []string{"genetic"}) {
+		t.Errorf("%+v", cl)
+	}
+}

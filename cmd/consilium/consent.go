@@ -340,6 +340,7 @@ func runConsentWithdraw(ctx context.Context, e *env, args []string) error {
 	scopes := flags.String("scopes", "", "categories of data to withdraw; default all")
 	letter := flags.String("letter", "", "`file` that a patient wrote at home with the card")
 	out := flags.String("out", "", "at home, the letter's `file`; default in the card's folder")
+	impairment := flags.String("impairment", "", "`id` of the document that erasing would seriously impair the research (GDPR Art. 17(3)(d))")
 	rest, err := e.parse(flags, args)
 	if err != nil {
 		return err
@@ -396,10 +397,18 @@ func runConsentWithdraw(ctx context.Context, e *env, args []string) error {
 	if err := h.enter(ctx, store, []provenance.ConsentEntry{{Patient: name, Doc: doc}}); err != nil {
 		return err
 	}
+	// From here on it holds, whatever comes of the rest.
+	d, err := h.withdrawalDuties(ctx, name, alias, *impairment)
+	if err != nil {
+		return &consilium.Error{Code: consilium.CodeOf(err), Msg: "the withdrawal is entered and holds; what else it asks for could not be decided or recorded",
+			Next: "put that right and run the same command again", Err: err}
+	}
+	d.Withdrawal = doc.Digest()
 	if e.json {
-		return json.NewEncoder(e.stdout).Encode(map[string]any{"withdrawal": doc.Digest()})
+		return json.NewEncoder(e.stdout).Encode(d)
 	}
 	fmt.Fprintln(e.stdout, "withdrawn: the patient's rows are left out from the next use on; what was already summed cannot be taken out of the sum")
+	d.show(e.stdout, *patient)
 	return nil
 }
 
@@ -530,6 +539,8 @@ type access struct {
 	Released string            `json:"released"` // when this hospital allowed the result out, or ""
 	Rounds   uint32            `json:"rounds"`
 	First    string            `json:"first"` // when the rows were first read for it
+
+	ended bool // at this hospital
 }
 
 // accessStatement is what the hospital signs for a patient: these studies, and
@@ -611,16 +622,7 @@ func runConsentAccesses(ctx context.Context, e *env, args []string) error {
 		return err
 	}
 	name := provenance.Pseudonym(table.Pseudonym(alias, *patient))
-	who := consilium.DomainCohort.Digest(name[:])
-	me := policy.Member(who[:])
-	list := []access{}
-	err = h.replayCopy(filepath.Join(h.config.vaultDir(), "cohorts"), func(path string) error {
-		reads, err := vault.Reads(path, me)
-		for _, r := range reads {
-			list = append(list, access{Study: r.Study, Columns: r.Columns, About: r.About})
-		}
-		return err
-	})
+	list, err := h.accesses(name)
 	if err != nil {
 		return err
 	}
@@ -679,10 +681,25 @@ func runConsentAccesses(ctx context.Context, e *env, args []string) error {
 	return nil
 }
 
+// accesses lists the studies whose analysis read rows of the patient, whether a
+// sum of them was opened or not.
+func (h *hospital) accesses(name provenance.Pseudonym) ([]access, error) {
+	who := consilium.DomainCohort.Digest(name[:])
+	list := []access{}
+	err := h.replayCopy(filepath.Join(h.config.vaultDir(), "cohorts"), func(path string) error {
+		reads, err := vault.Reads(path, policy.Member(who[:]))
+		for _, r := range reads {
+			list = append(list, access{Study: r.Study, Columns: r.Columns, About: r.About})
+		}
+		return err
+	})
+	return list, err
+}
+
 // read takes the times from a hospital's verified trail. A release that the
 // hospital refused is none.
 func (a *access) read(entries []trail.Entry) error {
-	a.First, a.Released, a.Rounds = "", "", 0
+	a.First, a.Released, a.Rounds, a.ended = "", "", 0, false
 	for _, t := range entries {
 		switch t.Type {
 		case "use":
@@ -700,6 +717,8 @@ func (a *access) read(entries []trail.Entry) error {
 			if *body.Allow {
 				a.Released = when(t.Time / 1000)
 			}
+		case "ended", "withdraw":
+			a.ended = true
 		}
 	}
 	return nil

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"consilium"
+	"consilium/policy"
 	"consilium/provenance"
 	"consilium/provenance/chain"
 	"consilium/provenance/did"
@@ -86,7 +87,20 @@ func TestConsentDesk(t *testing.T) {
 	if _, e, code := try(t.Context(), "consent", "withdraw", "--config", config, "--patient", "103", "--letter", letter); code == exitDone {
 		t.Errorf("a letter about somebody else: %s", e)
 	}
-	says(t, must(t, "consent", "withdraw", "--config", config, "--patient", "100", "--letter", letter), "withdrawn")
+	said := must(t, "consent", "withdraw", "--config", config, "--patient", "100", "--letter", letter)
+	says(t, said, "withdrawn", "The rules were asked", "need not be erased", "exclude_from_next_reading: done", "No study has opened a sum")
+	// Where consent was the only ground, the rules ask for more, and the answer is in
+	// a log of the hospitals' form that names nobody.
+	log := filepath.Join(dataOf(t, config), withdrawalsDir, decisionsFile)
+	rec := mustRead(t, log)
+	if head, n, err := policy.VerifyAudit(strings.NewReader(rec)); err != nil || n == 0 || !strings.Contains(said, head.Short()) {
+		t.Errorf("the log of withdrawals: %d decisions, %v", n, err)
+	}
+	for _, hidden := range []string{"100", "1970"} {
+		if strings.Contains(strings.Split(rec, `"input_sha256"`)[0], `"`+hidden+`"`) {
+			t.Errorf("%q stands in the log", hidden)
+		}
+	}
 	says(t, must(t, "consent", "show", "--config", config, "--patient", "100"), "taken back (withdrawn)")
 
 	// A mother decides for her child until the child is of age.
@@ -179,4 +193,14 @@ func mustRead(t *testing.T, path string) string {
 		t.Fatal(err)
 	}
 	return string(b)
+}
+
+// dataOf is the data directory of a worker's configuration.
+func dataOf(t *testing.T, config string) string {
+	t.Helper()
+	h, err := openHospital(config, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h.config.Data
 }

@@ -33,6 +33,7 @@ import (
 	"consilium/provenance"
 	"consilium/provenance/chain"
 	"consilium/provenance/chain/chaintest"
+	"consilium/worker/vault"
 )
 
 // buildBinary builds the program once for all tests.
@@ -889,7 +890,9 @@ func atTheDesk(t *testing.T, k *kits, study string) {
 	if s := must(t, "consent", "show", "--config", config, "--patient", "100"); !strings.Contains(s, "active") {
 		t.Error(s)
 	}
-	must(t, "consent", "withdraw", "--config", config, "--patient", "100", "--keys", filepath.Join(k.kit(site(0)), "patients"))
+	if s := must(t, "consent", "withdraw", "--config", config, "--patient", "100", "--keys", filepath.Join(k.kit(site(0)), "patients")); !strings.Contains(s, "  ended: ") || !strings.Contains(s, study) || strings.Contains(s, "  running: ") {
+		t.Errorf("what a withdrawal asks for:\n%s", s)
+	}
 	if s := must(t, "consent", "show", "--config", config, "--patient", "100"); !strings.Contains(s, "withdrawn") {
 		t.Error(s)
 	}
@@ -965,6 +968,9 @@ func unanchored(t *testing.T, k *kits) {
 	write(t, filepath.Join(other, "streams.json"), fmt.Sprintf(`{"cohort": %q}`, provenance.NewID()))
 	check("no batch of cohort")
 	copyTree(t, filepath.Join(kit, "data", "vault"), filepath.Join(other, "vault"))
+	if err := os.MkdirAll(vault.StopDir(filepath.Join(other, "vault")), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	write(t, filepath.Join(other, "ledger", "checkpoint"), "")
 	check("ledger")
 }

@@ -33,12 +33,10 @@ type shown struct {
 		Observed *float64 `json:"observed"`
 		Expected *float64 `json:"expected"`
 	} `json:"groups"`
-	Chisq    *float64 `json:"chisq"`
-	P        *float64 `json:"p"`
-	Training *struct {
-		AUC  *float64 `json:"auc"`
-		Loss float64  `json:"loss"`
-	} `json:"training"`
+	Chisq    *float64                              `json:"chisq"`
+	P        *float64                              `json:"p"`
+	Training *splitMetrics                         `json:"training"`
+	Holdout  *splitMetrics                         `json:"holdout"`
 	Excluded map[string]int64                      `json:"excluded_rows"`
 	Error    *struct{ Code, Message, Next string } `json:"error"`
 	Warnings []string                              `json:"warnings"`
@@ -122,8 +120,13 @@ func showResult(w io.Writer, result []byte) error {
 		if a.Chisq != nil && a.P != nil {
 			fmt.Fprintf(w, "  chi-square %.6f, p = %.3g\n", *a.Chisq, *a.P)
 		}
-		if a.Training != nil && a.Training.AUC != nil {
-			fmt.Fprintf(w, "  training AUC %.3f, loss %.3f\n", *a.Training.AUC, a.Training.Loss)
+		for _, split := range []struct {
+			name string
+			m    *splitMetrics
+		}{{"training", a.Training}, {"holdout", a.Holdout}} {
+			if text := split.m.text(); text != "" {
+				fmt.Fprintf(w, "  %s %s\n", split.name, text)
+			}
 		}
 		for _, s := range a.Warnings {
 			fmt.Fprintf(w, "  note: %s\n", s)
@@ -134,4 +137,28 @@ func showResult(w io.Writer, result []byte) error {
 	}
 	fmt.Fprintln(w)
 	return nil
+}
+
+// splitMetrics is how a trained model does on the training or the holdout rows.
+type splitMetrics struct {
+	Loss *float64
+	AUC  *float64
+	R2   *float64
+	C    *float64 `json:"c_index"`
+}
+
+func (m *splitMetrics) text() string {
+	if m == nil || m.Loss == nil {
+		return ""
+	}
+	out := fmt.Sprintf("loss %.3f", *m.Loss)
+	for _, x := range []struct {
+		name string
+		v    *float64
+	}{{"AUC", m.AUC}, {"R²", m.R2}, {"concordance", m.C}} {
+		if x.v != nil {
+			out = fmt.Sprintf("%s %.3f, %s", x.name, *x.v, out)
+		}
+	}
+	return out
 }

@@ -275,30 +275,43 @@ func TestSimulateBadInput(t *testing.T) {
 		flags                []string
 		code                 int
 		says                 []string // all of them
+		prints               string   // with --json
 	}{
-		"a word for a number":     {table: cell(9, 3, "old"), code: 1, says: []string{"data.csv:9", "column age", "not a number", `"old"`, "missing values"}},
-		"a decimal comma":         {table: cell(9, 3, `"33,5"`), code: 1, says: []string{"data.csv:9", "decimal point"}},
-		"out of bounds":           {table: cell(40, 3, "999"), code: 1, says: []string{"data.csv:40", "column age", "bounds [0, 120]", `"999"`}},
-		"an unlisted level":       {table: cell(17, 2, "drugg"), code: 1, says: []string{"data.csv:17", "column arm", "did you mean drug?", "declare it"}},
-		"no patient":              {table: cell(5, 0, ""), code: 1, says: []string{"data.csv:5", "column id", "patient is missing", "fill it in"}},
-		"no hospital":             {table: cell(5, 1, ""), code: 1, says: []string{"data.csv:5", "column site", "no hospital is named"}},
-		"a hospital twice":        {table: cell(5, 1, "site-a!"), code: 1, says: []string{"data.csv:5", "two hospitals would both be called site-a", `"Site A" and "site-a!"`, "rename one"}},
-		"too few hospitals":       {table: all(func(c []string) { c[1] = "Site " + string('A'+c[0][len(c[0])-1]%2) }), code: 1, says: []string{"2 distinct values", "3 to 128", "lower sites.min"}},
-		"fewer than asked for":    {study: study("  question", "  sites: {min: 30}\n  question"), code: 1, says: []string{"5 distinct values", "30 to 128"}},
-		"a ragged row":            {table: simulateTable(func(l int, c []string) []string { return c[:6-b2i(l == 8)] }), code: 1, says: []string{"data.csv:8", "5 cells, but the header has 6"}},
-		"semicolons":              {table: strings.ReplaceAll(good, ",", ";"), code: 1, says: []string{"data.csv:1", "semicolons", "save the table with commas"}},
-		"not UTF-8":               {table: cell(9, 2, "dr\xfcg"), code: 1, says: []string{"data.csv:9", "save the table as UTF-8"}},
-		"no rows":                 {table: "id,site,arm,age,time,died\n", code: 1, says: []string{"data.csv", "no rows"}},
-		"nothing":                 {table: "-", code: 1, says: []string{"data.csv", "the table is empty"}},
-		"no such column":          {table: strings.Replace(good, "age", "alter", 1), code: 1, says: []string{"data.csv:1", "column age", "no such header"}},
-		"no such site column":     {column: "sit", code: 1, says: []string{"data.csv:1", "column sit", "did you mean site?"}},
-		"a time below zero":       {table: cell(12, 4, "-3"), code: 1, says: []string{"data.csv:12", "column time: a time below 0", "cohort"}},
-		"a logarithm of zero":     {study: study("arm + age", "arm + log(age)"), table: cell(30, 3, "0"), code: 1, says: []string{"data.csv:30", "log(age)", "above 0"}},
-		"an interval backwards":   {study: study("Surv(time, died)", "Surv(age, time, died)"), table: all(func(c []string) { c[4] = "200" + c[4] }), code: 0},
-		"an interval that ends":   {study: study("Surv(time, died)", "Surv(age, time, died)"), code: 1, says: []string{"does not end after it starts"}},
-		"no event":                {table: all(func(c []string) { c[5] = "0" }), code: 1, says: []string{"no events among the rows", "extend follow-up"}},
-		"every event missing":     {table: all(func(c []string) { c[5] = "NA" }), code: 1, says: []string{"no hospital has a row", "missing values"}},
-		"separation":              {table: all(func(c []string) { c[5] = []string{"1", "0"}[b2i(c[2] == "drug")] }), code: 1, says: []string{"arm:drug separates", "ridge"}},
+		"a word for a number":    {table: cell(9, 3, "old"), code: 1, says: []string{"data.csv:9", "column age", "not a number", `"old"`, "missing values"}},
+		"a decimal comma":        {table: cell(9, 3, `"33,5"`), code: 1, says: []string{"data.csv:9", "decimal point"}},
+		"out of bounds":          {table: cell(40, 3, "999"), code: 1, says: []string{"data.csv:40", "column age", "bounds [0, 120]", `"999"`}},
+		"an unlisted level":      {table: cell(17, 2, "drugg"), code: 1, says: []string{"data.csv:17", "column arm", "did you mean drug?", "declare it"}},
+		"no patient":             {table: cell(5, 0, ""), code: 1, says: []string{"data.csv:5", "column id", "patient is missing", "fill it in"}},
+		"no hospital":            {table: cell(5, 1, ""), code: 1, says: []string{"data.csv:5", "column site", "no hospital is named"}},
+		"a hospital twice":       {table: cell(5, 1, "site-a!"), code: 1, says: []string{"data.csv:5", "two hospitals would both be called site-a", `"Site A" and "site-a!"`, "rename one"}},
+		"too few hospitals":      {table: all(func(c []string) { c[1] = "Site " + string('A'+c[0][len(c[0])-1]%2) }), code: 1, says: []string{"2 distinct values", "3 to 128", "lower sites.min"}},
+		"fewer than asked for":   {study: study("  question", "  sites: {min: 30}\n  question"), code: 1, says: []string{"5 distinct values", "30 to 128"}},
+		"a ragged row":           {table: simulateTable(func(l int, c []string) []string { return c[:6-b2i(l == 8)] }), code: 1, says: []string{"data.csv:8", "5 cells, but the header has 6"}},
+		"semicolons":             {table: strings.ReplaceAll(good, ",", ";"), code: 1, says: []string{"data.csv:1", "semicolons", "save the table with commas"}},
+		"not UTF-8":              {table: cell(9, 2, "dr\xfcg"), code: 1, says: []string{"data.csv:9", "save the table as UTF-8"}},
+		"no rows":                {table: "id,site,arm,age,time,died\n", code: 1, says: []string{"data.csv", "no rows"}},
+		"nothing":                {table: "-", code: 1, says: []string{"data.csv", "the table is empty"}},
+		"no such column":         {table: strings.Replace(good, "age", "alter", 1), code: 1, says: []string{"data.csv:1", "column age", "no such header"}},
+		"no such site column":    {column: "sit", code: 1, says: []string{"data.csv:1", "column sit", "did you mean site?"}},
+		"a time below zero":      {table: cell(12, 4, "-3"), code: 1, says: []string{"data.csv:12", "column time: a time below 0", "cohort"}},
+		"a logarithm of zero":    {study: study("arm + age", "arm + log(age)"), table: cell(30, 3, "0"), code: 1, says: []string{"data.csv:30", "log(age)", "above 0"}},
+		"an interval backwards":  {study: study("Surv(time, died)", "Surv(age, time, died)"), table: all(func(c []string) { c[4] = "200" + c[4] }), code: 0},
+		"an interval that ends":  {study: study("Surv(time, died)", "Surv(age, time, died)"), code: 1, says: []string{"does not end after it starts"}},
+		"no event":               {table: all(func(c []string) { c[5] = "0" }), code: 1, says: []string{"no events among the rows", "extend follow-up"}},
+		"every event missing":    {table: all(func(c []string) { c[5] = "NA" }), code: 1, says: []string{"no hospital has a row", "missing values"}},
+		"separation":             {table: all(func(c []string) { c[5] = []string{"1", "0"}[b2i(c[2] == "drug")] }), code: 1, says: []string{"arm:drug separates", "ridge"}},
+		"collinear terms":        {study: strings.Replace(study("arm + age", "arm + age + again"), "  columns:", "  derive: {again: \"age * 2\"}\n  columns:", 1), code: 1, says: []string{"again is not estimable", "drop the term"}},
+		"a constant column":      {table: all(func(c []string) { c[3] = "50" }), code: 1, says: []string{"age is not estimable", "does not vary", "drop the term"}},
+		"a level nobody has":     {study: study("[placebo, drug]", "[placebo, drug, other]"), code: 1, says: []string{"arm:other has fewer than 3 patients", "merge the level", "drop the term"}},
+		"infinity":               {table: cell(9, 3, "Inf"), code: 1, says: []string{"data.csv:9", "column age", `"Inf"`}},
+		"not a number":           {table: cell(9, 3, "NaN"), code: 1, says: []string{"data.csv:9", "column age", `"NaN"`}},
+		"too large for a float":  {table: cell(9, 3, "1e400"), code: 1, says: []string{"data.csv:9", "column age", `"1e400"`}},
+		"too large to be summed": {study: study("age: {type: number, bounds: [0, 120]}", "age: number"), table: cell(9, 3, "1e30"), code: 1, says: []string{"data.csv:9", "age", "too large to be summed", "larger unit"}},
+		"a hospital outside": {study: study("  columns", "  cohort: {where: \"age > 20.0\"}\n  columns"), table: all(func(c []string) {
+			if c[1] == "Site C" {
+				c[3] = "10"
+			}
+		}), code: 0, prints: `"cohort":20`},
 		"fewer than k patients":   {study: study("  columns", "  cohort: {where: \"age > 69.0\"}\n  columns"), code: 1, says: []string{"fewer than 11 patients", "widen the cohort"}},
 		"a misspelt key":          {study: study("  columns:", "  colums:"), code: 1, says: []string{"study.yaml", "line 6", "did you mean columns?"}},
 		"a key twice":             {study: study("    id: id", "    id: id\n    id: id"), code: 1, says: []string{"study.yaml", "line 8", "stands twice"}},
@@ -348,6 +361,9 @@ func TestSimulateBadInput(t *testing.T) {
 			}
 			if code != exitDone {
 				wantFailure(t, code, stdout)
+			}
+			if !strings.Contains(strings.ReplaceAll(stdout, " ", ""), c.prints) {
+				t.Errorf("nothing prints %s:\n%s", c.prints, stdout)
 			}
 			for _, s := range c.says {
 				if !strings.Contains(stderr, s) {

@@ -95,3 +95,41 @@ func Calibrate(epsilon, delta, l1, l2 float64, times int) (float64, error) {
 	}
 	return math.Ceil(high), nil
 }
+
+// CalibrateShare is the least variance, as Calibrate has it, for one of `times`
+// releases of any sensitivities: each takes an equal part of the divergence at
+// one order, so that all of them together are (epsilon, delta) differentially
+// private whatever the others are.
+func CalibrateShare(epsilon, delta, l1, l2 float64, times int) (float64, error) {
+	if !(epsilon > 0) || !(delta > 0 && delta < 1) || !(l1 > 0) || !(l2 > 0) || times < 1 {
+		return 0, fmt.Errorf("dp: cannot calibrate to epsilon %v and delta %v", epsilon, delta)
+	}
+	// The order that lets a Gaussian have the least variance: divergence there is
+	// alpha times a constant.
+	order, most := 0.0, 0.0
+	for _, a := range Orders {
+		left := epsilon - det.Log((a-1)/a) + (det.Log(delta)+det.Log(a))/(a-1)
+		if rate := left / a; rate > most {
+			order, most = a, rate
+		}
+	}
+	if order == 0 {
+		return 0, fmt.Errorf("dp: no order of divergence reaches epsilon %v at delta %v", epsilon, delta)
+	}
+	part := float64(order*most) / float64(times)
+	high := 1.0
+	for (Release{l1, l2, high}).RDP(order) > part {
+		if high = float64(high * 2); high > 0x1p80 {
+			return 0, fmt.Errorf("dp: epsilon %v at delta %v needs more noise than can be drawn", epsilon, delta)
+		}
+	}
+	low := float64(0.5 * high)
+	for high-low > float64(1e-3*high) && high-low > 1 {
+		if mid := float64(0.5 * (low + high)); (Release{l1, l2, mid}).RDP(order) <= part {
+			high = mid
+		} else {
+			low = mid
+		}
+	}
+	return math.Ceil(high), nil
+}

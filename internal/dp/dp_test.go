@@ -226,3 +226,23 @@ func TestLargestTable(t *testing.T) {
 		t.Errorf("variance %v of 2^34", v)
 	}
 }
+
+// TestShares: releases of different sensitivities, each calibrated as one of
+// them, are within the budget together, and waste little of it.
+func TestShares(t *testing.T) {
+	for _, epsilon := range []float64{0.3, 1, 4, 20} {
+		for _, norms := range [][][2]float64{{{1024 * 7, 1024}}, {{1024 * 7, 1024}, {600 * 3, 600}}, {{1024, 1024}, {1024 * 1024, 1024}, {513 * 20, 513}, {900 * 9, 900}, {900 * 9, 900}, {5, 5}, {30, 7}}} {
+			var all []Release
+			for _, n := range norms {
+				mu, err := CalibrateShare(epsilon, 1e-6, n[0], n[1], len(norms))
+				if err != nil {
+					t.Fatal(err)
+				}
+				all = append(all, Release{n[0], n[1], mu})
+			}
+			if e := Epsilon(all, 1e-6); e > epsilon || e < 0.7*epsilon {
+				t.Errorf("%d releases of epsilon %v cost %v", len(all), epsilon, e)
+			}
+		}
+	}
+}

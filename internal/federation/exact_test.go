@@ -20,42 +20,7 @@ import (
 
 // exactStudy holds one analysis of every type and option on the trial's
 // patients.
-const exactStudy = `apiVersion: consilium/v1
-kind: Study
-metadata: {name: every-type}
-spec:
-  columns:
-    id: id
-    treat: [placebo, rIFN-g]
-    sex: [male, female]
-    inherit: [X-linked, autosomal]
-    age: {type: number, unit: a, bounds: [0, 120]}
-    weight: {type: number, unit: kg, bounds: [1, 300]}
-    steroids: flag
-    propylac: flag
-    tstop: {type: integer, unit: d, bounds: [0, 1000]}
-    status: flag
-    any: flag
-    ninf: {type: integer, bounds: [0, 7]}
-    fu: {type: integer, unit: d, bounds: [1, 1000]}
-  privacy: {permits: [cox-common-baseline, small-levels]}
-  analyses:
-    - {name: nb, type: glm, family: negative-binomial, formula: ninf ~ treat + age + offset(log(fu)), robust: true}
-    - {name: net, type: glm, family: binomial, formula: any ~ treat + sex + age + inherit + propylac, penalty: {alpha: 0.5, steps: 5}}
-    - {name: lasso, type: cox, formula: "Surv(tstop, status) ~ treat + sex + age", lasso: 1}
-    - {name: linear-net, type: glm, family: gaussian, formula: weight ~ treat + sex + age, penalty: {lambda: [3, 1]}}
-    - {name: logit, type: glm, family: binomial, formula: any ~ treat + age, evaluate: 20}
-    - {name: cox, type: cox, formula: "Surv(tstop, status) ~ treat + age", ph_check: identity, concordance: true}
-    - {name: varying, type: cox, formula: "Surv(tstop, status) ~ treat + age", time_terms: {treat: log}}
-    - {name: piece, type: cox, formula: "Surv(tstop, status) ~ treat + age", baseline: {piecewise: {cuts: [90, 210]}}, robust: true}
-    - {name: common, type: cox, formula: "Surv(tstop, status) ~ treat + age", baseline: {common: {grid: {step: 30, max: 450}}}, robust: true, ph_check: log}
-    - {name: km, type: kaplan-meier, formula: "Surv(tstop, status) ~ treat", grid: {step: 30, max: 450}, conf_type: log, restricted: 240}
-    - {name: peto, type: logrank, formula: "Surv(tstop, status) ~ treat", weights: {rho: 1}}
-    - {name: pooled-peto, type: logrank, formula: "Surv(tstop, status) ~ treat", grid: {step: 30, max: 450}, weights: {rho: 0.5, gamma: 0.5}}
-    - {name: hospitals, type: describe, variables: [age, weight], by: [site]}
-    - {name: arms, type: describe, variables: [age, weight], by: [treat]}
-    - {name: counts, type: crosstab, rows: treat, columns: ninf}
-`
+var exactStudy = string(cgd.Read("every-type.yaml"))
 
 func parseExact(t testing.TB, study string) *studyfile.File {
 	t.Helper()
@@ -270,11 +235,14 @@ func TestScanExample(t *testing.T) {
 
 // TestPrivateEncrypted: noise and all, the encrypted sums are the plain ones.
 func TestPrivateEncrypted(t *testing.T) {
-	study := strings.Replace(exactStudy[:strings.Index(exactStudy, "  analyses:")], "permits: [cox-common-baseline, small-levels]", "min_cohort: 11, min_sites: 8, dp: {epsilon: 50, delta: 1e-6, clip: 1}", 1) + `  analyses:
+	study := strings.Replace(strings.Replace(exactStudy[:strings.Index(exactStudy, "  analyses:")], "sites: {min: 5", "sites: {min: 8", 1), "permits: [cox-common-baseline, small-levels, small-cells]", "min_cohort: 11, dp: {epsilon: 400, delta: 1e-6, clip: 1}", 1) + `  analyses:
     - {name: counts, type: crosstab, rows: treat, columns: any}
     - {name: km, type: kaplan-meier, formula: "Surv(tstop, status) ~ treat", grid: {step: 60, max: 420}}
     - {name: arms, type: describe, variables: [age, weight], by: [treat]}
     - {name: lin, type: glm, family: gaussian, formula: weight ~ age}
+    - {name: odds, type: glm, family: binomial, formula: any ~ treat}
+    - {name: rate, type: glm, family: poisson, formula: ninf ~ treat + offset(log(fu))}
+    - {name: hazard, type: cox, formula: "Surv(tstop, status) ~ treat", baseline: {piecewise: {cuts: [180]}}}
 `
 	file := parseExact(t, study)
 	facts, sites := openSites(t, cgd.Read("cgd_patient.csv"), "site")
@@ -297,6 +265,9 @@ func TestPrivateEncrypted(t *testing.T) {
 	}
 	if !bytes.Equal(open.JSON, under.JSON) {
 		t.Error("encrypted sums give another result")
+	}
+	if n := bytes.Count(open.JSON, []byte(`"averaged":4`)); n != 3 {
+		t.Errorf("%d of 3 private fits have an answer: %s", n, open.JSON)
 	}
 	if !bytes.Contains(open.JSON, []byte(`"mechanism":"skellam"`)) {
 		t.Errorf("the result does not say what was spent: %s", open.JSON)

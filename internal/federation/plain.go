@@ -8,6 +8,7 @@ import (
 
 	"consilium"
 	"consilium/internal/fixed"
+	"consilium/internal/studyfile"
 	"consilium/internal/table"
 	"consilium/models"
 	"consilium/models/net"
@@ -186,4 +187,24 @@ func PlainRows(spec *consilium.Spec, s PlainSite, position consilium.Position, r
 	}
 	out.Batches = []models.Batch{batch}
 	return out, nil
+}
+
+// PlainStudy runs a study file over one person's table, one hospital for each
+// value of a column, as `simulate` does, but in plain sums.
+func PlainStudy(ctx context.Context, study, csv []byte, column string) (*models.Result, error) {
+	file, err := studyfile.ParseWith(study, studyfile.Options{Simulate: true})
+	if err != nil {
+		return nil, err
+	}
+	parts, err := table.Split(csv, column)
+	if err != nil {
+		return nil, err
+	}
+	facts := consilium.Facts{Spec: file.Spec, MinCohort: file.Spec.Privacy.MinCohort, Permits: file.Spec.Privacy.Permits}
+	var sites []PlainSite
+	for _, p := range parts {
+		facts.Sites = append(facts.Sites, p.ID)
+		sites = append(sites, PlainSite{ID: p.ID, CSV: p.CSV})
+	}
+	return Plain(ctx, facts, sites, file.RowPatients)
 }

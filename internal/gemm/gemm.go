@@ -44,6 +44,7 @@ type path[T Float] struct {
 	rows, cols int            // of a tile; 0 rows: portable
 	full       []func(*tile)  // by rows - 1
 	edge       []func(*tile)  // the same for fewer columns
+	column     []func(*tile)  // one column, by rows - 1, at most 8
 	panels     bool           // edges of B must be padded to a tile's width
 	masks      unsafe.Pointer // for edge: cols ones, then cols zeros, of T's width
 }
@@ -96,6 +97,10 @@ func product[T Float](p *path[T], m, n, k int, a, b matrix[T], c []T, ldc int, l
 // blocks is product in one goroutine.
 func blocks[T Float](p *path[T], m, n, k int, a, b matrix[T], c []T, ldc int, load bool) {
 	size := int(unsafe.Sizeof(*new(T)))
+	if n == 1 {
+		byVector(p, m, k, a, b, c, ldc, load)
+		return
+	}
 	inPlace := b.col == 1 && (m <= inPlaceRows || n*k*size <= inPlaceBytes)
 	need := 0
 	if !inPlace || p.panels && n%p.cols != 0 {
@@ -142,6 +147,25 @@ func blocks[T Float](p *path[T], m, n, k int, a, b matrix[T], c []T, ldc int, lo
 					}
 				}
 			}
+		}
+	}
+}
+
+// byVector is blocks with one column.
+func byVector[T Float](p *path[T], m, k int, a, b matrix[T], c []T, ldc int, load bool) {
+	size := int(unsafe.Sizeof(*new(T)))
+	space := room[T](0)
+	defer giveBack(space)
+	t := &space.tile
+	for l0 := 0; l0 < k; l0 += blockK {
+		*t = tile{k: min(blockK, k-l0), aRow: uintptr(a.row * size), aStep: uintptr(a.col * size), bStep: uintptr(b.row * size), cRow: uintptr(ldc * size)}
+		t.b = unsafe.Pointer(&b.data[l0*b.row])
+		if load || l0 > 0 {
+			t.load = 1
+		}
+		for i := 0; i < m; i += len(p.column) {
+			t.a, t.c = unsafe.Pointer(&a.data[i*a.row+l0*a.col]), unsafe.Pointer(&c[i*ldc])
+			p.column[min(len(p.column), m-i)-1](t)
 		}
 	}
 }

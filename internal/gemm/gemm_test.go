@@ -5,6 +5,9 @@ import (
 	"math"
 	"math/big"
 	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"runtime"
 	"testing"
 	"time"
@@ -76,10 +79,16 @@ func everyPath[T Float](t *testing.T, paths []*path[T]) {
 	var shapes [][3]int
 	for m := 1; m <= 9; m++ {
 		for n := 1; n <= 34; n++ {
+			if testing.Short() && (m > 2 && m < 8 || n > 2 && n < 31) {
+				continue
+			}
 			shapes = append(shapes, [3]int{m, n, 1 + r.IntN(5)})
 		}
 	}
 	shapes = append(shapes, [3]int{7, 5, 600}, [3]int{50, 40, 17}, [3]int{197, 33, 3}, [3]int{3, 530, 2}, [3]int{49, 70, 257}, [3]int{60, 0, 3}, [3]int{0, 3, 3}, [3]int{5, 3, 0})
+	if testing.Short() {
+		shapes = shapes[:len(shapes)-6]
+	}
 	cases := 0
 	for _, s := range shapes {
 		m, n, k := s[0], s[1], s[2]
@@ -181,7 +190,11 @@ func FuzzFMA32(f *testing.F) {
 // of the range.
 func TestFMA32(t *testing.T) {
 	r := rand.New(rand.NewPCG(5, 6))
-	for range 300_000 {
+	draws := 300_000
+	if testing.Short() {
+		draws /= 10
+	}
+	for range draws {
 		x := math.Float32frombits(r.Uint32())
 		y := math.Float32frombits(r.Uint32()&0x807fffff | uint32(100+r.IntN(60))<<23)
 		z := float32(float64(x) * float64(y) * math.Ldexp(float64(1+r.IntN(1<<20)), r.IntN(90)-60))
@@ -233,33 +246,80 @@ func TestNoAllocation(t *testing.T) {
 	}
 }
 
-// BenchmarkSquare gives the fastest of many products of n × n matrices on one
-// core, in 10^9 operations a second.
-func BenchmarkSquare(b *testing.B) {
-	b.Run("float32", func(b *testing.B) { square(b, BLAS{}.Sgemm) })
-	b.Run("float64", func(b *testing.B) { square(b, BLAS{}.Dgemm) })
+// TestGenerated: the tiles are what gen.go writes.
+func TestGenerated(t *testing.T) {
+	source, err := filepath.Abs("gen.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := exec.Command("go", "run", source)
+	run.Dir = t.TempDir()
+	if out, err := run.CombinedOutput(); err != nil {
+		t.Fatalf("go run gen.go: %v\n%s", err, out)
+	}
+	for _, name := range []string{"tiles_amd64.s", "tiles_amd64.go"} {
+		want, err := os.ReadFile(filepath.Join(run.Dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(name); err != nil || string(got) != string(want) {
+			t.Errorf("%s is not what gen.go writes (%v); run go run gen.go", name, err)
+		}
+	}
 }
 
-func square[T Float](b *testing.B, own func(tA, tB blas.Transpose, m, n, k int, alpha T, a []T, lda int, b []T, ldb int, beta T, c []T, ldc int)) {
+// BenchmarkSquare gives the fastest of many products of n × n matrices on one
+// core, in 10^9 operations a second. benchmarks/peers/gemm.py does the same.
+func BenchmarkSquare(b *testing.B) {
+	var shapes [][3]int
+	for _, n := range []int{32, 64, 128, 256, 512, 1024} {
+		shapes = append(shapes, [3]int{n, n, n})
+	}
+	b.Run("float32", func(b *testing.B) { rates(b, BLAS{}.Sgemm, shapes) })
+	b.Run("float64", func(b *testing.B) { rates(b, BLAS{}.Dgemm, shapes) })
+}
+
+// BenchmarkThin is BenchmarkSquare with the shapes of layers, m × n × k.
+func BenchmarkThin(b *testing.B) {
+	shapes := [][3]int{{32, 64, 30}, {32, 64, 64}, {32, 1, 64}, {256, 64, 30}, {256, 64, 64}, {256, 1, 64}, {64, 64, 256}, {30, 64, 256}}
+	b.Run("float32", func(b *testing.B) { rates(b, BLAS{}.Sgemm, shapes) })
+	b.Run("float64", func(b *testing.B) { rates(b, BLAS{}.Dgemm, shapes) })
+}
+
+func rates[T Float](b *testing.B, own func(tA, tB blas.Transpose, m, n, k int, alpha T, a []T, lda int, b []T, ldb int, beta T, c []T, ldc int), shapes [][3]int) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	r := rand.New(rand.NewPCG(9, 10))
 	for _, trans := range []string{"NN", "NT", "TN"} {
-		for _, n := range []int{32, 64, 128, 256, 512, 1024} {
-			b.Run(fmt.Sprintf("%s/%d", trans, n), func(b *testing.B) {
-				x, y, z := make([]T, n*n), make([]T, n*n), make([]T, n*n)
-				for i := range x {
-					x[i], y[i] = T(r.NormFloat64()), T(r.NormFloat64())
+		for _, s := range shapes {
+			m, n, k := s[0], s[1], s[2]
+			name := fmt.Sprint(n)
+			if m != n || n != k {
+				name = fmt.Sprintf("%dx%dx%d", m, n, k)
+			}
+			b.Run(trans+"/"+name, func(b *testing.B) {
+				x, y, z := make([]T, m*k), make([]T, k*n), make([]T, m*n)
+				for _, v := range [][]T{x, y} {
+					for i := range v {
+						v[i] = T(r.NormFloat64())
+					}
 				}
-				each := max(1, 2_000_000/(n*n*n))
+				lda, ldb := k, n
+				if trans[0] == 'T' {
+					lda = m
+				}
+				if trans[1] == 'T' {
+					ldb = k
+				}
+				each := max(1, 2_000_000/(m*n*k))
 				least := time.Duration(math.MaxInt64)
 				for range max(b.N, 2) {
 					at := time.Now()
 					for range each {
-						own(blas.Transpose(trans[0]), blas.Transpose(trans[1]), n, n, n, 1, x, n, y, n, 0, z, n)
+						own(blas.Transpose(trans[0]), blas.Transpose(trans[1]), m, n, k, 1, x, lda, y, ldb, 0, z, n)
 					}
 					least = min(least, time.Since(at))
 				}
-				b.ReportMetric(2*float64(n)*float64(n)*float64(n)*float64(each)/float64(least.Nanoseconds()), "GF/s")
+				b.ReportMetric(2*float64(m*n*k)*float64(each)/float64(least.Nanoseconds()), "GF/s")
 			})
 		}
 	}

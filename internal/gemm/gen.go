@@ -9,6 +9,7 @@ package main
 import (
 	"bytes"
 	"fmt"
+	"go/format"
 	"os"
 )
 
@@ -171,6 +172,57 @@ func (k kind) write(w *bytes.Buffer, rows int) {
 	p("RET")
 }
 
+// writeColumn writes the tile of a product with a vector: one column, so one
+// scalar chain a row, and eight rows to fill the time that a step takes.
+func writeColumn(w *bytes.Buffer, name string, elem, rows int) {
+	k := kind{elem: elem}
+	p := func(format string, a ...any) { fmt.Fprintf(w, "\t"+format+"\n", a...) }
+	fmt.Fprintf(w, "\n// func %s(t *tile)\nTEXT ·%s(SB), NOSPLIT, $0-8\n", name, name)
+	p("MOVQ t+0(FP), AX")
+	p("MOVQ 0(AX), CX  // k")
+	p("MOVQ 8(AX), R8  // a")
+	p("MOVQ 16(AX), R9 // from row to row of a")
+	p("MOVQ 24(AX), R10 // from column to column of a")
+	p("MOVQ 32(AX), SI // b")
+	p("MOVQ 40(AX), R11 // from row to row of b")
+	p("MOVQ 48(AX), DI // c")
+	p("MOVQ 56(AX), DX // from row to row of c")
+	p("LEAQ (R9)(R9*2), R12")
+	p("LEAQ (R8)(R9*4), R13")
+	p("LEAQ (DX)(DX*2), R14")
+	p("LEAQ (DI)(DX*4), BX")
+	scalar := k.suffix(false)
+	c := func(r int) string { return row("DI", "BX", "DX", "R14", r) }
+	p("CMPQ 80(AX), $0")
+	p("JEQ  zero%s", name)
+	for r := range rows {
+		p("VMOV%s %s, X%d", scalar, c(r), r)
+	}
+	p("JMP  start%s", name)
+	fmt.Fprintf(w, "\nzero%s:\n", name)
+	for r := range rows {
+		p("VXORPS X%[1]d, X%[1]d, X%[1]d", r)
+	}
+	fmt.Fprintf(w, "\nstart%s:\n", name)
+	p("TESTQ CX, CX")
+	p("JZ    done%s", name)
+	fmt.Fprintf(w, "\nloop%s:\n", name)
+	p("VMOV%s (SI), X8", scalar)
+	for r := range rows {
+		p("VFMADD231%s %s, X8, X%d", scalar, row("R8", "R13", "R9", "R12", r), r)
+	}
+	p("ADDQ R11, SI")
+	p("ADDQ R10, R8")
+	p("ADDQ R10, R13")
+	p("DECQ CX")
+	p("JNZ  loop%s", name)
+	fmt.Fprintf(w, "\ndone%s:\n", name)
+	for r := range rows {
+		p("VMOV%s X%d, %s", scalar, r, c(r))
+	}
+	p("RET")
+}
+
 func main() {
 	kinds := []kind{
 		{"wide32x", 4, 8, true, false}, {"wide64x", 8, 8, true, false},
@@ -192,8 +244,27 @@ func main() {
 		}
 		fmt.Fprint(&decl, "}\n")
 	}
+	for _, elem := range []int{4, 8} {
+		family := fmt.Sprintf("column%dx", 8*elem)
+		for rows := 1; rows <= 8; rows++ {
+			writeColumn(&asm, fmt.Sprintf("%s%d", family, rows), elem, rows)
+			fmt.Fprintf(&decl, "//go:noescape\nfunc %s%d(t *tile)\n\n", family, rows)
+		}
+		fmt.Fprintf(&decl, "var %s = [...]func(*tile){", family)
+		for rows := 1; rows <= 8; rows++ {
+			fmt.Fprintf(&decl, "%s%d, ", family, rows)
+		}
+		fmt.Fprint(&decl, "}\n\n")
+	}
 	for name, b := range map[string]*bytes.Buffer{"tiles_amd64.s": &asm, "tiles_amd64.go": &decl} {
-		if err := os.WriteFile(name, b.Bytes(), 0o644); err != nil {
+		text := b.Bytes()
+		if b == &decl {
+			var err error
+			if text, err = format.Source(text); err != nil {
+				panic(err)
+			}
+		}
+		if err := os.WriteFile(name, text, 0o644); err != nil {
 			panic(err)
 		}
 	}

@@ -135,3 +135,55 @@ func edge64x5(t *tile)
 func edge64x6(t *tile)
 
 var edge64x = [...]func(*tile){edge64x1, edge64x2, edge64x3, edge64x4, edge64x5, edge64x6}
+
+//go:noescape
+func column32x1(t *tile)
+
+//go:noescape
+func column32x2(t *tile)
+
+//go:noescape
+func column32x3(t *tile)
+
+//go:noescape
+func column32x4(t *tile)
+
+//go:noescape
+func column32x5(t *tile)
+
+//go:noescape
+func column32x6(t *tile)
+
+//go:noescape
+func column32x7(t *tile)
+
+//go:noescape
+func column32x8(t *tile)
+
+var column32x = [...]func(*tile){column32x1, column32x2, column32x3, column32x4, column32x5, column32x6, column32x7, column32x8}
+
+//go:noescape
+func column64x1(t *tile)
+
+//go:noescape
+func column64x2(t *tile)
+
+//go:noescape
+func column64x3(t *tile)
+
+//go:noescape
+func column64x4(t *tile)
+
+//go:noescape
+func column64x5(t *tile)
+
+//go:noescape
+func column64x6(t *tile)
+
+//go:noescape
+func column64x7(t *tile)
+
+//go:noescape
+func column64x8(t *tile)
+
+var column64x = [...]func(*tile){column64x1, column64x2, column64x3, column64x4, column64x5, column64x6, column64x7, column64x8}

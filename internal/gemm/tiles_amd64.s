@@ -3031,3 +3031,867 @@ doneedge64x6:
 	VMASKMOVPD Y11, Y13, 32(BX)(DX*1)
 	VZEROUPPER
 	RET
+
+// func column32x1(t *tile)
+TEXT ·column32x1(SB), NOSPLIT, $0-8
+	MOVQ t+0(FP), AX
+	MOVQ 0(AX), CX  // k
+	MOVQ 8(AX), R8  // a
+	MOVQ 16(AX), R9 // from row to row of a
+	MOVQ 24(AX), R10 // from column to column of a
+	MOVQ 32(AX), SI // b
+	MOVQ 40(AX), R11 // from row to row of b
+	MOVQ 48(AX), DI // c
+	MOVQ 56(AX), DX // from row to row of c
+	LEAQ (R9)(R9*2), R12
+	LEAQ (R8)(R9*4), R13
+	LEAQ (DX)(DX*2), R14
+	LEAQ (DI)(DX*4), BX
+	CMPQ 80(AX), $0
+	JEQ  zerocolumn32x1
+	VMOVSS (DI), X0
+	JMP  startcolumn32x1
+
+zerocolumn32x1:
+	VXORPS X0, X0, X0
+
+startcolumn32x1:
+	TESTQ CX, CX
+	JZ    donecolumn32x1
+
+loopcolumn32x1:
+	VMOVSS (SI), X8
+	VFMADD231SS (R8), X8, X0
+	ADDQ R11, SI
+	ADDQ R10, R8
+	ADDQ R10, R13
+	DECQ CX
+	JNZ  loopcolumn32x1
+
+donecolumn32x1:
+	VMOVSS X0, (DI)
+	RET
+
+// func column32x2(t *tile)
+TEXT ·column32x2(SB), NOSPLIT, $0-8
+	MOVQ t+0(FP), AX
+	MOVQ 0(AX), CX  // k
+	MOVQ 8(AX), R8  // a
+	MOVQ 16(AX), R9 // from row to row of a
+	MOVQ 24(AX), R10 // from column to column of a
+	MOVQ 32(AX), SI // b
+	MOVQ 40(AX), R11 // from row to row of b
+	MOVQ 48(AX), DI // c
+	MOVQ 56(AX), DX // from row to row of c
+	LEAQ (R9)(R9*2), R12
+	LEAQ (R8)(R9*4), R13
+	LEAQ (DX)(DX*2), R14
+	LEAQ (DI)(DX*4), BX
+	CMPQ 80(AX), $0
+	JEQ  zerocolumn32x2
+	VMOVSS (DI), X0
+	VMOVSS (DI)(DX*1), X1
+	JMP  startcolumn32x2
+
+zerocolumn32x2:
+	VXORPS X0, X0, X0
+	VXORPS X1, X1, X1
+
+startcolumn32x2:
+	TESTQ CX, CX
+	JZ    donecolumn32x2
+
+loopcolumn32x2:
+	VMOVSS (SI), X8
+	VFMADD231SS (R8), X8, X0
+	VFMADD231SS (R8)(R9*1), X8, X1
+	ADDQ R11, SI
+	ADDQ R10, R8
+	ADDQ R10, R13
+	DECQ CX
+	JNZ  loopcolumn32x2
+
+donecolumn32x2:
+	VMOVSS X0, (DI)
+	VMOVSS X1, (DI)(DX*1)
+	RET
+
+// func column32x3(t *tile)
+TEXT ·column32x3(SB), NOSPLIT, $0-8
+	MOVQ t+0(FP), AX
+	MOVQ 0(AX), CX  // k
+	MOVQ 8(AX), R8  // a
+	MOVQ 16(AX), R9 // from row to row of a
+	MOVQ 24(AX), R10 // from column to column of a
+	MOVQ 32(AX), SI // b
+	MOVQ 40(AX), R11 // from row to row of b
+	MOVQ 48(AX), DI // c
+	MOVQ 56(AX), DX // from row to row of c
+	LEAQ (R9)(R9*2), R12
+	LEAQ (R8)(R9*4), R13
+	LEAQ (DX)(DX*2), R14
+	LEAQ (DI)(DX*4), BX
+	CMPQ 80(AX), $0
+	JEQ  zerocolumn32x3
+	VMOVSS (DI), X0
+	VMOVSS (DI)(DX*1), X1
+	VMOVSS (DI)(DX*2), X2
+	JMP  startcolumn32x3
+
+zerocolumn32x3:
+	VXORPS X0, X0, X0
+	VXORPS X1, X1, X1
+	VXORPS X2, X2, X2
+
+startcolumn32x3:
+	TESTQ CX, CX
+	JZ    donecolumn32x3
+
+loopcolumn32x3:
+	VMOVSS (SI), X8
+	VFMADD231SS (R8), X8, X0
+	VFMADD231SS (R8)(R9*1), X8, X1
+	VFMADD231SS (R8)(R9*2), X8, X2
+	ADDQ R11, SI
+	ADDQ R10, R8
+	ADDQ R10, R13
+	DECQ CX
+	JNZ  loopcolumn32x3
+
+donecolumn32x3:
+	VMOVSS X0, (DI)
+	VMOVSS X1, (DI)(DX*1)
+	VMOVSS X2, (DI)(DX*2)
+	RET
+
+// func column32x4(t *tile)
+TEXT ·column32x4(SB), NOSPLIT, $0-8
+	MOVQ t+0(FP), AX
+	MOVQ 0(AX), CX  // k
+	MOVQ 8(AX), R8  // a
+	MOVQ 16(AX), R9 // from row to row of a
+	MOVQ 24(AX), R10 // from column to column of a
+	MOVQ 32(AX), SI // b
+	MOVQ 40(AX), R11 // from row to row of b
+	MOVQ 48(AX), DI // c
+	MOVQ 56(AX), DX // from row to row of c
+	LEAQ (R9)(R9*2), R12
+	LEAQ (R8)(R9*4), R13
+	LEAQ (DX)(DX*2), R14
+	LEAQ (DI)(DX*4), BX
+	CMPQ 80(AX), $0
+	JEQ  zerocolumn32x4
+	VMOVSS (DI), X0
+	VMOVSS (DI)(DX*1), X1
+	VMOVSS (DI)(DX*2), X2
+	VMOVSS (DI)(R14*1), X3
+	JMP  startcolumn32x4
+
+zerocolumn32x4:
+	VXORPS X0, X0, X0
+	VXORPS X1, X1, X1
+	VXORPS X2, X2, X2
+	VXORPS X3, X3, X3
+
+startcolumn32x4:
+	TESTQ CX, CX
+	JZ    donecolumn32x4
+
+loopcolumn32x4:
+	VMOVSS (SI), X8
+	VFMADD231SS (R8), X8, X0
+	VFMADD231SS (R8)(R9*1), X8, X1
+	VFMADD231SS (R8)(R9*2), X8, X2
+	VFMADD231SS (R8)(R12*1), X8, X3
+	ADDQ R11, SI
+	ADDQ R10, R8
+	ADDQ R10, R13
+	DECQ CX
+	JNZ  loopcolumn32x4
+
+donecolumn32x4:
+	VMOVSS X0, (DI)
+	VMOVSS X1, (DI)(DX*1)
+	VMOVSS X2, (DI)(DX*2)
+	VMOVSS X3, (DI)(R14*1)
+	RET
+
+// func column32x5(t *tile)
+TEXT ·column32x5(SB), NOSPLIT, $0-8
+	MOVQ t+0(FP), AX
+	MOVQ 0(AX), CX  // k
+	MOVQ 8(AX), R8  // a
+	MOVQ 16(AX), R9 // from row to row of a
+	MOVQ 24(AX), R10 // from column to column of a
+	MOVQ 32(AX), SI // b
+	MOVQ 40(AX), R11 // from row to row of b
+	MOVQ 48(AX), DI // c
+	MOVQ 56(AX), DX // from row to row of c
+	LEAQ (R9)(R9*2), R12
+	LEAQ (R8)(R9*4), R13
+	LEAQ (DX)(DX*2), R14
+	LEAQ (DI)(DX*4), BX
+	CMPQ 80(AX), $0
+	JEQ  zerocolumn32x5
+	VMOVSS (DI), X0
+	VMOVSS (DI)(DX*1), X1
+	VMOVSS (DI)(DX*2), X2
+	VMOVSS (DI)(R14*1), X3
+	VMOVSS (BX), X4
+	JMP  startcolumn32x5
+
+zerocolumn32x5:
+	VXORPS X0, X0, X0
+	VXORPS X1, X1, X1
+	VXORPS X2, X2, X2
+	VXORPS X3, X3, X3
+	VXORPS X4, X4, X4
+
+startcolumn32x5:
+	TESTQ CX, CX
+	JZ    donecolumn32x5
+
+loopcolumn32x5:
+	VMOVSS (SI), X8
+	VFMADD231SS (R8), X8, X0
+	VFMADD231SS (R8)(R9*1), X8, X1
+	VFMADD231SS (R8)(R9*2), X8, X2
+	VFMADD231SS (R8)(R12*1), X8, X3
+	VFMADD231SS (R13), X8, X4
+	ADDQ R11, SI
+	ADDQ R10, R8
+	ADDQ R10, R13
+	DECQ CX
+	JNZ  loopcolumn32x5
+
+donecolumn32x5:
+	VMOVSS X0, (DI)
+	VMOVSS X1, (DI)(DX*1)
+	VMOVSS X2, (DI)(DX*2)
+	VMOVSS X3, (DI)(R14*1)
+	VMOVSS X4, (BX)
+	RET
+
+// func column32x6(t *tile)
+TEXT ·column32x6(SB), NOSPLIT, $0-8
+	MOVQ t+0(FP), AX
+	MOVQ 0(AX), CX  // k
+	MOVQ 8(AX), R8  // a
+	MOVQ 16(AX), R9 // from row to row of a
+	MOVQ 24(AX), R10 // from column to column of a
+	MOVQ 32(AX), SI // b
+	MOVQ 40(AX), R11 // from row to row of b
+	MOVQ 48(AX), DI // c
+	MOVQ 56(AX), DX // from row to row of c
+	LEAQ (R9)(R9*2), R12
+	LEAQ (R8)(R9*4), R13
+	LEAQ (DX)(DX*2), R14
+	LEAQ (DI)(DX*4), BX
+	CMPQ 80(AX), $0
+	JEQ  zerocolumn32x6
+	VMOVSS (DI), X0
+	VMOVSS (DI)(DX*1), X1
+	VMOVSS (DI)(DX*2), X2
+	VMOVSS (DI)(R14*1), X3
+	VMOVSS (BX), X4
+	VMOVSS (BX)(DX*1), X5
+	JMP  startcolumn32x6
+
+zerocolumn32x6:
+	VXORPS X0, X0, X0
+	VXORPS X1, X1, X1
+	VXORPS X2, X2, X2
+	VXORPS X3, X3, X3
+	VXORPS X4, X4, X4
+	VXORPS X5, X5, X5
+
+startcolumn32x6:
+	TESTQ CX, CX
+	JZ    donecolumn32x6
+
+loopcolumn32x6:
+	VMOVSS (SI), X8
+	VFMADD231SS (R8), X8, X0
+	VFMADD231SS (R8)(R9*1), X8, X1
+	VFMADD231SS (R8)(R9*2), X8, X2
+	VFMADD231SS (R8)(R12*1), X8, X3
+	VFMADD231SS (R13), X8, X4
+	VFMADD231SS (R13)(R9*1), X8, X5
+	ADDQ R11, SI
+	ADDQ R10, R8
+	ADDQ R10, R13
+	DECQ CX
+	JNZ  loopcolumn32x6
+
+donecolumn32x6:
+	VMOVSS X0, (DI)
+	VMOVSS X1, (DI)(DX*1)
+	VMOVSS X2, (DI)(DX*2)
+	VMOVSS X3, (DI)(R14*1)
+	VMOVSS X4, (BX)
+	VMOVSS X5, (BX)(DX*1)
+	RET
+
+// func column32x7(t *tile)
+TEXT ·column32x7(SB), NOSPLIT, $0-8
+	MOVQ t+0(FP), AX
+	MOVQ 0(AX), CX  // k
+	MOVQ 8(AX), R8  // a
+	MOVQ 16(AX), R9 // from row to row of a
+	MOVQ 24(AX), R10 // from column to column of a
+	MOVQ 32(AX), SI // b
+	MOVQ 40(AX), R11 // from row to row of b
+	MOVQ 48(AX), DI // c
+	MOVQ 56(AX), DX // from row to row of c
+	LEAQ (R9)(R9*2), R12
+	LEAQ (R8)(R9*4), R13
+	LEAQ (DX)(DX*2), R14
+	LEAQ (DI)(DX*4), BX
+	CMPQ 80(AX), $0
+	JEQ  zerocolumn32x7
+	VMOVSS (DI), X0
+	VMOVSS (DI)(DX*1), X1
+	VMOVSS (DI)(DX*2), X2
+	VMOVSS (DI)(R14*1), X3
+	VMOVSS (BX), X4
+	VMOVSS (BX)(DX*1), X5
+	VMOVSS (BX)(DX*2), X6
+	JMP  startcolumn32x7
+
+zerocolumn32x7:
+	VXORPS X0, X0, X0
+	VXORPS X1, X1, X1
+	VXORPS X2, X2, X2
+	VXORPS X3, X3, X3
+	VXORPS X4, X4, X4
+	VXORPS X5, X5, X5
+	VXORPS X6, X6, X6
+
+startcolumn32x7:
+	TESTQ CX, CX
+	JZ    donecolumn32x7
+
+loopcolumn32x7:
+	VMOVSS (SI), X8
+	VFMADD231SS (R8), X8, X0
+	VFMADD231SS (R8)(R9*1), X8, X1
+	VFMADD231SS (R8)(R9*2), X8, X2
+	VFMADD231SS (R8)(R12*1), X8, X3
+	VFMADD231SS (R13), X8, X4
+	VFMADD231SS (R13)(R9*1), X8, X5
+	VFMADD231SS (R13)(R9*2), X8, X6
+	ADDQ R11, SI
+	ADDQ R10, R8
+	ADDQ R10, R13
+	DECQ CX
+	JNZ  loopcolumn32x7
+
+donecolumn32x7:
+	VMOVSS X0, (DI)
+	VMOVSS X1, (DI)(DX*1)
+	VMOVSS X2, (DI)(DX*2)
+	VMOVSS X3, (DI)(R14*1)
+	VMOVSS X4, (BX)
+	VMOVSS X5, (BX)(DX*1)
+	VMOVSS X6, (BX)(DX*2)
+	RET
+
+// func column32x8(t *tile)
+TEXT ·column32x8(SB), NOSPLIT, $0-8
+	MOVQ t+0(FP), AX
+	MOVQ 0(AX), CX  // k
+	MOVQ 8(AX), R8  // a
+	MOVQ 16(AX), R9 // from row to row of a
+	MOVQ 24(AX), R10 // from column to column of a
+	MOVQ 32(AX), SI // b
+	MOVQ 40(AX), R11 // from row to row of b
+	MOVQ 48(AX), DI // c
+	MOVQ 56(AX), DX // from row to row of c
+	LEAQ (R9)(R9*2), R12
+	LEAQ (R8)(R9*4), R13
+	LEAQ (DX)(DX*2), R14
+	LEAQ (DI)(DX*4), BX
+	CMPQ 80(AX), $0
+	JEQ  zerocolumn32x8
+	VMOVSS (DI), X0
+	VMOVSS (DI)(DX*1), X1
+	VMOVSS (DI)(DX*2), X2
+	VMOVSS (DI)(R14*1), X3
+	VMOVSS (BX), X4
+	VMOVSS (BX)(DX*1), X5
+	VMOVSS (BX)(DX*2), X6
+	VMOVSS (BX)(R14*1), X7
+	JMP  startcolumn32x8
+
+zerocolumn32x8:
+	VXORPS X0, X0, X0
+	VXORPS X1, X1, X1
+	VXORPS X2, X2, X2
+	VXORPS X3, X3, X3
+	VXORPS X4, X4, X4
+	VXORPS X5, X5, X5
+	VXORPS X6, X6, X6
+	VXORPS X7, X7, X7
+
+startcolumn32x8:
+	TESTQ CX, CX
+	JZ    donecolumn32x8
+
+loopcolumn32x8:
+	VMOVSS (SI), X8
+	VFMADD231SS (R8), X8, X0
+	VFMADD231SS (R8)(R9*1), X8, X1
+	VFMADD231SS (R8)(R9*2), X8, X2
+	VFMADD231SS (R8)(R12*1), X8, X3
+	VFMADD231SS (R13), X8, X4
+	VFMADD231SS (R13)(R9*1), X8, X5
+	VFMADD231SS (R13)(R9*2), X8, X6
+	VFMADD231SS (R13)(R12*1), X8, X7
+	ADDQ R11, SI
+	ADDQ R10, R8
+	ADDQ R10, R13
+	DECQ CX
+	JNZ  loopcolumn32x8
+
+donecolumn32x8:
+	VMOVSS X0, (DI)
+	VMOVSS X1, (DI)(DX*1)
+	VMOVSS X2, (DI)(DX*2)
+	VMOVSS X3, (DI)(R14*1)
+	VMOVSS X4, (BX)
+	VMOVSS X5, (BX)(DX*1)
+	VMOVSS X6, (BX)(DX*2)
+	VMOVSS X7, (BX)(R14*1)
+	RET
+
+// func column64x1(t *tile)
+TEXT ·column64x1(SB), NOSPLIT, $0-8
+	MOVQ t+0(FP), AX
+	MOVQ 0(AX), CX  // k
+	MOVQ 8(AX), R8  // a
+	MOVQ 16(AX), R9 // from row to row of a
+	MOVQ 24(AX), R10 // from column to column of a
+	MOVQ 32(AX), SI // b
+	MOVQ 40(AX), R11 // from row to row of b
+	MOVQ 48(AX), DI // c
+	MOVQ 56(AX), DX // from row to row of c
+	LEAQ (R9)(R9*2), R12
+	LEAQ (R8)(R9*4), R13
+	LEAQ (DX)(DX*2), R14
+	LEAQ (DI)(DX*4), BX
+	CMPQ 80(AX), $0
+	JEQ  zerocolumn64x1
+	VMOVSD (DI), X0
+	JMP  startcolumn64x1
+
+zerocolumn64x1:
+	VXORPS X0, X0, X0
+
+startcolumn64x1:
+	TESTQ CX, CX
+	JZ    donecolumn64x1
+
+loopcolumn64x1:
+	VMOVSD (SI), X8
+	VFMADD231SD (R8), X8, X0
+	ADDQ R11, SI
+	ADDQ R10, R8
+	ADDQ R10, R13
+	DECQ CX
+	JNZ  loopcolumn64x1
+
+donecolumn64x1:
+	VMOVSD X0, (DI)
+	RET
+
+// func column64x2(t *tile)
+TEXT ·column64x2(SB), NOSPLIT, $0-8
+	MOVQ t+0(FP), AX
+	MOVQ 0(AX), CX  // k
+	MOVQ 8(AX), R8  // a
+	MOVQ 16(AX), R9 // from row to row of a
+	MOVQ 24(AX), R10 // from column to column of a
+	MOVQ 32(AX), SI // b
+	MOVQ 40(AX), R11 // from row to row of b
+	MOVQ 48(AX), DI // c
+	MOVQ 56(AX), DX // from row to row of c
+	LEAQ (R9)(R9*2), R12
+	LEAQ (R8)(R9*4), R13
+	LEAQ (DX)(DX*2), R14
+	LEAQ (DI)(DX*4), BX
+	CMPQ 80(AX), $0
+	JEQ  zerocolumn64x2
+	VMOVSD (DI), X0
+	VMOVSD (DI)(DX*1), X1
+	JMP  startcolumn64x2
+
+zerocolumn64x2:
+	VXORPS X0, X0, X0
+	VXORPS X1, X1, X1
+
+startcolumn64x2:
+	TESTQ CX, CX
+	JZ    donecolumn64x2
+
+loopcolumn64x2:
+	VMOVSD (SI), X8
+	VFMADD231SD (R8), X8, X0
+	VFMADD231SD (R8)(R9*1), X8, X1
+	ADDQ R11, SI
+	ADDQ R10, R8
+	ADDQ R10, R13
+	DECQ CX
+	JNZ  loopcolumn64x2
+
+donecolumn64x2:
+	VMOVSD X0, (DI)
+	VMOVSD X1, (DI)(DX*1)
+	RET
+
+// func column64x3(t *tile)
+TEXT ·column64x3(SB), NOSPLIT, $0-8
+	MOVQ t+0(FP), AX
+	MOVQ 0(AX), CX  // k
+	MOVQ 8(AX), R8  // a
+	MOVQ 16(AX), R9 // from row to row of a
+	MOVQ 24(AX), R10 // from column to column of a
+	MOVQ 32(AX), SI // b
+	MOVQ 40(AX), R11 // from row to row of b
+	MOVQ 48(AX), DI // c
+	MOVQ 56(AX), DX // from row to row of c
+	LEAQ (R9)(R9*2), R12
+	LEAQ (R8)(R9*4), R13
+	LEAQ (DX)(DX*2), R14
+	LEAQ (DI)(DX*4), BX
+	CMPQ 80(AX), $0
+	JEQ  zerocolumn64x3
+	VMOVSD (DI), X0
+	VMOVSD (DI)(DX*1), X1
+	VMOVSD (DI)(DX*2), X2
+	JMP  startcolumn64x3
+
+zerocolumn64x3:
+	VXORPS X0, X0, X0
+	VXORPS X1, X1, X1
+	VXORPS X2, X2, X2
+
+startcolumn64x3:
+	TESTQ CX, CX
+	JZ    donecolumn64x3
+
+loopcolumn64x3:
+	VMOVSD (SI), X8
+	VFMADD231SD (R8), X8, X0
+	VFMADD231SD (R8)(R9*1), X8, X1
+	VFMADD231SD (R8)(R9*2), X8, X2
+	ADDQ R11, SI
+	ADDQ R10, R8
+	ADDQ R10, R13
+	DECQ CX
+	JNZ  loopcolumn64x3
+
+donecolumn64x3:
+	VMOVSD X0, (DI)
+	VMOVSD X1, (DI)(DX*1)
+	VMOVSD X2, (DI)(DX*2)
+	RET
+
+// func column64x4(t *tile)
+TEXT ·column64x4(SB), NOSPLIT, $0-8
+	MOVQ t+0(FP), AX
+	MOVQ 0(AX), CX  // k
+	MOVQ 8(AX), R8  // a
+	MOVQ 16(AX), R9 // from row to row of a
+	MOVQ 24(AX), R10 // from column to column of a
+	MOVQ 32(AX), SI // b
+	MOVQ 40(AX), R11 // from row to row of b
+	MOVQ 48(AX), DI // c
+	MOVQ 56(AX), DX // from row to row of c
+	LEAQ (R9)(R9*2), R12
+	LEAQ (R8)(R9*4), R13
+	LEAQ (DX)(DX*2), R14
+	LEAQ (DI)(DX*4), BX
+	CMPQ 80(AX), $0
+	JEQ  zerocolumn64x4
+	VMOVSD (DI), X0
+	VMOVSD (DI)(DX*1), X1
+	VMOVSD (DI)(DX*2), X2
+	VMOVSD (DI)(R14*1), X3
+	JMP  startcolumn64x4
+
+zerocolumn64x4:
+	VXORPS X0, X0, X0
+	VXORPS X1, X1, X1
+	VXORPS X2, X2, X2
+	VXORPS X3, X3, X3
+
+startcolumn64x4:
+	TESTQ CX, CX
+	JZ    donecolumn64x4
+
+loopcolumn64x4:
+	VMOVSD (SI), X8
+	VFMADD231SD (R8), X8, X0
+	VFMADD231SD (R8)(R9*1), X8, X1
+	VFMADD231SD (R8)(R9*2), X8, X2
+	VFMADD231SD (R8)(R12*1), X8, X3
+	ADDQ R11, SI
+	ADDQ R10, R8
+	ADDQ R10, R13
+	DECQ CX
+	JNZ  loopcolumn64x4
+
+donecolumn64x4:
+	VMOVSD X0, (DI)
+	VMOVSD X1, (DI)(DX*1)
+	VMOVSD X2, (DI)(DX*2)
+	VMOVSD X3, (DI)(R14*1)
+	RET
+
+// func column64x5(t *tile)
+TEXT ·column64x5(SB), NOSPLIT, $0-8
+	MOVQ t+0(FP), AX
+	MOVQ 0(AX), CX  // k
+	MOVQ 8(AX), R8  // a
+	MOVQ 16(AX), R9 // from row to row of a
+	MOVQ 24(AX), R10 // from column to column of a
+	MOVQ 32(AX), SI // b
+	MOVQ 40(AX), R11 // from row to row of b
+	MOVQ 48(AX), DI // c
+	MOVQ 56(AX), DX // from row to row of c
+	LEAQ (R9)(R9*2), R12
+	LEAQ (R8)(R9*4), R13
+	LEAQ (DX)(DX*2), R14
+	LEAQ (DI)(DX*4), BX
+	CMPQ 80(AX), $0
+	JEQ  zerocolumn64x5
+	VMOVSD (DI), X0
+	VMOVSD (DI)(DX*1), X1
+	VMOVSD (DI)(DX*2), X2
+	VMOVSD (DI)(R14*1), X3
+	VMOVSD (BX), X4
+	JMP  startcolumn64x5
+
+zerocolumn64x5:
+	VXORPS X0, X0, X0
+	VXORPS X1, X1, X1
+	VXORPS X2, X2, X2
+	VXORPS X3, X3, X3
+	VXORPS X4, X4, X4
+
+startcolumn64x5:
+	TESTQ CX, CX
+	JZ    donecolumn64x5
+
+loopcolumn64x5:
+	VMOVSD (SI), X8
+	VFMADD231SD (R8), X8, X0
+	VFMADD231SD (R8)(R9*1), X8, X1
+	VFMADD231SD (R8)(R9*2), X8, X2
+	VFMADD231SD (R8)(R12*1), X8, X3
+	VFMADD231SD (R13), X8, X4
+	ADDQ R11, SI
+	ADDQ R10, R8
+	ADDQ R10, R13
+	DECQ CX
+	JNZ  loopcolumn64x5
+
+donecolumn64x5:
+	VMOVSD X0, (DI)
+	VMOVSD X1, (DI)(DX*1)
+	VMOVSD X2, (DI)(DX*2)
+	VMOVSD X3, (DI)(R14*1)
+	VMOVSD X4, (BX)
+	RET
+
+// func column64x6(t *tile)
+TEXT ·column64x6(SB), NOSPLIT, $0-8
+	MOVQ t+0(FP), AX
+	MOVQ 0(AX), CX  // k
+	MOVQ 8(AX), R8  // a
+	MOVQ 16(AX), R9 // from row to row of a
+	MOVQ 24(AX), R10 // from column to column of a
+	MOVQ 32(AX), SI // b
+	MOVQ 40(AX), R11 // from row to row of b
+	MOVQ 48(AX), DI // c
+	MOVQ 56(AX), DX // from row to row of c
+	LEAQ (R9)(R9*2), R12
+	LEAQ (R8)(R9*4), R13
+	LEAQ (DX)(DX*2), R14
+	LEAQ (DI)(DX*4), BX
+	CMPQ 80(AX), $0
+	JEQ  zerocolumn64x6
+	VMOVSD (DI), X0
+	VMOVSD (DI)(DX*1), X1
+	VMOVSD (DI)(DX*2), X2
+	VMOVSD (DI)(R14*1), X3
+	VMOVSD (BX), X4
+	VMOVSD (BX)(DX*1), X5
+	JMP  startcolumn64x6
+
+zerocolumn64x6:
+	VXORPS X0, X0, X0
+	VXORPS X1, X1, X1
+	VXORPS X2, X2, X2
+	VXORPS X3, X3, X3
+	VXORPS X4, X4, X4
+	VXORPS X5, X5, X5
+
+startcolumn64x6:
+	TESTQ CX, CX
+	JZ    donecolumn64x6
+
+loopcolumn64x6:
+	VMOVSD (SI), X8
+	VFMADD231SD (R8), X8, X0
+	VFMADD231SD (R8)(R9*1), X8, X1
+	VFMADD231SD (R8)(R9*2), X8, X2
+	VFMADD231SD (R8)(R12*1), X8, X3
+	VFMADD231SD (R13), X8, X4
+	VFMADD231SD (R13)(R9*1), X8, X5
+	ADDQ R11, SI
+	ADDQ R10, R8
+	ADDQ R10, R13
+	DECQ CX
+	JNZ  loopcolumn64x6
+
+donecolumn64x6:
+	VMOVSD X0, (DI)
+	VMOVSD X1, (DI)(DX*1)
+	VMOVSD X2, (DI)(DX*2)
+	VMOVSD X3, (DI)(R14*1)
+	VMOVSD X4, (BX)
+	VMOVSD X5, (BX)(DX*1)
+	RET
+
+// func column64x7(t *tile)
+TEXT ·column64x7(SB), NOSPLIT, $0-8
+	MOVQ t+0(FP), AX
+	MOVQ 0(AX), CX  // k
+	MOVQ 8(AX), R8  // a
+	MOVQ 16(AX), R9 // from row to row of a
+	MOVQ 24(AX), R10 // from column to column of a
+	MOVQ 32(AX), SI // b
+	MOVQ 40(AX), R11 // from row to row of b
+	MOVQ 48(AX), DI // c
+	MOVQ 56(AX), DX // from row to row of c
+	LEAQ (R9)(R9*2), R12
+	LEAQ (R8)(R9*4), R13
+	LEAQ (DX)(DX*2), R14
+	LEAQ (DI)(DX*4), BX
+	CMPQ 80(AX), $0
+	JEQ  zerocolumn64x7
+	VMOVSD (DI), X0
+	VMOVSD (DI)(DX*1), X1
+	VMOVSD (DI)(DX*2), X2
+	VMOVSD (DI)(R14*1), X3
+	VMOVSD (BX), X4
+	VMOVSD (BX)(DX*1), X5
+	VMOVSD (BX)(DX*2), X6
+	JMP  startcolumn64x7
+
+zerocolumn64x7:
+	VXORPS X0, X0, X0
+	VXORPS X1, X1, X1
+	VXORPS X2, X2, X2
+	VXORPS X3, X3, X3
+	VXORPS X4, X4, X4
+	VXORPS X5, X5, X5
+	VXORPS X6, X6, X6
+
+startcolumn64x7:
+	TESTQ CX, CX
+	JZ    donecolumn64x7
+
+loopcolumn64x7:
+	VMOVSD (SI), X8
+	VFMADD231SD (R8), X8, X0
+	VFMADD231SD (R8)(R9*1), X8, X1
+	VFMADD231SD (R8)(R9*2), X8, X2
+	VFMADD231SD (R8)(R12*1), X8, X3
+	VFMADD231SD (R13), X8, X4
+	VFMADD231SD (R13)(R9*1), X8, X5
+	VFMADD231SD (R13)(R9*2), X8, X6
+	ADDQ R11, SI
+	ADDQ R10, R8
+	ADDQ R10, R13
+	DECQ CX
+	JNZ  loopcolumn64x7
+
+donecolumn64x7:
+	VMOVSD X0, (DI)
+	VMOVSD X1, (DI)(DX*1)
+	VMOVSD X2, (DI)(DX*2)
+	VMOVSD X3, (DI)(R14*1)
+	VMOVSD X4, (BX)
+	VMOVSD X5, (BX)(DX*1)
+	VMOVSD X6, (BX)(DX*2)
+	RET
+
+// func column64x8(t *tile)
+TEXT ·column64x8(SB), NOSPLIT, $0-8
+	MOVQ t+0(FP), AX
+	MOVQ 0(AX), CX  // k
+	MOVQ 8(AX), R8  // a
+	MOVQ 16(AX), R9 // from row to row of a
+	MOVQ 24(AX), R10 // from column to column of a
+	MOVQ 32(AX), SI // b
+	MOVQ 40(AX), R11 // from row to row of b
+	MOVQ 48(AX), DI // c
+	MOVQ 56(AX), DX // from row to row of c
+	LEAQ (R9)(R9*2), R12
+	LEAQ (R8)(R9*4), R13
+	LEAQ (DX)(DX*2), R14
+	LEAQ (DI)(DX*4), BX
+	CMPQ 80(AX), $0
+	JEQ  zerocolumn64x8
+	VMOVSD (DI), X0
+	VMOVSD (DI)(DX*1), X1
+	VMOVSD (DI)(DX*2), X2
+	VMOVSD (DI)(R14*1), X3
+	VMOVSD (BX), X4
+	VMOVSD (BX)(DX*1), X5
+	VMOVSD (BX)(DX*2), X6
+	VMOVSD (BX)(R14*1), X7
+	JMP  startcolumn64x8
+
+zerocolumn64x8:
+	VXORPS X0, X0, X0
+	VXORPS X1, X1, X1
+	VXORPS X2, X2, X2
+	VXORPS X3, X3, X3
+	VXORPS X4, X4, X4
+	VXORPS X5, X5, X5
+	VXORPS X6, X6, X6
+	VXORPS X7, X7, X7
+
+startcolumn64x8:
+	TESTQ CX, CX
+	JZ    donecolumn64x8
+
+loopcolumn64x8:
+	VMOVSD (SI), X8
+	VFMADD231SD (R8), X8, X0
+	VFMADD231SD (R8)(R9*1), X8, X1
+	VFMADD231SD (R8)(R9*2), X8, X2
+	VFMADD231SD (R8)(R12*1), X8, X3
+	VFMADD231SD (R13), X8, X4
+	VFMADD231SD (R13)(R9*1), X8, X5
+	VFMADD231SD (R13)(R9*2), X8, X6
+	VFMADD231SD (R13)(R12*1), X8, X7
+	ADDQ R11, SI
+	ADDQ R10, R8
+	ADDQ R10, R13
+	DECQ CX
+	JNZ  loopcolumn64x8
+
+donecolumn64x8:
+	VMOVSD X0, (DI)
+	VMOVSD X1, (DI)(DX*1)
+	VMOVSD X2, (DI)(DX*2)
+	VMOVSD X3, (DI)(R14*1)
+	VMOVSD X4, (BX)
+	VMOVSD X5, (BX)(DX*1)
+	VMOVSD X6, (BX)(DX*2)
+	VMOVSD X7, (BX)(R14*1)
+	RET

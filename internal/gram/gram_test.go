@@ -14,9 +14,8 @@ func defined(w, a, b []float64) float64 {
 		if i >= len(w)&^3 {
 			l = 0
 		}
-		t := w[i] * a[i]
-		v := t * b[i]
-		s[l] += v
+		t := float64(w[i] * a[i])
+		s[l] += float64(t * b[i])
 	}
 	return (s[0] + s[1]) + (s[2] + s[3])
 }

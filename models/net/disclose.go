@@ -55,6 +55,6 @@ func (a *train) Disclose(d *models.Disclosure) error {
 		how += "sums of anomaly scores, and counts of rows per cell of scores; in the last round also patients per cell"
 	}
 	d.Sends = append(d.Sends, how)
-	d.Result = "the network's weights, means and standard deviations of its numeric inputs, training curves, and counts of the whole study"
+	d.Result = "the network's weights, means and standard deviations of its numeric inputs, training curves, calibration or thresholds over cells of at least the least cohort, and counts of the whole study"
 	return nil
 }

@@ -1,6 +1,10 @@
 package net
 
-import "consilium/internal/det"
+import (
+	"math"
+
+	"consilium/internal/det"
+)
 
 // calibration joins neighbouring cells of the grid of scores until each is
 // about at least k patients, so that no published cell describes fewer.
@@ -106,7 +110,7 @@ func (a *train) thresholds(v view, hidden bool) []Threshold {
 		if who < k {
 			break
 		}
-		t := Threshold{Share: below / e[evalRows], Score: det.Exp(float64((binFirst + float64(b)/binScale) * ln2)),
+		t := Threshold{Share: below / e[evalRows], Score: math.Ldexp(det.Exp(float64(b%binScale)*ln2/binScale), binFirst+b/binScale),
 			Sensitivity: share(judge[evalHist+bins:], b), FalseAlarms: share(judge[evalHist:], b)}
 		if len(out) == 0 || out[len(out)-1].Score != t.Score {
 			out = append(out, t)

@@ -567,3 +567,25 @@ func TestRunsAway(t *testing.T) {
 	_, err := Simulate(context.Background(), facts, spec, rows)
 	refused(t, "rate 100", err, "training diverged in round", "lower strategy.rate")
 }
+
+// What `study check` prints of a training study: columns, rounds, and the layouts
+// of every kind of round.
+func TestDisclosure(t *testing.T) {
+	facts, spec, _ := waves(t, 9, 2)
+	spec.Strategy = &consilium.Strategy{Name: "scaffold", Rounds: 6, Patience: 3}
+	facts.Spec.Analyses = []consilium.AnalysisSpec{*spec}
+	list, err := models.Describe(facts, map[string]models.Constructor{consilium.AnalysisTrain: New})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := list[0]
+	if d.Rounds != 9 || len(d.Columns) != 19 || d.Columns[0] != "fast" || len(d.Layouts) != 3 || d.Result == "" {
+		t.Errorf("%d rounds, columns %v, %d layouts, result %q", d.Rounds, d.Columns, len(d.Layouts), d.Result)
+	}
+	said := strings.Join(d.Sends, "\n")
+	for _, want := range []string{"counts of rows", "per channel", "6 rounds how far", "control variate", "counts of scores per class", "least cohort"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("it does not say %q:\n%s", want, said)
+		}
+	}
+}

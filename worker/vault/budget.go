@@ -94,10 +94,11 @@ func (d *debit) valid() error {
 }
 
 // spend debits a round, or refuses it if the hospital's patients would have lost
-// more than the budget. It returns once the debit is durable. The same round with
+// more than the budget, by this round or, where whole lists them, by all the
+// rounds of its study. It returns once the debit is durable. The same round with
 // the same rows and the same noise costs nothing more; with other noise it is
 // refused, since both vectors would draw from one key.
-func (b *budgetBook) spend(d debit, budget Budget) error {
+func (b *budgetBook) spend(d debit, whole []dp.Release, budget Budget) error {
 	if err := d.valid(); err != nil {
 		return err
 	}
@@ -117,7 +118,11 @@ func (b *budgetBook) spend(d debit, budget Budget) error {
 		all = append(all, have.Releases...)
 	}
 	before := dp.Epsilon(all, budget.Delta)
-	if after := dp.Epsilon(append(all, d.Releases...), budget.Delta); !(after <= budget.Epsilon) {
+	next := d.Releases
+	if len(whole) > len(next) {
+		next = whole
+	}
+	if after := dp.Epsilon(append(all, next...), budget.Delta); !(after <= budget.Epsilon) {
 		return consilium.ErrPolicy.Withf("this hospital's privacy budget is spent: epsilon %.3g of %v is used, this study would make it %.3g; ask for less, or the hospital to raise its budget",
 			before, budget.Epsilon, after)
 	}

@@ -33,23 +33,23 @@ func TestBudget(t *testing.T) {
 	budget := Budget{Epsilon: 1.6, Delta: 1e-6}
 	first := oneDebit(t, "first", 1)
 	for range 3 {
-		if err := b.spend(first, budget); err != nil {
+		if err := b.spend(first, nil, budget); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if len(b.list) != 1 {
 		t.Errorf("%d debits of one round", len(b.list))
 	}
-	if err := b.spend(oneDebit(t, "second", 1), budget); err != nil {
+	if err := b.spend(oneDebit(t, "second", 1), nil, budget); err != nil {
 		t.Errorf("epsilon 1 twice is 1.5 by composition: %v", err)
 	}
 	third := oneDebit(t, "third", 1)
-	if err := b.spend(third, budget); !errors.Is(err, consilium.ErrPolicy) {
+	if err := b.spend(third, nil, budget); !errors.Is(err, consilium.ErrPolicy) {
 		t.Errorf("a third study: %v", err)
 	}
 	changed := first
 	changed.RowSet = third.RowSet
-	if err := b.spend(changed, budget); !errors.Is(err, consilium.ErrPolicy) {
+	if err := b.spend(changed, nil, budget); !errors.Is(err, consilium.ErrPolicy) {
 		t.Errorf("the first round again over other rows draws other noise and is not refused: %v", err)
 	}
 	// The attack: the same table bound under a second name, which to the naive
@@ -64,17 +64,17 @@ func TestBudget(t *testing.T) {
 	if dp.Epsilon(append(own, third.Releases...), budget.Delta) > budget.Epsilon {
 		t.Error("the twin notices the second name")
 	}
-	if err := b.spend(third, budget); !errors.Is(err, consilium.ErrPolicy) {
+	if err := b.spend(third, nil, budget); !errors.Is(err, consilium.ErrPolicy) {
 		t.Errorf("the same patients under another dataset name: %v", err)
 	}
 	// The same round of the same rows with other noise would share its key.
 	other := first
 	other.Releases = []dp.Release{{L1: first.Releases[0].L1, L2: first.Releases[0].L2, Mu: first.Releases[0].Mu + 1}}
-	if err := b.spend(other, budget); !errors.Is(err, consilium.ErrPolicy) || !strings.Contains(err.Error(), "other releases") {
+	if err := b.spend(other, nil, budget); !errors.Is(err, consilium.ErrPolicy) || !strings.Contains(err.Error(), "other releases") {
 		t.Errorf("other releases of a debited round: %v", err)
 	}
 	for _, bad := range []Budget{{}, {Epsilon: -1, Delta: 1e-6}, {Epsilon: 1, Delta: 0}, {Epsilon: 1, Delta: 2}} {
-		if err := b.spend(oneDebit(t, "fourth", 0.01), bad); err == nil {
+		if err := b.spend(oneDebit(t, "fourth", 0.01), nil, bad); err == nil {
 			t.Errorf("a budget of %+v lets a study through", bad)
 		}
 	}
@@ -94,7 +94,7 @@ func TestBudgetSurvivesKill(t *testing.T) {
 		t.Fatal(err)
 	}
 	budget := Budget{Epsilon: 1.2, Delta: 1e-6}
-	if err := b.spend(oneDebit(t, "first", 1), budget); err != nil {
+	if err := b.spend(oneDebit(t, "first", 1), nil, budget); err != nil {
 		t.Fatal(err)
 	}
 	// The process dies here: nothing is closed, and nothing after the debit runs.
@@ -113,10 +113,10 @@ func TestBudgetSurvivesKill(t *testing.T) {
 		if err != nil {
 			continue // a file that cannot be read lets nothing through
 		}
-		if err := again.spend(oneDebit(t, "second", 1), budget); !errors.Is(err, consilium.ErrPolicy) {
+		if err := again.spend(oneDebit(t, "second", 1), nil, budget); !errors.Is(err, consilium.ErrPolicy) {
 			t.Errorf("after a kill (%d torn bytes) the first study is forgotten: %v", cut, err)
 		}
-		if err := again.spend(oneDebit(t, "first", 1), budget); err != nil {
+		if err := again.spend(oneDebit(t, "first", 1), nil, budget); err != nil {
 			t.Errorf("the first round cannot go on after a kill: %v", err)
 		}
 		again.close()
@@ -129,7 +129,7 @@ func TestBudgetSurvivesKill(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer twin.close()
-	if err := twin.spend(oneDebit(t, "second", 1), budget); err != nil {
+	if err := twin.spend(oneDebit(t, "second", 1), nil, budget); err != nil {
 		t.Errorf("the twin remembers what it never wrote: %v", err)
 	}
 }
@@ -142,13 +142,13 @@ func TestZeroBudget(t *testing.T) {
 		t.Fatal(err)
 	}
 	zero, one := &Budget{}, oneDebit(t, "first", 1)
-	if err := b.spend(one, zero.orDefault()); !errors.Is(err, consilium.ErrPolicy) {
+	if err := b.spend(one, nil, zero.orDefault()); !errors.Is(err, consilium.ErrPolicy) {
 		t.Errorf("a budget of zero: %v", err)
 	}
 	// A sum that is no number is not below the budget.
 	infinite := one
 	infinite.Releases = []dp.Release{{L1: 1e300, L2: 1e300, Mu: 1e-300}}
-	if err := b.spend(infinite, Budget{Epsilon: 10, Delta: 1e-6}); !errors.Is(err, consilium.ErrPolicy) {
+	if err := b.spend(infinite, nil, Budget{Epsilon: 10, Delta: 1e-6}); !errors.Is(err, consilium.ErrPolicy) {
 		t.Errorf("a release without end: %v", err)
 	}
 	naive := func(b *Budget) Budget {
@@ -157,10 +157,48 @@ func TestZeroBudget(t *testing.T) {
 		}
 		return *b
 	}
-	if err := b.spend(one, naive(zero)); err != nil {
+	if err := b.spend(one, nil, naive(zero)); err != nil {
 		t.Errorf("the twin is not broken: %v", err)
 	}
 	if unset := (*Budget)(nil).orDefault(); unset != DefaultBudget {
 		t.Errorf("a hospital that sets none has %+v", unset)
+	}
+}
+
+// TestBudgetOfRounds: a study of several rounds is debited round by round, and
+// does not begin if its last round could not be paid.
+func TestBudgetOfRounds(t *testing.T) {
+	b, err := openBudgetBook(filepath.Join(t.TempDir(), "budget"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.close()
+	one := oneDebit(t, "fit", 0.6)
+	whole := []dp.Release{one.Releases[0], one.Releases[0], one.Releases[0], one.Releases[0]}
+	need := dp.Epsilon(whole, 1e-6)
+	if err := b.spend(one, whole, Budget{Epsilon: need - 0.01, Delta: 1e-6}); !errors.Is(err, consilium.ErrPolicy) {
+		t.Errorf("a study begins that its budget does not last for: %v", err)
+	}
+	if len(b.list) != 0 {
+		t.Error("a refusal is debited")
+	}
+	for round := uint32(1); round <= 4; round++ {
+		one.Round = round
+		ahead := whole
+		if round > 1 {
+			ahead = nil
+		}
+		for range 2 { // a repetition costs nothing
+			if err := b.spend(one, ahead, Budget{Epsilon: need, Delta: 1e-6}); err != nil {
+				t.Errorf("round %d: %v", round, err)
+			}
+		}
+	}
+	if len(b.list) != 4 {
+		t.Errorf("%d debits of four rounds", len(b.list))
+	}
+	one.Round = 5
+	if err := b.spend(one, nil, Budget{Epsilon: need, Delta: 1e-6}); !errors.Is(err, consilium.ErrPolicy) {
+		t.Errorf("a round more than was paid: %v", err)
 	}
 }

@@ -36,11 +36,12 @@ type About struct {
 	Purposes   []string `json:"purposes"`
 	Disease    string   `json:"disease"`
 	Categories []string `json:"categories"` // of the columns read
+	Frozen     bool     `json:"frozen"`     // its sums are over the same rows in every round: with other rows this hospital leaves it
 }
 
 // about reads it from an admitted study.
 func (st *study) about() About {
-	a := About{Name: st.spec.Name, Question: st.spec.Question, Team: string(st.submission.Team), Purposes: st.spec.Purpose.DUO, Disease: st.spec.Purpose.Disease, Categories: []string{}}
+	a := About{Name: st.spec.Name, Question: st.spec.Question, Team: string(st.submission.Team), Purposes: st.spec.Purpose.DUO, Disease: st.spec.Purpose.Disease, Categories: []string{}, Frozen: st.frozen()}
 	for _, c := range st.spec.Columns {
 		category := c.Category
 		if category == "" {

@@ -11,6 +11,7 @@ import (
 
 	"consilium"
 	"consilium/internal/canon"
+	"consilium/internal/dp"
 	"consilium/internal/fixed"
 	"consilium/internal/hatch"
 	"consilium/internal/table"
@@ -212,12 +213,18 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 		return hatch.LocalReply{}, err
 	}
 	if st.spec.Privacy.DP != nil {
-		releases, err := models.Releases(st.facts, v.cfg.Learned)
+		releases, err := models.RoundReleases(st.analysis, state)
 		if err != nil {
 			return hatch.LocalReply{}, err
 		}
+		var whole []dp.Release // a study that cannot be paid to its end does not begin
+		if r.Round == 1 {
+			if whole, err = models.Releases(st.facts, v.cfg.Learned); err != nil {
+				return hatch.LocalReply{}, err
+			}
+		}
 		rowSet := v.salt(st, u.rowSet)
-		if err := v.budget.spend(debit{Study: st.id, Round: r.Round, Dataset: st.spec.Data.Dataset, RowSet: rowSet, Releases: releases}, v.cfg.Budget.orDefault()); err != nil {
+		if err := v.budget.spend(debit{Study: st.id, Round: r.Round, Dataset: st.spec.Data.Dataset, RowSet: rowSet, Releases: releases}, whole, v.cfg.Budget.orDefault()); err != nil {
 			return hatch.LocalReply{}, err
 		}
 		// A secret, so that nobody else can take the noise away; of the round and its

@@ -1,9 +1,11 @@
 package vault
 
 import (
+	"cmp"
 	"context"
 	"slices"
 
+	"consilium"
 	"consilium/policy"
 	"consilium/provenance"
 )
@@ -75,6 +77,14 @@ func (v *Vault) permit(ctx context.Context, st *study) (*permission, error) {
 	return &permission{allowed: rows.Allowed, rows: rows, decision: rows.Decision}, nil
 }
 
+// readsAny reports whether a study reads a column of one of the categories.
+func readsAny(spec *consilium.Spec, categories []string) bool {
+	used := policy.UsedColumns(spec)
+	return slices.ContainsFunc(spec.Columns, func(c consilium.Column) bool {
+		return slices.Contains(used, c.Name) && slices.Contains(categories, cmp.Or(c.Category, "general"))
+	})
+}
+
 // subject states a patient's consent and register entry as the row rules read
 // them. It judges nothing but whether the consent is about this study at all.
 func subject(st *study, name provenance.Pseudonym, c *provenance.Claims, r Register) policy.Subject {
@@ -86,6 +96,14 @@ func subject(st *study, name provenance.Pseudonym, c *provenance.Claims, r Regis
 	}
 	if r.OptedOutAt != 0 {
 		s.OptedOutAt = r.OptedOutAt
+	}
+	// Who took everything back, or a kind of data that this study reads, is not
+	// somebody who was never asked: what was refused stays out, unless a consent to
+	// this study was given afterwards.
+	relevant := c.Status == provenance.ConsentActive && (c.Level != provenance.LevelProject || slices.Contains(c.Studies, st.spec.Name))
+	if !relevant && (c.Refused != 0 || readsAny(st.spec, c.RefusedScopes)) {
+		s.Status, s.WithdrawnAt = "withdrawn", c.Refused
+		return s
 	}
 	if c.Status == provenance.ConsentNone {
 		return s

@@ -176,7 +176,7 @@ func TestReleaseFacts(t *testing.T) {
 	// The budget: what was spent, rounded against the asker.
 	spec.Privacy.DP = &consilium.DP{Epsilon: 1, Delta: 1e-6, Clip: 1}
 	d := oneDebit(t, "now", 1)
-	if err := budget.spend(d, *v.cfg.Budget); err != nil {
+	if err := budget.spend(d, nil, *v.cfg.Budget); err != nil {
 		t.Fatal(err)
 	}
 	if f, err = v.releaseFacts(st, doc, all); err != nil || !f.DP || f.EpsilonBudgetMicro != 1_600_000 || f.EpsilonSpentMicro < 900_000 || f.EpsilonSpentMicro > 1_000_001 {

@@ -1,0 +1,88 @@
+package main
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"consilium"
+	"consilium/policy"
+	"consilium/worker/vault"
+)
+
+// TestDuties: of several policies the strictest answer holds, and a policy that
+// gives none makes no duty smaller.
+func TestDuties(t *testing.T) {
+	allowed := policy.Decision{Point: policy.PointWithdrawal, Allow: true, Obligations: []string{"tell_recipients", "exclude_from_next_reading"}}
+	erase := policy.Decision{Point: policy.PointWithdrawal, Reasons: []policy.Reason{{Code: "GDPR-17", Message: "records must be erased", Kind: policy.Law, Article: "GDPR Art. 17", Regime: "GDPR"}},
+		Obligations: []string{"exclude_from_next_reading"}}
+	stale := policy.Decision{Point: policy.PointWithdrawal, Reasons: []policy.Reason{{Code: policy.CodeLawDataStale, Message: "the dated law has run out", Kind: policy.Policy, Regime: "ENGINE"}}}
+	board := policy.Decision{Point: policy.PointWithdrawal, Reasons: []policy.Reason{{Code: "BOARD-CALL", Message: "call the board", Kind: policy.Policy, Regime: "BOARD"}}, Obligations: []string{"call_the_board"}}
+	for _, c := range []struct {
+		name  string
+		list  []policy.Decision
+		erase bool
+		says  []string
+	}{
+		{"one that keeps", []policy.Decision{allowed}, false, []string{"need not be erased", "tell the teams"}},
+		{"one that erases", []policy.Decision{allowed, erase}, true, []string{"ERASE", "ledger erase --patient 7 --rows", "GDPR Art. 17"}},
+		{"law that has run out", []policy.Decision{allowed, stale}, true, []string{"ERASE", "run out"}},
+		{"a board's duty", []policy.Decision{board}, false, []string{"call_the_board: asked for by a board", "BOARD-CALL"}},
+	} {
+		d := &duties{}
+		for _, dec := range c.list {
+			d.add(dec)
+		}
+		d.Running = []access{{Study: "st-a", About: vault.About{Name: "exact", Team: "t1", Frozen: true}}, {Study: "st-b", About: vault.About{Name: "learned", Team: "t2"}}, {Study: "st-c"}}
+		d.Ended = []access{{Study: "st-d", About: vault.About{Name: "old", Team: "t3"}}}
+		var w bytes.Buffer
+		d.show(&w, "7")
+		if d.Erase != c.erase {
+			t.Errorf("%s: erase %t", c.name, d.Erase)
+		}
+		for _, s := range append(c.says, "exact (st-a), asked by t1: this hospital leaves it", "learned (st-b), asked by t2: goes on without", "st-c, asked by : this hospital leaves it", "ended: old (st-d), asked by t3") {
+			if !strings.Contains(w.String(), s) {
+				t.Errorf("%s does not say %q:\n%s", c.name, s, w.String())
+			}
+		}
+	}
+}
+
+// TestEventGrounds: consent was the only ground unless the hospital filed another
+// one for both articles.
+func TestEventGrounds(t *testing.T) {
+	sites, err := policy.ParseSiteFactsList([]byte(mustRead(t, "../../examples/cgd/sites.json")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	engine, err := policy.Compile(policy.DemoBundle())
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[consilium.SiteID]bool{"amsterdam": false, "copenhagen": false}
+	for _, f := range sites {
+		e, err := policy.NewEvent(policy.EventWithdrawal, f, 1795262400, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sole, ok := want[f.Site]; ok && sole != e.ConsentWasSoleGround {
+			t.Errorf("%s: consent was the only ground: %t", f.Site, e.ConsentWasSoleGround)
+		}
+		e.ConsentWasSoleGround = true
+		d, err := engine.Decide(t.Context(), policy.PointWithdrawal, policy.Input{Now: 1795262400, Site: f, Event: e})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if erase := d.Has("GDPR-17"); erase != (f.Country == "NL" || f.Country == "DK") || !d.Allow != erase {
+			t.Errorf("%s, %s: %s", f.Site, f.Country, policy.Explain(d))
+		}
+		// Kept, where a document says that the research would be seriously impaired.
+		if e, err = policy.NewEvent(policy.EventWithdrawal, f, 1795262400, "impairment-1"); err != nil {
+			t.Fatal(err)
+		}
+		e.ConsentWasSoleGround = true
+		if d, err = engine.Decide(t.Context(), policy.PointWithdrawal, policy.Input{Now: 1795262400, Site: f, Event: e}); err != nil || !d.Allow {
+			t.Errorf("%s: %v %s", f.Site, err, policy.Explain(d))
+		}
+	}
+}
