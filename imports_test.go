@@ -44,9 +44,9 @@ var walls = map[string][]string{
 
 	// What provenance says of people: names, credentials, their status, shares
 	// of a lost key. Pure functions on bytes.
-	"consilium/provenance/did":      {"consilium", "internal/canon", "internal/hybrid"},
+	"consilium/provenance/did":      {"consilium", "internal/canon", "internal/fetch", "internal/hybrid"},
 	"consilium/provenance/sdjwt":    {"consilium", "internal/canon", "provenance/did"},
-	"consilium/provenance/status":   {"consilium", "internal/canon", "provenance/did", "provenance/sdjwt"},
+	"consilium/provenance/status":   {"consilium", "internal/canon", "internal/fetch", "provenance/did", "provenance/sdjwt"},
 	"consilium/provenance/guardian": {"consilium"},
 
 	// Proofs that a chain holds an anchored epoch, without a chain's client.
@@ -60,6 +60,7 @@ var walls = map[string][]string{
 	"consilium/internal/table":     {"consilium"},
 	"consilium/internal/hatch":     {"consilium"},
 	"consilium/internal/report":    {"consilium"},
+	"consilium/internal/fetch":     {"consilium"},
 	"consilium/internal/pinned":    {"consilium", "internal/canon", "internal/hybrid"},
 
 	"consilium/internal/trail":   {"consilium", "internal/canon", "internal/durable", "internal/hybrid"},

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -157,6 +158,13 @@ func TestConsentDesk(t *testing.T) {
 	}
 	if l, err := status.Open(mustRead(t, folder("status.jwt")), did.Hybrid(h.kit.signer.Public()), time.Now()); err != nil || l.ID != "urn:consilium:status:"+id {
 		t.Errorf("%v", err)
+	}
+	served := freePort(t)
+	start(t, "status list served", "consent", "status", "--config", config, "--out", folder("served.jwt"), "--listen", served)
+	if resp, err := http.Get("http://" + served + "/status"); err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("%v %v", resp, err)
+	} else if b, err := io.ReadAll(resp.Body); err != nil || string(b) != mustRead(t, folder("served.jwt")) {
+		t.Errorf("%d bytes: %v", len(b), err)
 	}
 	says(t, must(t, "ledger", "verify", "--config", config), "entries verify")
 

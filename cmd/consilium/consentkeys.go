@@ -3,7 +3,10 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,7 +17,9 @@ import (
 	"consilium/internal/hybrid"
 	"consilium/internal/table"
 	"consilium/provenance"
+	"consilium/provenance/did"
 	"consilium/provenance/guardian"
+	"consilium/provenance/status"
 )
 
 // A card can be lost. Before that, its owner may name guardians: each gets a
@@ -272,10 +277,14 @@ func runConsentMandate(ctx context.Context, e *env, args []string) error {
 // an old one can hide a withdrawal.
 const statusValid = 7 * 24 * time.Hour
 
+// statusEvery is how often a served list is made anew.
+const statusEvery = 24 * time.Hour
+
 func runConsentStatus(ctx context.Context, e *env, args []string) error {
 	flags := e.flags()
 	config := flags.String("config", "", "the worker's config `file`")
 	out := flags.String("out", "", "`file` to publish, for whoever is shown a consent of this hospital")
+	listen := flags.String("listen", "", "go on, making the list anew each day, and serve it over HTTP at this `host:port`; put the hospital's web server with its certificate in front")
 	rest, err := e.parse(flags, args)
 	if err != nil {
 		return err
@@ -287,26 +296,64 @@ func runConsentStatus(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	store, _, leave, err := h.consentDesk(ctx)
+	n, err := h.publishStatus(ctx, *out)
 	if err != nil {
-		return err
-	}
-	defer leave()
-	if err := h.verify(ctx, store); err != nil {
-		return err
-	}
-	list, err := store.PublishStatus(statusValid)
-	if err != nil {
-		return err
-	}
-	if err := durable.WriteFile(*out, []byte(list), 0o644); err != nil {
 		return err
 	}
 	if e.json {
-		return json.NewEncoder(e.stdout).Encode(map[string]any{"list": provenance.StatusListID(h.site), "bytes": len(list)})
+		err = json.NewEncoder(e.stdout).Encode(map[string]any{"list": provenance.StatusListID(h.site), "bytes": n})
+	} else {
+		fmt.Fprintf(e.stdout, "%s: the status list %s, valid for seven days; it names nobody\n", *out, provenance.StatusListID(h.site))
 	}
-	fmt.Fprintf(e.stdout, "%s: the status list %s, valid for seven days; it names nobody\n", *out, provenance.StatusListID(h.site))
+	if err != nil || *listen == "" {
+		return err
+	}
+	l, err := net.Listen("tcp", *listen)
+	if err != nil {
+		return err
+	}
+	read := func() (string, error) {
+		b, err := os.ReadFile(*out)
+		return string(b), err
+	}
+	s := &http.Server{Handler: status.Handler(read, did.Hybrid(h.kit.signer.Public()), time.Now), ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, MaxHeaderBytes: 8 << 10}
+	defer context.AfterFunc(ctx, func() { s.Close() })()
+	fmt.Fprintln(e.stderr, "status list served on", l.Addr())
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(statusEvery):
+			}
+			// A failure leaves the last list, which its readers refuse when it has
+			// run out.
+			if _, err := h.publishStatus(ctx, *out); err != nil && ctx.Err() == nil {
+				h.log.Error("the status list was not made anew", "err", err)
+			}
+		}
+	}()
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
 	return nil
+}
+
+// publishStatus writes the list as the verified store has it now.
+func (h *hospital) publishStatus(ctx context.Context, out string) (int, error) {
+	store, _, leave, err := h.consentDesk(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
+	if err := h.verify(ctx, store); err != nil {
+		return 0, err
+	}
+	list, err := store.PublishStatus(statusValid)
+	if err != nil {
+		return 0, err
+	}
+	return len(list), durable.WriteFile(out, []byte(list), 0o644)
 }
 
 // runConsentErase removes everything that a patient ever signed. It is for a

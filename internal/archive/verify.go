@@ -47,7 +47,7 @@ type Summary struct {
 	Root       consilium.Digest       `json:"root"` // of the coordinators' audit log, at Size
 	Size       uint64                 `json:"size"`
 	Signatures int                    `json:"signatures"`
-	Uses       int                    `json:"uses"`     // entries of hospitals' trails about rows used
+	Uses       int                    `json:"uses"` // entries of hospitals' trails about rows used
 	Anchors    []AnchoredSite         `json:"anchors"`
 	Findings   []Finding              `json:"findings"` // what hospitals' ledger checks found
 	Missing    []consilium.SiteID     `json:"missing"`  // enrolled hospitals whose own trail is not in the archive
