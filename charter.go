@@ -84,7 +84,8 @@ type Charter struct {
 	Protocol     int          `json:"protocol"`
 	Study        StudyID      `json:"study"`
 	Epoch        uint32       `json:"epoch"`
-	Previous     Digest       `json:"previous"` // charter of the epoch before; zero for epoch 1
+	Previous     Digest       `json:"previous"`           // charter of the epoch before; zero for epoch 1
+	Handover     *Handover    `json:"handover,omitempty"` // where a later epoch goes on; nil in epoch 1
 	Submission   Digest       `json:"submission"`
 	Spec         Digest       `json:"spec"`
 	Policy       Digest       `json:"policy"`
@@ -151,8 +152,10 @@ func (c *Charter) Validate() error {
 		return fmt.Errorf("protocol %d: this software speaks %d", c.Protocol, ProtocolVersion)
 	case c.KEM != KEMX25519MLKEM768:
 		return fmt.Errorf("kem %#x: want %#x", c.KEM, KEMX25519MLKEM768)
-	case c.Epoch == 0 || (c.Epoch == 1) != c.Previous.IsZero():
-		return errors.New("epoch and previous do not fit")
+	case c.Epoch == 0 || (c.Epoch == 1) != c.Previous.IsZero() || (c.Epoch == 1) != (c.Handover == nil):
+		return errors.New("epoch, previous and handover do not fit")
+	case c.Handover != nil && (c.Handover.Round == 0 || (c.Handover.Round == 1) != c.Handover.State.IsZero()):
+		return errors.New("handover: round and state do not fit")
 	case n < 3 || n > MaxSites:
 		return fmt.Errorf("%d members: want 3 to %d", n, MaxSites)
 	case c.Faults < 1:

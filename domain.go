@@ -44,6 +44,7 @@ const (
 	DomainAnswer       Domain = "consilium/answer/v1"
 	DomainSuspect      Domain = "consilium/suspect/v1"
 	DomainShow         Domain = "consilium/show/v1"
+	DomainDepart       Domain = "consilium/depart/v1"
 	DomainRequest      Domain = "consilium/request/v1"
 	DomainEvent        Domain = "consilium/event/v1"
 	DomainBlob         Domain = "consilium/blob/v1"
@@ -91,6 +92,7 @@ const (
 	DomainSealedBox    Domain = "consilium/sealed-box/v1"
 	DomainSealedState  Domain = "consilium/sealed-state/v1"
 	DomainSealedReveal Domain = "consilium/sealed-reveal/v1"
+	DomainHandover     Domain = "consilium/handover/v1"
 
 	DomainCredential  Domain = "consilium/credential/v1"
 	DomainKeyEvent    Domain = "consilium/key-event/v1"
@@ -109,12 +111,12 @@ func Domains() []Domain {
 		DomainRoster, DomainSubmission, DomainSpec, DomainApproval, DomainPolicy, DomainDecision, DomainStop, DomainEnrol, DomainDecline, DomainReveal,
 		DomainCharter, DomainHeader, DomainSealing, DomainCiphertext, DomainBox, DomainCommitment, DomainAck, DomainComplaint,
 		DomainContributors, DomainVote, DomainOpening, DomainRenounce, DomainAggregate, DomainState, DomainStateVote,
-		DomainRelease, DomainResult, DomainWithdraw, DomainCancel, DomainAnswer, DomainSuspect, DomainShow, DomainRequest, DomainEvent, DomainBlob,
+		DomainRelease, DomainResult, DomainWithdraw, DomainCancel, DomainAnswer, DomainSuspect, DomainShow, DomainDepart, DomainRequest, DomainEvent, DomainBlob,
 		DomainGroupKey, DomainGroupRatchet, DomainGroupConfirm, DomainGroupSalt, DomainTagKey, DomainOpeningKey,
 		DomainStateKey, DomainAnswerKey, DomainShowKey, DomainPublicMask, DomainRoundKey, DomainCheck, DomainSeed, DomainVector, DomainRowSet,
 		DomainCohort, DomainHoldout, DomainNoise, DomainSchema, DomainRowSalt, DomainBatch, DomainSource, DomainDeviceBatch, DomainPseudonym,
 		DomainConsent, DomainWithdrawal, DomainReceipt, DomainManifest, DomainSaltStore, DomainSubject, DomainModel, DomainArchive, DomainAuditMask, DomainAuditRecord,
-		DomainTrail, DomainLineage, DomainTransfer, DomainAssessment, DomainTeamEnvelope, DomainSealedBox, DomainSealedState, DomainSealedReveal,
+		DomainTrail, DomainLineage, DomainTransfer, DomainAssessment, DomainTeamEnvelope, DomainSealedBox, DomainSealedState, DomainSealedReveal, DomainHandover,
 		DomainCredential, DomainKeyEvent, DomainNextKey, DomainGuardian, DomainMandate, DomainAccess, DomainDIDDocument, DomainSuperRoot, DomainAnchor,
 	}
 }

@@ -54,10 +54,11 @@ const (
 	EventDone      EventKind = 14 // Body is the blob digest of the sealed result
 	EventAborted   EventKind = 15 // Body is a reason
 	EventCancelled EventKind = 16 // Body is a reason
+	EventRenewing  EventKind = 17 // the members are asked to leave the epoch and to enrol in the next; Body is Renewal
 )
 
 var eventNames = [...]string{"", "message", "admitted", "refused", "drafted", "chartered", "opened", "proposed", "certified",
-	"summed", "closed", "waiting", "resumed", "releasing", "done", "aborted", "cancelled"}
+	"summed", "closed", "waiting", "resumed", "releasing", "done", "aborted", "cancelled", "renewing"}
 
 func (k EventKind) String() string {
 	if int(k) < len(eventNames) && k > 0 {

@@ -30,6 +30,7 @@ const (
 	KindAnswer      MessageKind = 19 // site: Answer, a dealer's to a complaint
 	KindSuspect     MessageKind = 20 // site: Suspect, about openings of a rejected sum
 	KindShow        MessageKind = 21 // site: Show, an accused hospital's received shares
+	KindDepart      MessageKind = 22 // site: Depart, leaves an epoch of the study
 )
 
 var kindNames = map[MessageKind]struct {
@@ -57,6 +58,7 @@ var kindNames = map[MessageKind]struct {
 	KindAnswer:      {"answer", DomainAnswer},
 	KindSuspect:     {"suspect", DomainSuspect},
 	KindShow:        {"show", DomainShow},
+	KindDepart:      {"depart", DomainDepart},
 }
 
 // Domain is the signature domain of the kind, or "" for an unknown one.
@@ -166,6 +168,7 @@ type Enrol struct {
 	Nonce      Digest
 	Commitment Digest // to the site's contribution to the group key
 	Decision   Digest // of the site's own admission decision
+	Previous   Digest // charter that it goes on from; zero, and not encoded, for epoch 1
 }
 
 func (m *Enrol) Encode() []byte {
@@ -177,6 +180,9 @@ func (m *Enrol) Encode() []byte {
 	e.digest(m.Nonce)
 	e.digest(m.Commitment)
 	e.digest(m.Decision)
+	if !m.Previous.IsZero() {
+		e.digest(m.Previous)
+	}
 	return e.b
 }
 
@@ -185,6 +191,11 @@ func ParseEnrol(b []byte) (*Enrol, error) {
 	m := &Enrol{Study: StudyID(d.bytes16(64)), Submission: d.digest(), Roster: d.digest()}
 	copy(m.Sealing[:], d.take(SealingKeySize))
 	m.Nonce, m.Commitment, m.Decision = d.digest(), d.digest(), d.digest()
+	if d.err == nil && len(d.b) > 0 {
+		if m.Previous = d.digest(); d.err == nil && m.Previous.IsZero() {
+			d.err = fmt.Errorf("a previous charter of zero is left out")
+		}
+	}
 	return m, d.done("enrol")
 }
 

@@ -37,6 +37,9 @@ func (a *apply) advance(st *study) {
 
 // step derives one event or change, and reports whether it did.
 func (a *apply) step(st *study) bool {
+	if a.stepRenewal(st) {
+		return true
+	}
 	switch st.phase {
 	case consilium.PhaseAdmitted, consilium.PhaseEnrolling:
 		return a.stepEnrolling(st)
@@ -72,6 +75,9 @@ func (a *apply) stepEnrolling(st *study) bool {
 		answered := !slices.ContainsFunc(st.asked, func(s asked) bool { return s.enrol == nil && !s.declined })
 		if !answered && st.late == lateNot {
 			return false
+		}
+		if missing := st.notReady(); missing != "" {
+			return st.late > lateNot && a.miss(st, missing)
 		}
 		a.makeDraft(st)
 		return true
@@ -434,6 +440,10 @@ func (a *apply) closeRound(st *study, o outcome) {
 		// What the board approved is so many sums and no more, whatever an
 		// analysis would like.
 		a.abort(st, fmt.Sprintf("round %d was the last that the study declares (rounds.max) and its analysis has not ended", st.round))
+		return
+	}
+	if st.renewal != "" {
+		a.renew(st, st.round+1)
 		return
 	}
 	a.open(st, st.round+1, 1)

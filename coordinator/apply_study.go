@@ -13,7 +13,8 @@ import (
 )
 
 // setRoster puts the next version of the roster in force. Live studies keep
-// what they took from the roster under which they were admitted.
+// what they took from the roster before it until their next epoch, which begins
+// where it concerns their members.
 func (a *apply) setRoster(op *RosterSet) *Rejection {
 	next, err := consilium.ParseRoster(op.Payload)
 	if err != nil {
@@ -28,7 +29,11 @@ func (a *apply) setRoster(op *RosterSet) *Rejection {
 			return reject(consilium.ErrStale, "roster version %d does not follow version %d in force", next.Version, a.roster.Version)
 		}
 	}
+	before := a.State.roster
 	a.State.roster, a.State.rosterPayload, a.State.rosterDigest = next, bytes.Clone(op.Payload), digest
+	for _, st := range a.live() {
+		a.rosterChanged(st, before)
+	}
 	return nil
 }
 
@@ -63,6 +68,7 @@ var handlers = map[consilium.MessageKind]handler{
 	consilium.KindAnswer:      (*apply).answer,
 	consilium.KindSuspect:     (*apply).suspect,
 	consilium.KindShow:        (*apply).show,
+	consilium.KindDepart:      (*apply).depart,
 }
 
 // post takes a member's message.
@@ -174,7 +180,7 @@ func (a *apply) submit(m *consilium.Message, op *Post) *Rejection {
 	}
 	st := &study{
 		id: m.Study, submission: digest, team: sub.Team, token: sub.Token, name: spec.Name, spec: facts, asked: asked,
-		submitted: a.now, seen: map[consilium.Digest]bool{}, phase: consilium.PhaseSubmitted,
+		submitted: a.now, seen: map[consilium.Digest]bool{}, phase: consilium.PhaseSubmitted, epoch: 1,
 	}
 	st.deadline = min(sub.NotAfter, maxTime/1000) * 1000
 	a.studies[st.id] = st
@@ -190,15 +196,7 @@ func factsOf(spec *consilium.Spec, sub *consilium.Submission) specFacts {
 		deadline: min(spec.Rounds.Deadline, maxDeadline/1000) * 1000, rounds: spec.Rounds.Max,
 	}
 	f.missing = map[string]uint8{"wait": missingWait, "abort": missingAbort, "continue": missingContinue}[spec.Sites.Missing]
-	// Learned models alone may go on with other contributors, and only where
-	// the study says so: two exact sums over sets that differ by one hospital
-	// give away that hospital's part.
-	f.exact = f.missing != missingContinue
-	for i := range spec.Analyses {
-		if spec.Analyses[i].Type != consilium.AnalysisTrain {
-			f.exact = true
-		}
-	}
+	f.exact = spec.FixedContributors()
 	return f
 }
 
@@ -360,6 +358,9 @@ func (a *apply) enrol(st *study, m *consilium.Message, _ *Post) (func(), *Reject
 	if e.Sealing.IsZero() || e.Nonce.IsZero() || e.Commitment.IsZero() || e.Decision.IsZero() {
 		return nil, reject(consilium.ErrInvalid, "sealing key, nonce, commitment and decision are all needed")
 	}
+	if e.Previous != st.priorDigest {
+		return nil, reject(consilium.ErrInvalid, "an enrolment after charter %s; the epoch before has %s", e.Previous.Short(), st.priorDigest.Short())
+	}
 	return func() {
 		site.enrol = &enrolment{e.Sealing, e.Nonce, e.Commitment, e.Decision}
 		st.phase = consilium.PhaseEnrolling
@@ -381,6 +382,12 @@ func (a *apply) decline(st *study, m *consilium.Message, _ *Post) (func(), *Reje
 	return func() {
 		site.declined = true
 		st.phase = consilium.PhaseEnrolling
+		if st.prior == nil {
+			return
+		}
+		if p, ok := st.prior.Position(site.id); ok && slices.Contains(st.frozen, p) {
+			a.abort(st, fmt.Sprintf("%s declined to go on in an exact study (%s): its part cannot be taken out of sums that are open", site.id, d.Code))
+		}
 	}, nil
 }
 
@@ -388,7 +395,7 @@ func (a *apply) decline(st *study, m *consilium.Message, _ *Post) (func(), *Reje
 // so nobody can choose a Shamir point.
 func (a *apply) makeDraft(st *study) {
 	c := &consilium.Charter{
-		APIVersion: consilium.APIVersion, Kind: "Charter", Protocol: consilium.ProtocolVersion, Study: st.id, Epoch: 1,
+		APIVersion: consilium.APIVersion, Kind: "Charter", Protocol: consilium.ProtocolVersion, Study: st.id, Epoch: st.epoch,
 		Submission: st.submission, Spec: st.spec.digest, Policy: st.spec.policy, Approval: st.approval, Roster: st.roster,
 		Team: st.team, TeamKey: st.teamKey, KEM: consilium.KEMX25519MLKEM768, MinSites: st.spec.min,
 	}
@@ -408,6 +415,9 @@ func (a *apply) makeDraft(st *study) {
 			silent = append(silent, string(s.id))
 		}
 	}
+	if st.prior != nil {
+		c.Previous, c.Handover = st.priorDigest, &consilium.Handover{Round: st.round + 1, State: st.state}
+	}
 	n := len(enrolled)
 	if k := operators(enrolled); n < 3 || k < st.spec.min {
 		reason := fmt.Sprintf("too few sites: %d enrolled from %d operators, min_sites is %d", n, k, st.spec.min)
@@ -421,13 +431,19 @@ func (a *apply) makeDraft(st *study) {
 		return
 	}
 	c.Faults = st.spec.faults
-	if c.Faults == 0 {
+	switch {
+	case st.prior != nil:
+		c.Faults = consilium.SuccessorFaults(st.prior, st.spec.faults, n)
+	case c.Faults == 0:
 		c.Faults = consilium.DefaultFaults(n, st.spec.min)
 	}
 	c.Threshold = consilium.Threshold(n, c.Faults)
 	payload, err := canon.Marshal(c)
 	if err == nil {
 		_, err = parseDraft(payload)
+	}
+	if err == nil && st.prior != nil {
+		err = c.Succeeds(st.prior, st.priorDigest)
 	}
 	if err != nil {
 		a.abort(st, "no charter can be made: "+err.Error())
@@ -531,7 +547,7 @@ func (a *apply) charter(st *study, m *consilium.Message, _ *Post) (func(), *Reje
 		if !slices.Contains(st.signed, consilium.Digest{}) {
 			st.charterPayload, st.charter, st.charterDigest = bytes.Clone(m.Body), c, st.signed[p-1]
 			a.emit(st, consilium.EventChartered, st.charterPayload)
-			a.open(st, 1, 1)
+			a.beginEpoch(st)
 		}
 	}, nil
 }
@@ -559,6 +575,7 @@ func (a *apply) withdraw(st *study, m *consilium.Message, _ *Post) (func(), *Rej
 		return func() {
 			site.enrol, site.declined = nil, true
 			st.phase = consilium.PhaseEnrolling
+			a.leaves(st, site.id, fmt.Sprintf("%s withdrew", site.id))
 		}, nil
 	}
 	p, r := a.member(st, m)
@@ -568,22 +585,35 @@ func (a *apply) withdraw(st *study, m *consilium.Message, _ *Post) (func(), *Rej
 	return func() { a.remove(st, p) }, nil
 }
 
-// remove ends the study where it cannot go on without p.
+// remove takes p out for good. The study ends where it cannot go on without it,
+// and otherwise goes on in another epoch, whose key p does not have.
 func (a *apply) remove(st *study, p consilium.Position) {
 	st.withdrawn[p-1] = true
 	site := st.charter.Members[p-1].Site
+	if !a.leaves(st, site, fmt.Sprintf("%s withdrew", site)) {
+		return
+	}
 	rest := st.positions(func(consilium.Position) bool { return true })
 	switch {
-	case st.charterPayload == nil:
+	case st.charterPayload == nil && st.prior == nil:
 		a.abort(st, fmt.Sprintf("%s withdrew before the charter was signed", site))
-	case slices.Contains(st.frozen, p):
-		a.abort(st, fmt.Sprintf("%s withdrew from an exact study: its part cannot be taken out of sums that are open", site))
-	case slices.Contains(st.pinned, p) && (st.phase == consilium.PhaseContributing || st.phase == consilium.PhaseCertifying):
-		a.abort(st, fmt.Sprintf("%s withdrew from a round whose contributors are fixed", site))
-	case len(rest) < st.charter.Threshold:
-		a.abort(st, fmt.Sprintf("%s withdrew: %d hospitals remain, %d are needed to open", site, len(rest), st.charter.Threshold))
+	case st.charterPayload == nil && !st.unsigned():
+		a.abort(st, fmt.Sprintf("%s withdrew while the charter of epoch %d was being signed", site, st.epoch))
+	case st.charterPayload == nil:
+		a.renew(st, st.round+1)
 	case st.charter.Operators(rest) < st.charter.MinSites && st.phase != consilium.PhaseReleasing:
 		a.abort(st, fmt.Sprintf("too few sites: %s withdrew, hospitals of %d operators remain, min_sites is %d", site, st.charter.Operators(rest), st.charter.MinSites))
+	case st.phase == consilium.PhaseReleasing || !a.canLeave(st):
+		switch {
+		case len(rest) < st.charter.Threshold:
+			a.abort(st, fmt.Sprintf("%s withdrew: %d hospitals remain, %d are needed to open", site, len(rest), st.charter.Threshold))
+		case slices.Contains(st.pinned, p) && (st.phase == consilium.PhaseContributing || st.phase == consilium.PhaseCertifying):
+			a.abort(st, fmt.Sprintf("%s withdrew from a round whose contributors are fixed", site))
+		case st.phase != consilium.PhaseReleasing:
+			st.renewal = fmt.Sprintf("%s withdrew", site)
+		}
+	default:
+		st.renewal = fmt.Sprintf("%s withdrew", site)
 	}
 }
 

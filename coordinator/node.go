@@ -227,20 +227,10 @@ func (n *Node) WaitLeader(ctx context.Context) (consilium.NodeID, error) {
 // among them would begin again with nothing. ErrUnavailable says that the roster
 // before has not been carried out yet: the same call may succeed later.
 func (n *Node) UpdateRoster(next *consilium.Signed) error {
-	r, err := consilium.ParseRoster(next.Payload) // Update checks the signatures
-	if err != nil {
-		return consilium.ErrInvalid.With(err)
-	}
-	if err := r.KeepsCoordinators(n.cfg.Book.Roster()); err != nil {
-		return err
-	}
-	if kept, voters, err := n.keeps(r); err != nil {
-		return err
-	} else if 2*kept <= voters && voters > 0 {
-		return consilium.ErrUnavailable.Withf("of the %d nodes that vote now roster version %d keeps %d: the changes of the version before are not carried out yet", voters, r.Version, kept)
-	}
-	if err := n.cfg.Book.Update(next); err != nil {
-		return err
+	if n.cfg.Book.Digest() != consilium.RosterDigest(next.Payload) { // nodes of one process may share a book
+		if err := n.takeRoster(next); err != nil {
+			return err
+		}
 	}
 	if l := n.layer.Load(); l != nil {
 		l.recheck()
@@ -275,6 +265,23 @@ func (n *Node) keeps(r *consilium.Roster) (kept, voters int, err error) {
 		}
 	}
 	return kept, voters, nil
+}
+
+// takeRoster puts the next roster into the book.
+func (n *Node) takeRoster(next *consilium.Signed) error {
+	r, err := consilium.ParseRoster(next.Payload) // Update checks the signatures
+	if err != nil {
+		return consilium.ErrInvalid.With(err)
+	}
+	if err := r.KeepsCoordinators(n.cfg.Book.Roster()); err != nil {
+		return err
+	}
+	if kept, voters, err := n.keeps(r); err != nil {
+		return err
+	} else if 2*kept <= voters && voters > 0 {
+		return consilium.ErrUnavailable.Withf("of the %d nodes that vote now roster version %d keeps %d: the changes of the version before are not carried out yet", voters, r.Version, kept)
+	}
+	return n.cfg.Book.Update(next)
 }
 
 // broken is why this node can apply nothing any more, or nil.

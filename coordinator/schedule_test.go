@@ -28,6 +28,19 @@ func (w *world) anything(rng *rand.Rand) Op {
 	if len(w.log) > 0 && rng.IntN(20) == 0 {
 		return w.log[rng.IntN(len(w.log))].Op // a leader repeats itself
 	}
+	if rng.IntN(250) == 0 {
+		id := w.sites[rng.IntN(len(w.sites))]
+		_, there := w.current.Site(id)
+		switch {
+		case !there:
+			return w.successor(nil, nil, []consilium.SiteID{id})
+		case rng.IntN(3) == 0 && len(w.sites) < 9:
+			return w.successor(nil, nil, []consilium.SiteID{consilium.SiteID(fmt.Sprintf("h%02d", len(w.sites)+1))})
+		case rng.IntN(2) == 0:
+			return w.successor(nil, []consilium.SiteID{id}, nil)
+		}
+		return w.successor([]consilium.SiteID{id}, nil, nil)
+	}
 	switch x := rng.IntN(1000); {
 	case x < 2:
 		return w.withdrawing(w.site(p))
@@ -75,8 +88,10 @@ func (w *world) anything(rng *rand.Rand) Op {
 		switch {
 		case st.draft == nil && rng.IntN(15) == 0:
 			return w.declination(p)
+		case st.draft == nil && st.prior != nil && rng.IntN(2) == 0:
+			return w.departing(string(w.sites[rng.IntN(len(w.sites))]))
 		case st.draft == nil:
-			return w.enrolment(p)
+			return w.enrolment(consilium.Position(1 + rng.IntN(len(w.sites))))
 		case rng.IntN(2) == 0:
 			return w.revealing(p)
 		}
@@ -151,7 +166,7 @@ func schedule(t *testing.T, seed uint64, steps int, check bool) (*world, error) 
 // complaining, leaving and repeating members. The judge knows only the events.
 func TestRandomSchedules(t *testing.T) {
 	ends := map[consilium.Phase]int{}
-	attempts, waits, certified := 0, 0, 0
+	attempts, waits, certified, epochs, carried := 0, 0, 0, 0, 0
 	for seed := uint64(0); seed < 120; seed++ {
 		w, err := schedule(t, seed, 500, seed%75 == 0)
 		if err != nil {
@@ -159,8 +174,18 @@ func TestRandomSchedules(t *testing.T) {
 		}
 		w.verify()
 		ends[w.info().Phase]++
+		later := false
 		for _, ev := range w.events {
 			switch ev.Kind {
+			case consilium.EventChartered:
+				if c, _ := consilium.ParseCharter(ev.Body); c.Epoch > 1 {
+					epochs++
+					later = true
+				}
+			case consilium.EventDone:
+				if later {
+					carried++
+				}
 			case consilium.EventCertified:
 				certified++
 			case consilium.EventWaiting:
@@ -172,8 +197,8 @@ func TestRandomSchedules(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("ends %v, %d certified sets, %d further attempts, %d waits", ends, certified, attempts, waits)
-	if ends[consilium.PhaseDone] < 20 || ends[consilium.PhaseAborted] < 20 || attempts < 20 || waits < 20 {
+	t.Logf("ends %v, %d certified sets, %d further attempts, %d waits, %d further epochs, %d studies done in one", ends, certified, attempts, waits, epochs, carried)
+	if epochs < 20 || carried < 5 || ends[consilium.PhaseDone] < 20 || ends[consilium.PhaseAborted] < 20 || attempts < 20 || waits < 20 {
 		t.Fatal("the schedules do not reach what they are meant to test")
 	}
 }
@@ -219,6 +244,16 @@ func TestPlantedBugsAreFound(t *testing.T) {
 				st.pinned = nil
 			}
 		})),
+		"an epoch begins after one departure fewer": kind(consilium.KindDepart, func(good handler) handler {
+			return func(a *apply, st *study, m *consilium.Message, op *Post) (func(), *Rejection) {
+				if st.prior != nil && st.prior.Threshold == consilium.Threshold(len(st.prior.Members), st.prior.Faults) {
+					c := *st.prior
+					c.Threshold++
+					st.prior = &c
+				}
+				return good(a, st, m, op)
+			}
+		}),
 		"min_sites is ignored": kind(consilium.KindHeader, before(func(st *study) {
 			if st.charter != nil {
 				c := *st.charter

@@ -301,10 +301,10 @@ func (s *server) Follow(ctx context.Context, from wire.Identity, study consilium
 			if study != "" && id != study {
 				continue
 			}
-			// Whom a study asks is settled when it is admitted, by the roster
-			// then in force; look again.
+			// Whom a study asks is settled when it is admitted, and for every
+			// further epoch, by the roster then in force; look again.
 			ok, cached := seen[id]
-			if !cached || kind == consilium.EventAdmitted {
+			if !cached || kind == consilium.EventAdmitted || kind == consilium.EventRenewing {
 				_, err := s.study(from, id)
 				ok = err == nil
 				seen[id] = ok

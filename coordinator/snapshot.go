@@ -16,9 +16,10 @@ import (
 // directions, so they cannot disagree. Reading is total: it remembers the first
 // failure, and a count is never trusted beyond the bytes that are there.
 type codec struct {
-	write bool
-	b     []byte
-	err   error
+	write   bool
+	version uint32 // of the snapshot that is read
+	b       []byte
+	err     error
 }
 
 var errShort = errors.New("too short")
@@ -160,8 +161,12 @@ func number[T ~uint16](c *codec, p *T) {
 
 const snapshotMagic = "consilium coordinator state\x00"
 
-// snapshotVersion is the version of the encoding of states.
-const snapshotVersion = 2
+// snapshotVersion is the version of the encoding of states. Version 2, which
+// had no epochs, is still read.
+const (
+	snapshotVersion = 3
+	noEpochs        = 2
+)
 
 // Snapshot is the state's one encoding: equal states have equal bytes.
 func (s *State) Snapshot() []byte {
@@ -169,7 +174,7 @@ func (s *State) Snapshot() []byte {
 	for _, st := range s.studies {
 		size += int(st.size) + 96*len(st.events) + 2*len(st.draft)
 	}
-	c := &codec{write: true, b: append(make([]byte, 0, size), snapshotMagic...)}
+	c := &codec{write: true, version: snapshotVersion, b: append(make([]byte, 0, size), snapshotMagic...)}
 	version := uint32(snapshotVersion)
 	c.u32(&version)
 	s.walk(c)
@@ -185,9 +190,10 @@ func Restore(b []byte) (*State, error) {
 	c := &codec{b: rest}
 	var version uint32
 	c.u32(&version)
-	if c.err == nil && version != snapshotVersion {
+	if c.err == nil && version != snapshotVersion && version != noEpochs {
 		return nil, fmt.Errorf("snapshot of version %d, this software reads %d", version, snapshotVersion)
 	}
+	c.version = version
 	s := NewState()
 	s.walk(c)
 	if err := c.done(); err != nil {
@@ -196,7 +202,7 @@ func Restore(b []byte) (*State, error) {
 	if err := s.rebuild(); err != nil {
 		return nil, fmt.Errorf("snapshot: %w", err)
 	}
-	if !bytes.Equal(s.Snapshot(), b) {
+	if version == snapshotVersion && !bytes.Equal(s.Snapshot(), b) {
 		return nil, errors.New("snapshot: not in its one encoding")
 	}
 	return s, nil
@@ -341,6 +347,16 @@ func (st *study) walk(c *codec) {
 		c.digest(&r.result)
 		text(c, &r.code)
 	})
+	if c.version == noEpochs {
+		st.epoch = 1
+		return
+	}
+	c.u32(&st.epoch)
+	text(c, &st.renewal)
+	c.u32(&st.tries)
+	c.bytes(&st.priorPayload)
+	list(c, &st.departed, (*codec).bool)
+	list(c, &st.left, text[consilium.SiteID])
 }
 
 func copyKey(c *codec, key []byte) {
@@ -457,6 +473,25 @@ func (st *study) rebuild() error {
 		return errors.New("a charter in the wrong phase")
 	}
 	var err error
+	if st.epoch == 0 || (st.epoch == 1) != (st.priorPayload == nil) || (st.epoch == 1) != (st.tries == 0) {
+		return errors.New("an epoch that does not fit")
+	}
+	if st.priorPayload != nil {
+		if st.prior, err = consilium.ParseCharter(st.priorPayload); err != nil {
+			return err
+		}
+		st.priorDigest = consilium.CharterDigest(st.priorPayload)
+		if st.prior.Epoch+1 != st.epoch || len(st.departed) != len(st.prior.Members) || st.charterPayload == nil && len(st.everOpened) != len(st.prior.Members) {
+			return errors.New("the charter of another epoch before")
+		}
+	}
+	if st.charterPayload == nil && st.prior != nil {
+		for i, p := range st.frozen {
+			if p < 1 || int(p) > len(st.prior.Members) || i > 0 && st.frozen[i-1] >= p {
+				return errors.New("positions out of order")
+			}
+		}
+	}
 	switch {
 	case st.charterPayload != nil:
 		st.charter, err = consilium.ParseCharter(st.charterPayload)
@@ -481,7 +516,11 @@ func (st *study) rebuild() error {
 		}
 	}
 	valid := func(p consilium.Position) bool { return p >= 1 && int(p) <= n }
-	for _, list := range append([][]consilium.Position{st.frozen, st.pinned}, st.acks...) {
+	lists := append([][]consilium.Position{st.pinned}, st.acks...)
+	if st.charterPayload != nil {
+		lists = append(lists, st.frozen)
+	}
+	for _, list := range lists {
 		for i, p := range list {
 			if !valid(p) || i > 0 && list[i-1] >= p {
 				return errors.New("positions out of order")

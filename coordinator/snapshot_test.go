@@ -2,9 +2,12 @@ package coordinator
 
 import (
 	"bytes"
+	"compress/gzip"
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"os"
 	"testing"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -167,9 +170,48 @@ func TestSnapshotFormat(t *testing.T) {
 	w.start()
 	w.round(1, false, 1, 2, 3)
 	sum := sha256.Sum256(w.s.Snapshot())
-	const want = "8e39c00a455e53d8"
+	const want = "2a2286aa8fdf1689"
 	if got := fmt.Sprintf("%x", sum[:8]); got != want {
 		t.Fatalf("snapshot digest %s, want %s", got, want)
+	}
+}
+
+// A snapshot of the release before epochs, written by it: the same study goes
+// on in this one, in its first epoch.
+func TestSnapshotWithoutEpochs(t *testing.T) {
+	f, err := os.Open("testdata/snapshot-v2.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Restore(old)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info := s.Studies()[0]
+	if info.Phase != consilium.PhaseEnrolling || info.Members != 1 || len(info.Sites) != 3 || s.live()[0].epoch != 1 {
+		t.Fatalf("the study is %+v", info)
+	}
+	again, err := Restore(s.Snapshot())
+	if err != nil || !bytes.Equal(again.Snapshot(), s.Snapshot()) {
+		t.Fatal("what an old snapshot restores to does not survive a new one", err)
+	}
+	if _, r := s.Apply(s.Index()+1, Command{At: s.Now(), Op: &Tick{}}); r != nil {
+		t.Fatal(r)
+	}
+	if _, err := Restore(bytes.Replace(old, []byte{0, 0, 0, 2}, []byte{0, 0, 0, 1}, 1)); err == nil {
+		t.Fatal("a snapshot of version 1 is read")
+	}
+	if _, err := Restore(append(bytes.Clone(old), 0)); err == nil {
+		t.Fatal("an old snapshot with a byte too many is read")
 	}
 }
 

@@ -83,9 +83,18 @@ type study struct {
 	late     uint8 // deadlines that have passed in this phase
 
 	draft          []byte
-	charterPayload []byte
+	charterPayload []byte             // nil while the study goes from one epoch to the next
 	charter        *consilium.Charter // the draft until chartered
 	charterDigest  consilium.Digest   // zero until chartered
+
+	epoch        uint32             // of the charter, or of the one that is being made
+	renewal      string             // why another epoch is wanted or being made, or ""
+	tries        uint32             // enrolments in this epoch; 0 in the first
+	priorPayload []byte             // charter of the epoch before, or nil
+	prior        *consilium.Charter // the same
+	priorDigest  consilium.Digest
+	departed     []bool             // who has left the epoch before, by its positions
+	left         []consilium.SiteID // withdrawn or revoked, for good; ascending
 
 	// By position.
 	revealed  []bool
@@ -94,9 +103,9 @@ type study struct {
 	sealing   []consilium.Digest
 
 	round, attempt uint32
-	state          consilium.Digest // certified by the last closed round
-	closedAttempt  uint32           // in which the last round closed
-	frozen         []consilium.Position
+	state          consilium.Digest     // certified by the last closed round
+	closedAttempt  uint32               // in which the last round closed
+	frozen         []consilium.Position // of the charter in force, or of prior while there is none
 	frozenIn       uint32               // round whose certification froze them
 	pinned         []consilium.Position // members of the set certified in an earlier attempt of this round
 	rejected       int                  // the attempt of this round whose aggregate was rejected, or 0: there is one retry

@@ -43,6 +43,12 @@ var stages = []struct {
 		w.openAll()
 	}},
 	{"round 2", consilium.PhaseContributing, func(w *world) { w.start(); w.round(1, false, 1, 2, 3, 4); w.contribute(2, 3) }},
+	{"renewing", consilium.PhaseEnrolling, func(w *world) {
+		w.start()
+		w.must(w.withdrawing("h03"))
+		w.must(w.departing("h02"))
+		w.must(w.enrolment(2))
+	}},
 	{"releasing", consilium.PhaseReleasing, func(w *world) { w.start(); w.round(1, true, 1, 2, 3, 4) }},
 	{"done", consilium.PhaseDone, func(w *world) { w.start(); w.round(1, true, 1, 2, 3, 4); w.finish() }},
 	{"refused", consilium.PhaseRefused, func(w *world) {
@@ -77,6 +83,8 @@ var deeds = []struct {
 		m, _ := consilium.ParseMessage(w.enrolment(1).Message)
 		return w.message(m.Kind, "stranger", m.Body)
 	}},
+	{"depart", func(w *world) Op { return w.departing("h01") }},
+	{"depart by who was not there", func(w *world) Op { return w.departing("stranger") }},
 	{"reveal", func(w *world) Op { return w.revealing(1) }},
 	{"charter", func(w *world) Op {
 		if _, ok := w.s.Draft(w.study); !ok {

@@ -120,8 +120,18 @@ func (w *world) step(words []string) string {
 		case word == "done" || word == "reject" || word == "yes" || word == "no":
 			flags[word] = "yes"
 		case word == "all" && about:
-			dealers = slices.DeleteFunc(w.all(), func(p consilium.Position) bool { return w.st().contributions[p-1] == nil })
+			dealers = slices.DeleteFunc(w.all(), func(p consilium.Position) bool {
+				return w.st().contributions == nil || w.st().contributions[p-1] == nil
+			})
 		case word == "all":
+			if st := w.s.studies[w.study]; st != nil && st.prior != nil && st.draft == nil {
+				for i := range st.asked {
+					if !st.asked[i].declined {
+						who = append(who, string(st.asked[i].id))
+					}
+				}
+				continue
+			}
 			for _, p := range w.all() {
 				who = append(who, w.site(p))
 			}
@@ -157,6 +167,11 @@ func (w *world) step(words []string) string {
 			report(name, f(w.place(name)))
 		}
 	}
+	byName := func(f func(p consilium.Position) *Post) { // before there is a charter
+		for _, name := range who {
+			report(name, f(consilium.Position(slices.Index(w.sites, consilium.SiteID(name))+1)))
+		}
+	}
 	salt := flags["salt"]
 	switch words[0] {
 	case "submit":
@@ -168,9 +183,25 @@ func (w *world) step(words []string) string {
 	case "decide":
 		report("leader", &Decide{Study: w.study, Allow: flags["yes"] != "", Record: []byte("{}")})
 	case "enrol":
-		each(w.enrolment)
+		byName(w.enrolment)
+	case "depart":
+		for _, name := range who {
+			report(name, w.departing(name))
+		}
+	case "roster":
+		list := func(k string) []consilium.SiteID {
+			if flags[k] == "" {
+				return nil
+			}
+			var out []consilium.SiteID
+			for _, id := range strings.Split(flags[k], ",") {
+				out = append(out, consilium.SiteID(id))
+			}
+			return out
+		}
+		report("board", w.successor(list("drop"), list("key"), list("add")))
 	case "decline":
-		each(w.declination)
+		byName(w.declination)
 	case "reveal":
 		each(w.revealing)
 	case "sign":
@@ -301,7 +332,14 @@ func (w *world) tell(e consilium.Event) string {
 		for _, m := range c.Members {
 			sites = append(sites, string(m.Site))
 		}
-		return fmt.Sprintf("  drafted for %s; f %d, t %d, min_sites %d\n", strings.Join(sites, " "), c.Faults, c.Threshold, c.MinSites)
+		epoch := ""
+		if c.Epoch > 1 {
+			epoch = fmt.Sprintf(" epoch %d from round %d", c.Epoch, c.FirstRound())
+		}
+		return fmt.Sprintf("  drafted%s for %s; f %d, t %d, min_sites %d\n", epoch, strings.Join(sites, " "), c.Faults, c.Threshold, c.MinSites)
+	case consilium.EventRenewing:
+		v, _ := consilium.ParseRenewal(e.Body)
+		return fmt.Sprintf("  renewing from round %d, try %d: %s\n", v.Round, v.Try, v.Reason)
 	case consilium.EventOpened:
 		o, _ := consilium.ParseRoundOpened(e.Body)
 		fresh := 0

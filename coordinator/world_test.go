@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"fmt"
+	"slices"
 	"testing"
 
 	"consilium"
@@ -33,6 +34,7 @@ type world struct {
 	check   bool              // compare the twins after each command
 	drafted map[string][]byte // charters made from the draft, by confirmation
 	spoil   bool              // in random schedules: the first aggregate is rejected
+	current *consilium.Roster // in force
 }
 
 type options struct {
@@ -91,12 +93,43 @@ func newWorld(t testing.TB, o options) *world {
 	}
 	r.Researchers = []consilium.Researcher{{ID: "team", Name: "team", Country: "NL", Key: pubkey("team"), Sealing: sealkey("team")},
 		{ID: "rivals", Name: "rivals", Country: "NL", Key: pubkey("rivals"), Sealing: sealkey("rivals")}}
-	payload, err := canon.Marshal(&r)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.must(&RosterSet{Payload: payload})
+	w.current = &r
+	w.must(w.roster())
 	return w
+}
+
+func (w *world) roster() *RosterSet {
+	payload, err := canon.Marshal(w.current)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return &RosterSet{Payload: payload}
+}
+
+// successor is the next roster: without some hospitals, with new keys for
+// others, and with others that were not there.
+func (w *world) successor(drop, rekey, add []consilium.SiteID) *RosterSet {
+	r := *w.current
+	_, r.Previous = w.s.Roster()
+	r.Version++
+	r.Sites = nil
+	for _, s := range w.current.Sites {
+		if slices.Contains(drop, s.ID) {
+			continue
+		}
+		if slices.Contains(rekey, s.ID) {
+			s.Key = pubkey(fmt.Sprint(s.ID, " ", r.Version))
+		}
+		r.Sites = append(r.Sites, s)
+	}
+	for _, id := range add {
+		r.Sites = append(r.Sites, consilium.Site{ID: id, Name: string(id), Operator: string(id), Country: "NL", Key: pubkey(string(id))})
+		if !slices.Contains(w.sites, id) {
+			w.sites = append(w.sites, id)
+		}
+	}
+	w.current = &r
+	return w.roster()
 }
 
 // do applies one command to both replicas.
@@ -193,7 +226,7 @@ func (w *world) by(p consilium.Position) string { return string(w.sites[p-1]) }
 
 // site is the hospital at a position of the charter.
 func (w *world) site(p consilium.Position) string {
-	if st := w.s.studies[w.study]; st != nil && st.charter != nil {
+	if st := w.s.studies[w.study]; st != nil && st.charter != nil && int(p) <= len(st.charter.Members) {
 		return string(st.charter.Members[p-1].Site)
 	}
 	return w.by(p)
@@ -203,7 +236,22 @@ func (w *world) enrolment(p consilium.Position) *Post {
 	_, roster := w.s.Roster()
 	e := consilium.Enrol{Study: w.study, Submission: w.subD, Roster: roster, Sealing: sealkey("charter", p), Nonce: dig("nonce", p),
 		Commitment: dig("commitment", p), Decision: dig("decision", p)}
+	if st := w.s.studies[w.study]; st != nil {
+		e.Previous = st.priorDigest
+	}
 	return w.message(consilium.KindEnrol, w.by(p), e.Encode())
+}
+
+// departing is by name: positions are of the epoch before.
+func (w *world) departing(by string) *Post {
+	v := consilium.Depart{Charter: dig("no charter"), Round: 1, Position: 1}
+	if st := w.s.studies[w.study]; st != nil && st.prior != nil {
+		v.Charter, v.Round, v.State = st.priorDigest, st.round+1, st.state
+		if p, ok := st.prior.Position(consilium.SiteID(by)); ok {
+			v.Position = p
+		}
+	}
+	return w.message(consilium.KindDepart, by, v.Encode())
 }
 
 func (w *world) declination(p consilium.Position) *Post {
@@ -555,8 +603,13 @@ type witness struct {
 	proposed  *consilium.Contributors
 	votes     map[consilium.Position]consilium.Digest
 	states    map[consilium.Position]consilium.StateVote
-	certified map[uint32][]consilium.Position // by round
-	first     []consilium.Position
+	certified map[uint32][]consilium.SiteID // by round, in whatever epoch
+	first     []consilium.SiteID
+	before    *consilium.Charter // of the epoch before
+	beforeD   consilium.Digest
+	renewal   *consilium.Renewal
+	departed  map[consilium.SiteID]bool
+	openers   map[consilium.SiteID]uint32 // the last round in which each opened
 	done      map[uint64]consilium.Digest // certified set by round and attempt
 	allows    map[consilium.Position]consilium.Digest
 	published consilium.Digest
@@ -582,8 +635,44 @@ func (w *witness) take(ev consilium.Event) error {
 		if err != nil {
 			return err
 		}
+		switch {
+		case c.Epoch == 1 && w.before == nil:
+			w.certified, w.openers = map[uint32][]consilium.SiteID{}, map[consilium.SiteID]uint32{}
+		case w.before == nil || w.charter != nil:
+			return fmt.Errorf("epoch %d without a departure from the one before", c.Epoch)
+		default:
+			if err := c.Succeeds(w.before, w.beforeD); err != nil {
+				return err
+			}
+			if n, q := len(w.departed), len(w.before.Members)-w.before.Threshold+w.before.Faults+1; n < q {
+				return fmt.Errorf("epoch %d after %d departures, %d are needed", c.Epoch, n, q)
+			}
+			first := c.Handover.Round
+			if c.Handover.State != w.renewal.State || first != w.at.Round && first != w.at.Round+1 || first == w.at.Round+1 && !w.closed {
+				return fmt.Errorf("epoch %d begins with round %d after round %d", c.Epoch, first, w.at.Round)
+			}
+			// What was certified for that round never opens.
+			delete(w.certified, first)
+			if len(w.certified) == 0 {
+				w.first = nil
+			}
+			w.at.Round, w.at.Attempt, w.closed = first-1, 0, true
+			w.certifiedIn, w.certifiedAt = 0, 0
+		}
 		w.charter, w.digest = c, consilium.CharterDigest(ev.Body)
-		w.certified, w.done, w.allows = map[uint32][]consilium.Position{}, map[uint64]consilium.Digest{}, map[consilium.Position]consilium.Digest{}
+		w.done, w.allows = map[uint64]consilium.Digest{}, map[consilium.Position]consilium.Digest{}
+	case consilium.EventRenewing:
+		v, err := consilium.ParseRenewal(ev.Body)
+		if err != nil {
+			return err
+		}
+		if w.charter != nil {
+			w.before, w.beforeD, w.charter, w.departed = w.charter, w.digest, nil, map[consilium.SiteID]bool{}
+		}
+		if w.before == nil || v.Charter != w.beforeD {
+			return fmt.Errorf("a renewal of another charter")
+		}
+		w.renewal = v
 	case consilium.EventOpened:
 		o, err := consilium.ParseRoundOpened(ev.Body)
 		if err != nil {
@@ -633,7 +722,7 @@ func (w *witness) take(ev consilium.Event) error {
 			return fmt.Errorf("two certified sets in one attempt")
 		}
 		w.done[key] = d
-		ps := w.proposed.Positions()
+		ps := w.names(w.proposed.Positions())
 		// Members that promised never to open an attempt release it.
 		released := 0
 		for _, a := range w.renounced {
@@ -648,14 +737,14 @@ func (w *witness) take(ev consilium.Event) error {
 			}
 		}
 		w.certifiedIn, w.certifiedAt = w.at.Round, w.at.Attempt
-		if before := w.certified[w.at.Round]; before != nil && !equalPositions(before, ps) {
+		if before := w.certified[w.at.Round]; before != nil && !slices.Equal(before, ps) {
 			return fmt.Errorf("round %d certified for %v and for %v", w.at.Round, before, ps)
 		}
 		w.certified[w.at.Round] = ps
 		if w.first == nil {
 			w.first = ps
 		}
-		if w.exact && !equalPositions(w.first, ps) {
+		if w.exact && !slices.Equal(w.first, ps) {
 			return fmt.Errorf("exact contributors change from %v to %v", w.first, ps)
 		}
 	case consilium.EventClosed:
@@ -679,7 +768,7 @@ func (w *witness) take(ev consilium.Event) error {
 		if n < w.charter.Threshold || !w.closed {
 			return fmt.Errorf("done with %d releases", n)
 		}
-		if k := w.charter.Operators(w.certified[w.at.Round]); k < w.charter.MinSites {
+		if k := w.charter.Operators(w.proposed.Positions()); k < w.charter.MinSites {
 			return fmt.Errorf("done on %d operators", k)
 		}
 		w.ended = true
@@ -691,6 +780,9 @@ func (w *witness) take(ev consilium.Event) error {
 
 func (w *witness) message(m *consilium.Message) error {
 	position := func() consilium.Position {
+		if w.charter == nil {
+			return 0
+		}
 		p, _ := w.charter.Position(consilium.SiteID(m.By))
 		return p
 	}
@@ -732,11 +824,24 @@ func (w *witness) message(m *consilium.Message) error {
 			return err
 		}
 		w.renounced[position()] = max(w.renounced[position()], v.Attempt)
+	case consilium.KindDepart:
+		v, err := consilium.ParseDepart(m.Body)
+		if err != nil {
+			return err
+		}
+		if w.before == nil || v.Charter != w.beforeD || v.Round != w.renewal.Round {
+			return fmt.Errorf("%s departs from another epoch or round", m.By)
+		}
+		if w.openers[consilium.SiteID(m.By)] >= v.Round {
+			return fmt.Errorf("%s departs and has opened", m.By)
+		}
+		w.departed[consilium.SiteID(m.By)] = true
 	case consilium.KindOpening:
 		v, err := consilium.ParseOpening(m.Body)
 		if err != nil {
 			return err
 		}
+		w.openers[consilium.SiteID(m.By)] = v.Round
 		if w.renounced[position()] >= v.Attempt {
 			return fmt.Errorf("%s opens what it renounced", m.By)
 		}
@@ -767,16 +872,12 @@ func (w *witness) message(m *consilium.Message) error {
 	return nil
 }
 
-func equalPositions(a, b []consilium.Position) bool {
-	if len(a) != len(b) {
-		return false
+func (w *witness) names(ps []consilium.Position) []consilium.SiteID {
+	var out []consilium.SiteID
+	for _, p := range ps {
+		out = append(out, w.charter.Members[p-1].Site)
 	}
-	for i := range a {
-		if a[i] != b[i] {
-			return false
-		}
-	}
-	return true
+	return out
 }
 
 func (w *world) verify() {

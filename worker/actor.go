@@ -22,9 +22,13 @@ type actor struct {
 	study consilium.StudyID
 	log   *slog.Logger
 
-	mu    sync.Mutex // guards queue
-	queue []*consilium.Event
-	wake  chan struct{}
+	mu      sync.Mutex // guards the next five
+	queue   []*consilium.Event
+	last    uint64 // the largest sequence number that was taken
+	skip    uint64 // events before it came already: the log is being read again
+	started bool
+	reread  bool // the log was read again for this study
+	wake    chan struct{}
 
 	rep    *replica
 	posted map[string]bool
@@ -46,18 +50,38 @@ func newActor(g *Gate, study consilium.StudyID) *actor {
 		gate: g, study: study,
 		log:    g.log.With("study", string(study)),
 		wake:   make(chan struct{}, 1),
-		rep:    newReplica(study, g.cfg.Site, g.roster),
 		posted: map[string]bool{},
 	}
 }
 
-func (a *actor) enqueue(ev *consilium.Event) {
+// enqueue takes an event. It reports true, without taking it, if the
+// study's beginning is missing: a hospital sees a study from when it is asked, and
+// what came before is in the log.
+func (a *actor) enqueue(ev *consilium.Event) (missed bool) {
 	a.mu.Lock()
+	defer a.mu.Unlock()
+	if ev.Seq < a.skip {
+		return false
+	}
+	if !a.started && (ev.Kind == consilium.EventRenewing || ev.Kind == consilium.EventAdmitted) && !a.reread {
+		a.reread = true
+		return true
+	}
+	a.started, a.last = true, max(a.last, ev.Seq)
 	a.queue = append(a.queue, ev)
-	a.mu.Unlock()
 	select {
 	case a.wake <- struct{}{}:
 	default:
+	}
+	return false
+}
+
+// again prepares for the log from its beginning.
+func (a *actor) again() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.started {
+		a.skip = a.last + 1
 	}
 }
 
@@ -81,6 +105,11 @@ func (a *actor) run(ctx context.Context) error {
 	if a.sec, err = a.gate.secrets.load(a.study); err != nil {
 		return fmt.Errorf("%w: %w", errDisk, err)
 	}
+	signed, err := a.gate.journal.charters(a.study)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errDisk, err)
+	}
+	a.rep = newReplica(a.study, a.gate.cfg.Site, a.gate.roster, signed...)
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -224,6 +253,7 @@ var promiseMade = map[consilium.MessageKind]string{
 	consilium.KindSuspect:   "suspect/after-promise",
 	consilium.KindShow:      "show/after-promise",
 	consilium.KindRelease:   "release/after-promise",
+	consilium.KindDepart:    "depart/after-promise",
 }
 
 func (a *actor) post(ctx context.Context, slot string, m *consilium.Message) error {

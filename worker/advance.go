@@ -16,8 +16,18 @@ func (a *actor) advance(ctx context.Context) (time.Duration, error) {
 	if a.rep.charter == nil {
 		return 0, a.enrol(ctx)
 	}
+	if epoch := a.rep.charter.Epoch; a.sec.epochOf() > epoch || a.hasLeft(epoch) {
+		a.log.Warn("the log is behind this hospital, which has left the epoch", "epoch", epoch)
+		return time.Minute, nil
+	}
+	if err := a.cross(); err != nil {
+		return 0, err
+	}
 	if a.rep.position == 0 {
 		return 0, nil // a charter without this hospital
+	}
+	if a.rep.charter.Members[a.rep.position-1].Key != a.gate.cfg.Signer.Public() {
+		return 0, nil // it was a member with another key, and waits for the next epoch
 	}
 	if a.sec.Group == nil {
 		return 0, consilium.ErrStale.Withf("the group key of this study is gone from the hospital's disk")
@@ -109,6 +119,11 @@ func soonest(a, b time.Duration) time.Duration {
 // digest.
 func (a *actor) reachRound(ctx context.Context) (time.Duration, error) {
 	want := a.rep.round.opened.Round
+	if c := a.rep.charter; a.sec.State == nil && a.sec.Round == want && c.Handover != nil && want == c.FirstRound() {
+		if wait, err := a.takeOver(ctx); err != nil || wait > 0 {
+			return wait, err
+		}
+	}
 	for a.sec.Round < want {
 		group, err := party.ParseGroupKey(a.sec.Group)
 		if err != nil {
@@ -158,8 +173,10 @@ func (a *actor) turn(ctx context.Context, group *party.GroupKey, state []byte) e
 // file system forgets.
 func (a *actor) ratchet(group *party.GroupKey, state []byte) error {
 	a.gate.cfg.Crash("close/before-secret")
+	salt := group.Salt(consilium.DomainState)
 	next := group.Ratchet()
 	a.sec.Group, a.sec.Round, a.sec.State, a.sec.Next, a.sec.Dealt = next.Secret(), next.Round(), state, nil, nil
+	a.sec.Salt = salt[:]
 	a.forgetSealing()
 	if err := a.gate.secrets.save(a.study, a.sec); err != nil {
 		return fmt.Errorf("%w: %w", errDisk, err)

@@ -16,6 +16,14 @@ import (
 // hospital's vector exactly. With 2t >= N + f + 2 any two sets of t openers share
 // two honest hospitals; each of them opens for one set of members only, unless
 // N - t + f + 1 renouncements show that what it opened for never opens.
+//
+// This holds for any number of attempts. Suppose t shares of attempt a for A and t
+// of attempt b for B are out. At least 2(t-f) - (N-f) >= 2 honest hospitals opened
+// both. The first of the two openings of such a one locked it, say in a; for the
+// other it took renouncements that reach a. N - t + 1 of them are of honest
+// hospitals, which have opened in no attempt when they sign and open none up to a
+// later. So at most (N-f) - (N-t+1) < t - f honest ones ever open in a, and t shares
+// never come together there.
 type binding struct {
 	Members   []consilium.Position `json:"members,omitempty"` // of the set that was opened, in any attempt
 	Attempt   uint32               `json:"attempt"`           // the last attempt that was opened

@@ -26,7 +26,7 @@ func (a *actor) answerComplaints(ctx context.Context) error {
 	if own == nil || len(rd.complaints[r.position]) == 0 || r.certified() {
 		return nil
 	}
-	name := func(p consilium.Position) string { return slot(fmt.Sprintf("answer-%d", p), rd.opened) }
+	name := func(p consilium.Position) string { return a.slot(fmt.Sprintf("answer-%d", p), rd.opened) }
 	answered := 0
 	for p := consilium.Position(1); int(p) <= len(r.charter.Members); p++ {
 		if _, ok := a.gate.journal.promise(a.study, name(p)); ok {
@@ -39,7 +39,7 @@ func (a *actor) answerComplaints(ctx context.Context) error {
 			continue
 		}
 		err := a.promise(ctx, name(by), consilium.KindAnswer, func() ([]byte, error) {
-			record := a.sec.Dealt[slot("header", rd.opened)]
+			record := a.sec.Dealt[a.slot("header", rd.opened)]
 			if record == nil {
 				return nil, consilium.ErrStale.Withf("what this hospital dealt is gone from its disk")
 			}
@@ -164,7 +164,7 @@ func (a *actor) auditOwn(ctx context.Context, sp *round) error {
 	if _, in := sp.proposed.Has(r.position); !in || a.verdict.audited {
 		return nil
 	}
-	record := a.sec.Dealt[slot("header", sp.opened)]
+	record := a.sec.Dealt[a.slot("header", sp.opened)]
 	seed, err := party.RecordSeed(record)
 	if err != nil {
 		return consilium.ErrStale.Withf("what this hospital dealt is gone from its disk")
@@ -186,7 +186,7 @@ func (a *actor) auditOwn(ctx context.Context, sp *round) error {
 		a.verdict.audited = true
 		return nil
 	}
-	salt, err := party.VectorSalt(a.gate.cfg.Secret, a.study, sp.opened.Round)
+	salt, err := party.VectorSalt(a.gate.salt, a.study, sp.opened.Round)
 	if err != nil {
 		return err
 	}
@@ -216,7 +216,7 @@ func (a *actor) auditOwn(ctx context.Context, sp *round) error {
 // that can be told, once.
 func (a *actor) suspect(ctx context.Context, sp *round) error {
 	r := a.rep
-	name := slot("suspect", sp.opened)
+	name := a.slot("suspect", sp.opened)
 	if _, promised := a.gate.journal.promise(a.study, name); !promised {
 		odd, ok := party.Suspects(a.verdict.list(), r.charter.Threshold)
 		if ok || len(odd) == 0 || len(odd) > r.charter.MaxAccused() {
@@ -249,14 +249,14 @@ func inOrder(openings map[consilium.Position]*party.OpeningShare) []*party.Openi
 // for, and shows nothing.
 func (a *actor) show(ctx context.Context, sp *round) error {
 	r, now := a.rep, a.now
-	name := slot("show", sp.opened)
+	name := a.slot("show", sp.opened)
 	if a.posted[name] {
 		return nil
 	}
 	if _, promised := a.gate.journal.promise(a.study, name); promised {
 		return a.promise(ctx, name, consilium.KindShow, nil)
 	}
-	if _, opened := a.gate.journal.promise(a.study, slot("opening", sp.opened)); !opened {
+	if _, opened := a.gate.journal.promise(a.study, a.slot("opening", sp.opened)); !opened {
 		return nil
 	}
 	key, err := a.sealingSecretOf(sp)

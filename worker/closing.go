@@ -76,7 +76,7 @@ func (a *actor) prepareOffer(rd *round, group *party.GroupKey) error {
 	}
 	o := &offer{
 		at:   consilium.At{Charter: a.rep.digest, Round: rd.opened.Round, Attempt: rd.opened.Attempt, Position: a.rep.position},
-		next: rd.next, since: a.gate.cfg.Now(), slot: slot("sealed", rd.opened), signers: rd.signers,
+		next: rd.next, since: a.gate.cfg.Now(), slot: a.slot("sealed", rd.opened), signers: rd.signers,
 	}
 	var err error
 	o.sealed, err = group.SealState(o.at, a.sec.Next)

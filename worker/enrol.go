@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -27,13 +28,27 @@ func (a *actor) enrol(ctx context.Context) error {
 	if only := r.spec.Sites.Only; len(only) > 0 && !slices.Contains(only, a.gate.cfg.Site) {
 		return nil
 	}
-	if a.posted["decline"] {
+	if v := r.renewal; v != nil && v.Roster != a.gate.rosterD {
+		a.log.Info("the next epoch is made under another roster than this hospital has", "roster", v.Roster.Short())
 		return nil
 	}
-	if _, declined := a.gate.journal.promise(a.study, "decline"); declined {
-		return a.promise(ctx, "decline", consilium.KindDecline, nil)
+	if ok, err := a.depart(ctx); err != nil || !ok {
+		return err
 	}
-	if _, enrolled := a.gate.journal.promise(a.study, "enrol"); !enrolled {
+	decline, enrol := r.enrolSlot("decline"), r.enrolSlot("enrol")
+	if a.posted[decline] || r.gone[a.gate.cfg.Site] {
+		return nil
+	}
+	if _, declined := a.gate.journal.promise(a.study, decline); declined {
+		return a.promise(ctx, decline, consilium.KindDecline, nil)
+	}
+	if charter := epochPrefix(r.making()) + "charter"; r.renewal != nil {
+		if _, signed := a.gate.journal.promise(a.study, charter); signed {
+			// This hospital has signed this epoch's charter and signs no other.
+			return a.promise(ctx, charter, consilium.KindCharter, nil)
+		}
+	}
+	if _, enrolled := a.gate.journal.promise(a.study, enrol); !enrolled {
 		if r.enrols[a.gate.cfg.Site] != nil {
 			return consilium.ErrStale.Withf("the log holds an enrolment of this hospital that its journal does not: the journal was rolled back")
 		}
@@ -56,12 +71,12 @@ func (a *actor) enrol(ctx context.Context) error {
 		if err := a.makeEnrolSecret(); err != nil {
 			return err
 		}
-		return a.promise(ctx, "enrol", consilium.KindEnrol, func() ([]byte, error) {
+		return a.stale(a.promise(ctx, enrol, consilium.KindEnrol, func() ([]byte, error) {
 			return a.enrolment(reply.Decision)
-		})
+		}))
 	}
-	if err := a.promise(ctx, "enrol", consilium.KindEnrol, nil); err != nil {
-		return err
+	if err := a.promise(ctx, enrol, consilium.KindEnrol, nil); err != nil {
+		return a.stale(err)
 	}
 	if r.draft == nil {
 		return nil
@@ -70,7 +85,7 @@ func (a *actor) enrol(ctx context.Context) error {
 	if !ok {
 		return nil // left out: the study runs without this hospital
 	}
-	if r.draft.Members[p-1].Key != a.gate.cfg.Signer.Public() || r.draft.Roster != a.gate.rosterD {
+	if signed := r.known[r.making()] != nil; !signed && (r.draft.Members[p-1].Key != a.gate.cfg.Signer.Public() || r.draft.Roster != a.gate.rosterD) {
 		return fmt.Errorf("%w: the draft names another roster or key for this hospital", errForged)
 	}
 	if err := a.checkLineage(memberSites(r.draft, nil)); err != nil {
@@ -85,9 +100,19 @@ func (a *actor) enrol(ctx context.Context) error {
 	return a.signCharter(ctx, p)
 }
 
+// stale takes it that the coordinators have another roster by now: they ask
+// again under that one.
+func (a *actor) stale(err error) error {
+	if a.rep.renewal == nil || !errors.Is(err, consilium.ErrStale) {
+		return err
+	}
+	a.log.Info("the enrolment in the next epoch came under another roster", "err", err)
+	return nil
+}
+
 func (a *actor) decline(ctx context.Context, decision consilium.Digest, code, reason string) error {
 	a.log.Info("study declined", "code", code, "reason", reason)
-	return a.promise(ctx, "decline", consilium.KindDecline, func() ([]byte, error) {
+	return a.promise(ctx, a.rep.enrolSlot("decline"), consilium.KindDecline, func() ([]byte, error) {
 		d := &consilium.Decline{Study: a.study, Submission: consilium.DomainSubmission.Digest(a.rep.submitted), Decision: decision,
 			Code: cut(code, 128), Reason: cut(reason, consilium.MaxReasonSize)}
 		return d.Encode(), a.note(0, "decline", map[string]any{"code": d.Code, "reason": d.Reason, "decision": decision})
@@ -105,7 +130,11 @@ func cut(s string, n int) string {
 // commitment is sent. If we crash before the promise, Open finds the secret and
 // uses it.
 func (a *actor) makeEnrolSecret() error {
-	if a.sec.Enrol != nil {
+	e := &enrolSecret{}
+	if v := a.rep.renewal; v != nil {
+		e.Epoch, e.Try = a.rep.making(), v.Try
+	}
+	if have := a.sec.Enrol; have != nil && have.Epoch == e.Epoch && have.Try == e.Try {
 		return nil
 	}
 	a.gate.cfg.Crash("enrol/before-secret")
@@ -121,12 +150,16 @@ func (a *actor) makeEnrolSecret() error {
 	if err != nil {
 		return err
 	}
-	var nonce consilium.Digest
-	if _, err := io.ReadFull(rand.Reader, nonce[:]); err != nil {
+	if _, err := io.ReadFull(rand.Reader, e.Nonce[:]); err != nil {
 		return err
 	}
-	a.sec.Sealing[charterKey] = kb
-	a.sec.Enrol = &enrolSecret{Nonce: nonce, Contribution: c.Secret()}
+	e.Contribution = c.Secret()
+	if e.Epoch == 0 {
+		a.sec.Sealing[charterKey] = kb
+	} else {
+		e.Key = kb
+	}
+	a.sec.Enrol = e
 	if err := a.gate.secrets.save(a.study, a.sec); err != nil {
 		return fmt.Errorf("%w: %w", errDisk, err)
 	}
@@ -134,8 +167,20 @@ func (a *actor) makeEnrolSecret() error {
 	return nil
 }
 
+// enrolKey is the sealing key of the enrolment that is under way.
+func (a *actor) enrolKey() (*seal.Key, error) {
+	e := a.sec.Enrol
+	if e == nil {
+		return nil, consilium.ErrStale.Withf("the secret of this hospital's enrolment is gone")
+	}
+	if e.Epoch > 0 {
+		return seal.Parse(e.Key)
+	}
+	return seal.Parse(a.sec.Sealing[charterKey])
+}
+
 func (a *actor) enrolment(decision consilium.Digest) ([]byte, error) {
-	key, err := seal.Parse(a.sec.Sealing[charterKey])
+	key, err := a.enrolKey()
 	if err != nil {
 		return nil, err
 	}
@@ -148,6 +193,9 @@ func (a *actor) enrolment(decision consilium.Digest) ([]byte, error) {
 		Sealing: key.Public(), Nonce: a.sec.Enrol.Nonce,
 		Commitment: c.Commitment(a.study, a.gate.cfg.Site, a.sec.Enrol.Nonce), Decision: decision,
 	}
+	if a.rep.prior != nil {
+		e.Previous = a.rep.prior.digest
+	}
 	return e.Encode(), a.note(0, "enrol", map[string]any{
 		"team": a.rep.submission.Team, "submission": e.Submission, "decision": decision, "spec": consilium.SpecDigest(a.rep.submission.SpecBytes), "policy": a.rep.submission.Policy,
 	})
@@ -157,7 +205,7 @@ func (a *actor) enrolment(decision consilium.Digest) ([]byte, error) {
 // All commitments are in the draft by now, so no member can choose its own
 // after seeing another's.
 func (a *actor) reveal(ctx context.Context) error {
-	return a.promise(ctx, "reveal", consilium.KindReveal, func() ([]byte, error) {
+	return a.promise(ctx, a.rep.enrolSlot("reveal"), consilium.KindReveal, func() ([]byte, error) {
 		if a.sec.Enrol == nil {
 			return nil, consilium.ErrStale.Withf("the secret of this hospital's enrolment is gone")
 		}
@@ -183,10 +231,10 @@ func revealContext(draft consilium.Digest, from, to consilium.SiteID) []byte {
 // signs the charter with its confirmation. Members that computed another key
 // would sign other bytes, and the study would not start.
 func (a *actor) signCharter(ctx context.Context, p consilium.Position) error {
-	return a.promise(ctx, "charter", consilium.KindCharter, func() ([]byte, error) {
+	return a.promise(ctx, epochPrefix(a.rep.making())+"charter", consilium.KindCharter, func() ([]byte, error) {
 		r := a.rep
 		draft := consilium.CharterDigest(r.drafted)
-		key, err := seal.Parse(a.sec.Sealing[charterKey])
+		key, err := a.enrolKey()
 		if err != nil {
 			return nil, err
 		}
@@ -215,7 +263,11 @@ func (a *actor) signCharter(ctx context.Context, p consilium.Position) error {
 			return nil, err
 		}
 		a.gate.cfg.Crash("charter/before-secret")
-		a.sec.Group, a.sec.Round = group.Secret(), 1
+		if a.sec.Enrol.Epoch > 0 {
+			a.sec.Enrol.Group = group.Secret() // the epoch before is not over until all have signed
+		} else {
+			a.sec.Group, a.sec.Round = group.Secret(), 1
+		}
 		if err := a.gate.secrets.save(a.study, a.sec); err != nil {
 			return nil, fmt.Errorf("%w: %w", errDisk, err)
 		}
@@ -233,12 +285,16 @@ func (a *actor) start(ctx context.Context) error {
 	if r.position == 0 {
 		return nil
 	}
+	roll, err := r.roll()
+	if err != nil {
+		return err
+	}
 	log, err := a.gate.decisionLog()
 	if err != nil {
 		return err
 	}
 	shape, err := a.gate.cfg.Vault.Start(ctx, hatch.StartRequest{
-		Study: a.study, Charter: r.chartered, Submission: r.submitted, Approval: r.approved, Roster: a.gate.cfg.Roster.Payload, Position: r.position, Log: log,
+		Study: a.study, Charter: r.chartered, Submission: r.submitted, Approval: r.approved, Roster: a.gate.cfg.Roster.Payload, Position: r.position, Sites: roll, Log: log,
 	})
 	if err != nil {
 		return err
@@ -250,15 +306,15 @@ func (a *actor) start(ctx context.Context) error {
 			return fmt.Errorf("%w: %w", errDisk, err)
 		}
 	case a.sec.State == nil:
-		// We crashed while catching up with rounds that closed without us:
-		// reachRound goes on and finds the state.
+		// We crashed while catching up with rounds that closed without us, or
+		// were not in the epoch before: reachRound goes on and finds the state.
 	case a.sec.Round > 1:
 		if shape, err = a.gate.cfg.Vault.Adopt(ctx, hatch.AdoptRequest{Study: a.study, Round: a.sec.Round - 1, State: a.sec.State}); err != nil {
 			return err
 		}
 	}
 	a.shape = &shape
-	return nil
+	return a.handOver()
 }
 
 // record writes the vault's records to the trail, before what they announce.

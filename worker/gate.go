@@ -84,6 +84,10 @@ var TroubleCrashPoints = []string{
 	"join/before-binding", "renounce/after-promise", "release-lock/after-thaw",
 }
 
+// EpochCrashPoints lists those that only a new epoch comes to. The points of the
+// enrolment are passed again then.
+var EpochCrashPoints = []string{"depart/after-promise", "epoch/before-journal", "epoch/after-journal", "epoch/after-secret"}
+
 // Gate runs one hospital's side of every study.
 type Gate struct {
 	cfg     Config
@@ -91,6 +95,7 @@ type Gate struct {
 	rosterD consilium.Digest
 	journal *journal
 	secrets secretStore
+	salt    []byte // of digests that other hospitals see or that the journal keeps; it outlives the identity key
 	trail   *trail.Writer
 	dir     *durable.Dir
 	log     *slog.Logger
@@ -158,6 +163,11 @@ func Open(cfg Config) (*Gate, error) {
 		dir.Close()
 		return nil, err
 	}
+	if g.salt, err = openSalt(filepath.Join(cfg.Dir, "salt"), cfg.Secret, g.journal.empty()); err != nil {
+		g.journal.close()
+		dir.Close()
+		return nil, err
+	}
 	if g.trail, err = trail.Open(filepath.Join(cfg.Dir, "trail"), cfg.Site, cfg.Signer, cfg.Now); err != nil {
 		g.journal.close()
 		dir.Close()
@@ -193,22 +203,33 @@ func (g *Gate) Run(ctx context.Context) error {
 	g.touch()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
-		err := g.cfg.Coordinator.Follow(ctx, 0, func(ev *consilium.Event) error {
-			g.touch()
-			if ev.Study == "" || g.journal.hasEnded(ev.Study) {
+		for {
+			err := g.cfg.Coordinator.Follow(ctx, 0, func(ev *consilium.Event) error {
+				g.touch()
+				if ev.Study == "" || g.journal.hasEnded(ev.Study) {
+					return nil
+				}
+				a, fresh := g.actor(ev.Study)
+				if fresh {
+					group.Go(func() error { return a.run(ctx) })
+				}
+				if a.enqueue(ev) {
+					return errMissed
+				}
 				return nil
+			})
+			if ctx.Err() != nil {
+				return ctx.Err()
 			}
-			a, fresh := g.actor(ev.Study)
-			if fresh {
-				group.Go(func() error { return a.run(ctx) })
+			if !errors.Is(err, errMissed) {
+				return err
 			}
-			a.enqueue(ev)
-			return nil
-		})
-		if ctx.Err() != nil {
-			return ctx.Err()
+			g.mu.Lock()
+			for _, a := range g.actors {
+				a.again()
+			}
+			g.mu.Unlock()
 		}
-		return err
 	})
 	err := group.Wait()
 	if errors.Is(err, context.Canceled) {
@@ -216,6 +237,10 @@ func (g *Gate) Run(ctx context.Context) error {
 	}
 	return err
 }
+
+// errMissed reads the log again from its beginning: a study has become visible
+// to this hospital in the middle.
+var errMissed = errors.New("the beginning of a study was not shown")
 
 func (g *Gate) touch() {
 	g.mu.Lock()

@@ -1,13 +1,16 @@
 package worker
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"sort"
+	"strings"
 	"sync"
 
 	"consilium"
@@ -25,6 +28,7 @@ const (
 	recordEnded   uint8 = 5 // a study is over
 	recordVector  uint8 = 6 // digest of the one vector of a round
 	recordThaw    uint8 = 7 // the frozen set of a study is void: nothing was opened under it
+	recordEpoch   uint8 = 8 // a study goes on under its next charter, with these frozen members if any
 )
 
 // journal is what a gate remembers across crashes. Every method that records
@@ -33,14 +37,19 @@ type journal struct {
 	mu     sync.Mutex
 	log    *durable.Journal
 	slots  map[consilium.StudyID]map[string][]byte // slot -> encoded message
-	bound  map[consilium.StudyID]map[uint32]binding
+	bound  map[consilium.StudyID]map[place]binding
+	epoch  map[consilium.StudyID]uint32 // above 1
 	frozen map[consilium.StudyID]*frozen
 	vector map[consilium.StudyID]map[uint32]vector
 	ended  map[consilium.StudyID]bool
 	opened []openedSum
 }
 
-// frozen is what the first opening of an exact study fixes.
+// place is a round under one charter. Records of the first epoch name none.
+type place struct{ epoch, round uint32 }
+
+// frozen is what the first opening of an exact study fixes. Positions are of
+// the charter in force.
 type frozen struct {
 	Round   uint32               `json:"round"` // whose opening fixed it
 	Members []consilium.Position `json:"members"`
@@ -63,8 +72,15 @@ type promiseRecord struct {
 
 type bindingRecord struct {
 	Study consilium.StudyID `json:"study"`
+	Epoch uint32            `json:"epoch,omitempty"` // above 1
 	Round uint32            `json:"round"`
 	binding
+}
+
+type epochRecord struct {
+	Study  consilium.StudyID `json:"study"`
+	Epoch  uint32            `json:"epoch"`
+	Frozen *frozen           `json:"frozen,omitempty"`
 }
 
 type frozenRecord struct {
@@ -88,14 +104,19 @@ type endedRecord struct {
 	Study consilium.StudyID `json:"study"`
 }
 
-func openJournal(path string) (*journal, error) {
-	j := &journal{
+func newJournal() *journal {
+	return &journal{
 		slots:  map[consilium.StudyID]map[string][]byte{},
-		bound:  map[consilium.StudyID]map[uint32]binding{},
+		bound:  map[consilium.StudyID]map[place]binding{},
+		epoch:  map[consilium.StudyID]uint32{},
 		frozen: map[consilium.StudyID]*frozen{},
 		vector: map[consilium.StudyID]map[uint32]vector{},
 		ended:  map[consilium.StudyID]bool{},
 	}
+}
+
+func openJournal(path string) (*journal, error) {
+	j := newJournal()
 	log, err := durable.Open(path)
 	if err != nil {
 		return nil, err
@@ -154,6 +175,12 @@ func (j *journal) replay(kind uint8, data []byte) error {
 			return err
 		}
 		j.keepVector(r)
+	case recordEpoch:
+		var r epochRecord
+		if err := json.Unmarshal(data, &r); err != nil {
+			return err
+		}
+		j.keepEpoch(r)
 	default:
 		return fmt.Errorf("record of unknown kind %d: a newer release wrote it", kind)
 	}
@@ -169,9 +196,18 @@ func (j *journal) keepPromise(r promiseRecord) {
 
 func (j *journal) keepBinding(r bindingRecord) {
 	if j.bound[r.Study] == nil {
-		j.bound[r.Study] = map[uint32]binding{}
+		j.bound[r.Study] = map[place]binding{}
 	}
-	j.bound[r.Study][r.Round] = r.binding
+	j.bound[r.Study][place{max(r.Epoch, 1), r.Round}] = r.binding
+}
+
+func (j *journal) keepEpoch(r epochRecord) {
+	j.epoch[r.Study] = r.Epoch
+	if r.Frozen == nil {
+		delete(j.frozen, r.Study)
+	} else {
+		j.frozen[r.Study] = r.Frozen
+	}
 }
 
 func (j *journal) keepVector(r vectorRecord) {
@@ -185,6 +221,7 @@ func (j *journal) keepEnded(study consilium.StudyID) {
 	j.ended[study] = true
 	delete(j.slots, study)
 	delete(j.bound, study)
+	delete(j.epoch, study)
 	delete(j.frozen, study)
 	delete(j.vector, study)
 }
@@ -221,21 +258,79 @@ func (j *journal) setPromise(study consilium.StudyID, slot string, message []byt
 	return nil
 }
 
-// binding returns what this hospital has bound itself to in a round.
-func (j *journal) binding(study consilium.StudyID, round uint32) binding {
+// charters lists the charters of a study that this hospital has signed.
+func (j *journal) charters(study consilium.StudyID) ([]*consilium.Charter, error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.bound[study][round]
+	var out []*consilium.Charter
+	for slot, b := range j.slots[study] {
+		if slot != "charter" && !strings.HasSuffix(slot, "/charter") {
+			continue
+		}
+		m, err := consilium.ParseMessage(b)
+		if err != nil {
+			return nil, fmt.Errorf("slot %s: %w", slot, err)
+		}
+		c, err := consilium.ParseCharter(m.Body)
+		if err != nil {
+			return nil, fmt.Errorf("slot %s: %w", slot, err)
+		}
+		out = append(out, c)
+	}
+	return out, nil
 }
 
-func (j *journal) setBinding(study consilium.StudyID, round uint32, b binding) error {
+// binding returns what this hospital has bound itself to in a round of an epoch.
+func (j *journal) binding(study consilium.StudyID, epoch, round uint32) binding {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	r := bindingRecord{study, round, b}
+	return j.bound[study][place{epoch, round}]
+}
+
+// openedFrom reports whether this hospital has opened under a charter in a round
+// or a later one.
+func (j *journal) openedFrom(study consilium.StudyID, epoch, round uint32) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for at, b := range j.bound[study] {
+		if at.epoch == epoch && at.round >= round && b.Opened {
+			return true
+		}
+	}
+	return false
+}
+
+func (j *journal) setBinding(study consilium.StudyID, epoch, round uint32, b binding) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	r := bindingRecord{Study: study, Round: round, binding: b}
+	if epoch > 1 {
+		r.Epoch = epoch
+	}
 	if err := j.append(recordBinding, r); err != nil {
 		return err
 	}
 	j.keepBinding(r)
+	return nil
+}
+
+// epochOf is the epoch in which this hospital is in a study: 1 until setEpoch.
+func (j *journal) epochOf(study consilium.StudyID) uint32 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return max(j.epoch[study], 1)
+}
+
+// setEpoch records that a study goes on in a later epoch, with the frozen set
+// carried over or, if f is nil, with none.
+func (j *journal) setEpoch(study consilium.StudyID, epoch uint32, f *frozen) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	r := epochRecord{Study: study, Epoch: epoch, Frozen: f}
+	if err := j.append(recordEpoch, r); err != nil {
+		return err
+	}
+	j.keepEpoch(r)
 	return nil
 }
 
@@ -348,10 +443,12 @@ func equalSites(a, b []consilium.SiteID) bool {
 // replaced whole, so what a round no longer needs is gone from it ("best
 // effort": Go and storage may keep copies).
 type secrets struct {
+	Epoch   uint32            `json:"epoch,omitempty"` // whose Group it is; 0 is the first
 	Enrol   *enrolSecret      `json:"enrol,omitempty"` // gone once the charter is signed by all
 	Group   []byte            `json:"group,omitempty"` // the group key of Round, as he/party encodes it
 	Round   uint32            `json:"round"`           // the round that Group and State belong to
 	State   []byte            `json:"state,omitempty"` // analysis state that Round starts from
+	Salt    []byte            `json:"salt,omitempty"`  // of the digest under which State was certified, to hand it over to another epoch
 	Next    []byte            `json:"next,omitempty"`  // the state after Round, once this hospital has opened its sum
 	Sealing map[string][]byte `json:"sealing"`         // secret by the header digest that published it; "charter" for the first
 	Dealt   map[string][]byte `json:"dealt,omitempty"` // seed and masks of each dealing of Round, by slot; gone when it closes
@@ -360,6 +457,12 @@ type secrets struct {
 type enrolSecret struct {
 	Nonce        consilium.Digest `json:"nonce"`
 	Contribution []byte           `json:"contribution"`
+
+	// Of a later epoch; in the first they are in secrets.
+	Epoch uint32 `json:"epoch,omitempty"`
+	Try   uint32 `json:"try,omitempty"`
+	Key   []byte `json:"key,omitempty"`   // the secret sealing key
+	Group []byte `json:"group,omitempty"` // the group key of the epoch's first round, once it was combined
 }
 
 // secretStore keeps one secrets file per live study.
@@ -408,6 +511,36 @@ func (s secretStore) drop(study consilium.StudyID) error {
 		return nil
 	}
 	return err
+}
+
+// empty reports whether nothing was ever recorded.
+func (j *journal) empty() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return len(j.slots)+len(j.bound)+len(j.ended)+len(j.opened) == 0
+}
+
+// openSalt reads the secret with which this hospital salts digests of its rows.
+// It is not the identity key's: a hospital that gets a new one must still recognise
+// the rows of sums that it opened before. A directory of a release that salted with
+// the identity secret takes that over.
+func openSalt(path string, identity []byte, fresh bool) ([]byte, error) {
+	b, err := os.ReadFile(path)
+	switch {
+	case err == nil && len(b) == 32:
+		return b, nil
+	case err == nil:
+		return nil, fmt.Errorf("salt of %d bytes in %s, want 32: restore the file", len(b), path)
+	case !errors.Is(err, fs.ErrNotExist):
+		return nil, err
+	}
+	b = append([]byte(nil), identity...)
+	if fresh {
+		if _, err := io.ReadFull(rand.Reader, b); err != nil {
+			return nil, err
+		}
+	}
+	return b, durable.WriteFile(path, b, 0o600)
 }
 
 // sortedSites returns the sites in ascending order.

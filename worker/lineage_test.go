@@ -113,7 +113,7 @@ func TestRespelledStudy(t *testing.T) {
 // takes the gate down; what is opened once opens again the same.
 func FuzzJournal(f *testing.F) {
 	for _, v := range []any{
-		promiseRecord{"s", "vote/1/1", []byte("m")}, bindingRecord{"s", 1, binding{Members: []consilium.Position{1, 2}, Attempt: 1, Opened: true}},
+		promiseRecord{"s", "vote/1/1", []byte("m")}, bindingRecord{Study: "s", Round: 1, binding: binding{Members: []consilium.Position{1, 2}, Attempt: 1, Opened: true}},
 		frozenRecord{"s", frozen{Round: 1, Members: []consilium.Position{1}}}, openedSum{Study: "s"}, endedRecord{"s"}, vectorRecord{"s", 1, vector{}},
 	} {
 		b, err := json.Marshal(v)
@@ -126,12 +126,11 @@ func FuzzJournal(f *testing.F) {
 	}
 	f.Add(uint8(99), []byte("{"))
 	f.Fuzz(func(t *testing.T, kind uint8, data []byte) {
-		j := &journal{slots: map[consilium.StudyID]map[string][]byte{}, bound: map[consilium.StudyID]map[uint32]binding{},
-			frozen: map[consilium.StudyID]*frozen{}, vector: map[consilium.StudyID]map[uint32]vector{}, ended: map[consilium.StudyID]bool{}}
+		j := newJournal()
 		if err := j.replay(kind, data); err != nil {
 			return
 		}
-		j.binding("s", 1).allows(1, []consilium.Position{1, 2})
+		j.binding("s", 1, 1).allows(1, []consilium.Position{1, 2})
 		j.sums(lineage{}, "other")
 		if f := j.freeze("s"); f != nil && len(f.RowSets) == 0 && bytes.Equal(data, nil) {
 			t.Error("frozen by nothing")

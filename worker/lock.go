@@ -15,10 +15,10 @@ import (
 // released.
 func (a *actor) join(ctx context.Context) error {
 	r, o := a.rep, a.rep.round.opened
-	b := a.gate.journal.binding(a.study, o.Round)
+	b := a.gate.journal.binding(a.study, a.rep.charter.Epoch, o.Round)
 	if joined := b.join(o.Attempt); joined.Renounced != b.Renounced {
 		a.gate.cfg.Crash("join/before-binding")
-		if err := a.gate.journal.setBinding(a.study, o.Round, joined); err != nil {
+		if err := a.gate.journal.setBinding(a.study, a.rep.charter.Epoch, o.Round, joined); err != nil {
 			return fmt.Errorf("%w: %w", errDisk, err)
 		}
 		b = joined
@@ -58,7 +58,7 @@ func (a *actor) releaseLock(b binding) error {
 		}
 		a.gate.cfg.Crash("release-lock/after-thaw")
 	}
-	if err := a.gate.journal.setBinding(a.study, o.Round, free.join(o.Attempt)); err != nil {
+	if err := a.gate.journal.setBinding(a.study, a.rep.charter.Epoch, o.Round, free.join(o.Attempt)); err != nil {
 		return fmt.Errorf("%w: %w", errDisk, err)
 	}
 	a.log.Info("the lock of the round is released", "round", o.Round, "attempt", o.Attempt)
@@ -68,16 +68,16 @@ func (a *actor) releaseLock(b binding) error {
 // renounce promises that this hospital has not opened in the round up to an
 // attempt and never will. The binding that makes it true is durable before.
 func (a *actor) renounce(ctx context.Context, at consilium.At, why string) error {
-	name := fmt.Sprintf("renounce/%d/%d", at.Round, at.Attempt)
+	name := fmt.Sprintf("%srenounce/%d/%d", epochPrefix(a.rep.charter.Epoch), at.Round, at.Attempt)
 	if a.posted[name] {
 		return nil
 	}
-	b := a.gate.journal.binding(a.study, at.Round)
+	b := a.gate.journal.binding(a.study, a.rep.charter.Epoch, at.Round)
 	if !b.mayRenounce() {
 		return nil
 	}
 	if b.Renounced < at.Attempt {
-		if err := a.gate.journal.setBinding(a.study, at.Round, b.join(at.Attempt+1)); err != nil {
+		if err := a.gate.journal.setBinding(a.study, a.rep.charter.Epoch, at.Round, b.join(at.Attempt+1)); err != nil {
 			return fmt.Errorf("%w: %w", errDisk, err)
 		}
 	}

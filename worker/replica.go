@@ -33,7 +33,15 @@ type replica struct {
 	approval  *consilium.Approval
 	approved  []byte // payload
 	approvers map[string]consilium.Signature
+	counted   bool // the board's threshold, when this hospital first enrolled
 	admitted  bool
+
+	known    map[uint32]*consilium.Charter         // by epoch: charters that this hospital has signed, by its journal
+	charters map[consilium.Digest][]byte           // payloads that the log showed, signed by whomever
+	prior    *epoch                                // the one before, while or since another is made
+	renewal  *consilium.Renewal                    // that asked for this epoch, or nil in the first
+	departs  map[consilium.Position]bool           // who has left prior, by its positions
+	fixed    map[consilium.SiteID]consilium.Digest // row sets of the contributors of the last closed round
 
 	enrols  map[consilium.SiteID]*consilium.Enrol
 	draft   *consilium.Charter
@@ -59,6 +67,15 @@ type replica struct {
 	published *consilium.Publish
 	ended     consilium.Phase
 	reason    string
+}
+
+// epoch is one that the study has left, or is about to leave.
+type epoch struct {
+	charter  *consilium.Charter
+	digest   consilium.Digest
+	position consilium.Position
+	verified bool   // this hospital followed it; otherwise it knows the bytes that its digest names
+	last     *round // of the closed rounds, or nil
 }
 
 type sealingKey struct {
@@ -103,18 +120,74 @@ type signedHeader struct {
 	body   []byte
 }
 
-func newReplica(id consilium.StudyID, self consilium.SiteID, roster *consilium.Roster) *replica {
-	return &replica{
+// newReplica starts a study's replica. signed are the charters that this
+// hospital signed before, by its own journal: when it did, it had checked them, and
+// all that they name, under the roster of that time.
+func newReplica(id consilium.StudyID, self consilium.SiteID, roster *consilium.Roster, signed ...*consilium.Charter) *replica {
+	r := &replica{
 		id: id, self: self, roster: roster,
 		approvers: map[string]consilium.Signature{},
-		enrols:    map[consilium.SiteID]*consilium.Enrol{},
-		reveals:   map[consilium.Position]*consilium.Reveal{},
-		signed:    map[consilium.Position]*consilium.Message{},
-		sealing:   map[consilium.Digest]sealingKey{},
-		offered:   map[uint32][]*consilium.SealedState{},
+		known:     map[uint32]*consilium.Charter{},
+		charters:  map[consilium.Digest][]byte{},
 		gone:      map[consilium.SiteID]bool{},
-		releases:  map[consilium.Position]*consilium.Release{},
 	}
+	for _, c := range signed {
+		r.known[c.Epoch] = c
+	}
+	r.newEpoch()
+	return r
+}
+
+// newEpoch forgets what belongs to one charter.
+func (r *replica) newEpoch() {
+	r.enrols = map[consilium.SiteID]*consilium.Enrol{}
+	r.draft, r.drafted = nil, nil
+	r.reveals = map[consilium.Position]*consilium.Reveal{}
+	r.signed = map[consilium.Position]*consilium.Message{}
+	r.charter, r.chartered, r.digest, r.position = nil, nil, consilium.Digest{}, 0
+	r.sealing = map[consilium.Digest]sealingKey{}
+	r.round, r.prev = nil, nil
+	r.offered = map[uint32][]*consilium.SealedState{}
+	r.releases = map[consilium.Position]*consilium.Release{}
+}
+
+// making is the epoch whose charter is in force or being made.
+func (r *replica) making() uint32 {
+	if r.prior == nil {
+		return 1
+	}
+	return r.prior.charter.Epoch + 1
+}
+
+// keyOf is the key under which a hospital speaks in this epoch. A charter that
+// this hospital signed says it, whatever rosters came later: what a hospital
+// said before it was revoked counts as it did then.
+func (r *replica) keyOf(site consilium.SiteID) (consilium.PublicKey, bool) {
+	c := r.charter
+	if c == nil {
+		c = r.known[r.making()]
+	}
+	if c != nil {
+		if p, ok := c.Position(site); ok {
+			return c.Members[p-1].Key, true
+		}
+	}
+	s, ok := r.roster.Site(site)
+	if !ok {
+		return consilium.PublicKey{}, false
+	}
+	return s.Key, true
+}
+
+// vouched reports whether this hospital has signed a charter for which ok
+// holds.
+func (r *replica) vouched(ok func(*consilium.Charter) bool) bool {
+	for _, c := range r.known {
+		if ok(c) {
+			return true
+		}
+	}
+	return false
 }
 
 // errForged marks an event that no honest federation would hold. It is logged
@@ -142,7 +215,12 @@ func (r *replica) observe(ev *consilium.Event, now time.Time) error {
 	case consilium.EventDrafted:
 		return r.takeDraft(ev.Body)
 	case consilium.EventChartered:
+		if len(r.charters) < maxCharters {
+			r.charters[consilium.CharterDigest(ev.Body)] = ev.Body
+		}
 		return r.takeCharter(ev.Body)
+	case consilium.EventRenewing:
+		return r.renew(ev.Body)
 	case consilium.EventOpened:
 		return r.open(ev.Body, now, ev.Time)
 	case consilium.EventProposed:
@@ -187,11 +265,15 @@ func (r *replica) message(m *consilium.Message) error {
 	case consilium.KindCancel:
 		return nil // the coordinator ends the study; nothing is permitted by it
 	}
-	site, ok := r.roster.Site(consilium.SiteID(m.By))
+	if m.Kind == consilium.KindDepart {
+		return r.takeDepart(m)
+	}
+	site := consilium.SiteID(m.By)
+	key, ok := r.keyOf(site)
 	if !ok {
 		return fmt.Errorf("%w: %s by %q, who is not a hospital of the roster", errForged, m.Kind, m.By)
 	}
-	if err := hybrid.Verify(site.Key, m.Kind.Domain(), m.Body, &m.Signature); err != nil {
+	if err := hybrid.Verify(key, m.Kind.Domain(), m.Body, &m.Signature); err != nil {
 		return fmt.Errorf("%s by %s: %w", m.Kind, m.By, err)
 	}
 	switch m.Kind {
@@ -203,8 +285,11 @@ func (r *replica) message(m *consilium.Message) error {
 		if e.Study != r.id {
 			return fmt.Errorf("%w: an enrolment for study %s", errForged, e.Study)
 		}
-		if _, ok := r.enrols[site.ID]; !ok {
-			r.enrols[site.ID] = e
+		if r.prior == nil && !e.Previous.IsZero() || r.prior != nil && e.Previous != r.prior.digest {
+			return fmt.Errorf("%w: an enrolment of %s for another epoch", errForged, m.By)
+		}
+		if _, ok := r.enrols[site]; !ok {
+			r.enrols[site] = e
 		}
 		return nil
 	case consilium.KindDecline:
@@ -217,7 +302,7 @@ func (r *replica) message(m *consilium.Message) error {
 		if w.Study != r.id {
 			return fmt.Errorf("%w: a withdrawal from study %s", errForged, w.Study)
 		}
-		r.gone[site.ID] = true
+		r.gone[site] = true
 		return nil
 	case consilium.KindReveal:
 		v, err := consilium.ParseReveal(m.Body)
@@ -227,7 +312,7 @@ func (r *replica) message(m *consilium.Message) error {
 		if r.draft == nil || v.Draft != consilium.CharterDigest(r.drafted) || len(v.Boxes) != len(r.draft.Members) {
 			return fmt.Errorf("%w: a reveal for another draft", errForged)
 		}
-		p, ok := r.draft.Position(site.ID)
+		p, ok := r.draft.Position(site)
 		if !ok {
 			return fmt.Errorf("%w: a reveal by a stranger to the draft", errForged)
 		}
@@ -239,7 +324,7 @@ func (r *replica) message(m *consilium.Message) error {
 		if r.draft == nil {
 			return fmt.Errorf("%w: a charter signature before a draft", errForged)
 		}
-		p, ok := r.draft.Position(site.ID)
+		p, ok := r.draft.Position(site)
 		if !ok {
 			return fmt.Errorf("%w: a charter signature by a stranger to the draft", errForged)
 		}
@@ -249,9 +334,9 @@ func (r *replica) message(m *consilium.Message) error {
 	if r.charter == nil {
 		return fmt.Errorf("%w: %s before the charter", errForged, m.Kind)
 	}
-	p, ok := r.charter.Position(site.ID)
-	if !ok || r.charter.Members[p-1].Key != site.Key {
-		return fmt.Errorf("%w: %s by %s, who is not a member with this key", errForged, m.Kind, m.By)
+	p, ok := r.charter.Position(site)
+	if !ok {
+		return fmt.Errorf("%w: %s by %s, who is not a member", errForged, m.Kind, m.By)
 	}
 	return r.roundMessage(m, p)
 }
@@ -270,12 +355,14 @@ func (r *replica) takeSubmission(m *consilium.Message) error {
 	if consilium.NewStudyID(consilium.DomainSubmission.Digest(m.Body)) != r.id {
 		return fmt.Errorf("%w: the submission does not have this study's id", errForged)
 	}
-	team, ok := r.roster.Researcher(s.Team)
-	if !ok || m.By != string(s.Team) {
-		return fmt.Errorf("%w: submitted by %q", errForged, m.By)
-	}
-	if err := hybrid.Verify(team.Key, consilium.DomainSubmission, m.Body, &m.Signature); err != nil {
-		return err
+	if digest := consilium.DomainSubmission.Digest(m.Body); !r.vouched(func(c *consilium.Charter) bool { return c.Submission == digest }) {
+		team, ok := r.roster.Researcher(s.Team)
+		if !ok || m.By != string(s.Team) {
+			return fmt.Errorf("%w: submitted by %q", errForged, m.By)
+		}
+		if err := hybrid.Verify(team.Key, consilium.DomainSubmission, m.Body, &m.Signature); err != nil {
+			return err
+		}
 	}
 	spec, err := consilium.ParseSpec(s.SpecBytes)
 	if err != nil {
@@ -299,6 +386,10 @@ func (r *replica) takeApproval(m *consilium.Message) error {
 	if r.approval != nil && !bytes.Equal(m.Body, r.approved) {
 		return fmt.Errorf("%w: two different approvals", errForged)
 	}
+	if digest := consilium.DomainApproval.Digest(m.Body); r.vouched(func(c *consilium.Charter) bool { return c.Approval == digest }) {
+		r.approval, r.approved, r.counted = a, m.Body, true
+		return nil
+	}
 	for _, member := range r.roster.Board.Members {
 		if m.By != "board/"+member.ID {
 			continue
@@ -316,7 +407,7 @@ func (r *replica) takeApproval(m *consilium.Message) error {
 // boardApproved reports whether the board's threshold has signed and the
 // approval is in force.
 func (r *replica) boardApproved(now time.Time) bool {
-	return r.approval != nil && len(r.approvers) >= r.roster.Board.Threshold &&
+	return r.approval != nil && (r.counted || len(r.approvers) >= r.roster.Board.Threshold) &&
 		now.Unix() >= r.approval.NotBefore && now.Unix() < r.approval.NotAfter
 }
 
@@ -345,6 +436,16 @@ func (r *replica) takeDraft(payload []byte) error {
 	if r.submission == nil || r.approval == nil {
 		return fmt.Errorf("%w: a draft before submission and approval", errForged)
 	}
+	if own := r.known[c.Epoch]; own != nil {
+		// This hospital has signed the charter of this epoch: that one or none.
+		unconfirmed := *own
+		unconfirmed.Confirmation = consilium.Digest{}
+		if b, err := canon.Marshal(&unconfirmed); err != nil || !bytes.Equal(b, payload) || c.Epoch != r.making() {
+			return fmt.Errorf("%w: this hospital has signed another charter of epoch %d", errForged, c.Epoch)
+		}
+		r.draft, r.drafted = &c, payload
+		return nil
+	}
 	team, ok := r.roster.Researcher(r.submission.Team)
 	if !ok {
 		return fmt.Errorf("%w: no team", errForged)
@@ -353,8 +454,14 @@ func (r *replica) takeDraft(payload []byte) error {
 	if faults == 0 {
 		faults = consilium.DefaultFaults(len(c.Members), r.spec.Sites.Min)
 	}
+	if r.prior != nil {
+		if err := r.succeeds(&c); err != nil {
+			return fmt.Errorf("%w: %w", errForged, err)
+		}
+		faults = consilium.SuccessorFaults(r.prior.charter, r.spec.Sites.Faults, len(c.Members))
+	}
 	switch {
-	case c.Study != r.id || c.Epoch != 1,
+	case c.Study != r.id || c.Epoch != r.making(),
 		c.Submission != consilium.DomainSubmission.Digest(r.submitted),
 		c.Spec != consilium.SpecDigest(r.submission.SpecBytes),
 		c.Policy != r.submission.Policy,
@@ -429,7 +536,7 @@ func (r *replica) open(body []byte, now time.Time, eventTime int64) error {
 	}
 	last := r.round
 	switch {
-	case last == nil && o.Round == 1 && o.Attempt == 1 && o.State.IsZero():
+	case last == nil && o.Attempt == 1 && r.begins(o):
 	case last != nil && o.Round == last.opened.Round && o.Attempt == last.opened.Attempt+1 && o.State == last.opened.State && !last.closed:
 	case last != nil && last.closed && !last.done && o.Round == last.opened.Round+1 && o.Attempt == 1 && o.State == last.next:
 	default:

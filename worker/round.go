@@ -66,22 +66,22 @@ func layoutDigest(l consilium.Layout) consilium.Digest {
 	return consilium.DomainState.Digest(l.Append(nil))
 }
 
-func slot(kind string, o *consilium.RoundOpened) string {
-	return fmt.Sprintf("%s/%d/%d", kind, o.Round, o.Attempt)
+func (a *actor) slot(kind string, o *consilium.RoundOpened) string {
+	return fmt.Sprintf("%s%s/%d/%d", epochPrefix(a.rep.charter.Epoch), kind, o.Round, o.Attempt)
 }
 
 // contribute makes this hospital's one contribution to the attempt and
 // uploads it.
 func (a *actor) contribute(ctx context.Context) error {
 	r, rd, now := a.rep, a.rep.round, a.now
-	name := slot("header", rd.opened)
-	if a.posted[name] || now.quiet || rd.headers[r.position] != nil || rd.proposed != nil {
+	name := a.slot("header", rd.opened)
+	if a.posted[name] || now.quiet || rd.headers[r.position] != nil || rd.proposed != nil || a.outdated() {
 		return nil
 	}
 	if f := a.gate.journal.freeze(a.study); f != nil && !slices.Contains(f.Members, r.position) {
 		return nil
 	}
-	if b := a.gate.journal.binding(a.study, rd.opened.Round); b.locked() && !slices.Contains(b.Members, r.position) {
+	if b := a.gate.journal.binding(a.study, a.rep.charter.Epoch, rd.opened.Round); b.locked() && !slices.Contains(b.Members, r.position) {
 		return nil
 	}
 	if _, ok := a.gate.journal.promise(a.study, name); !ok {
@@ -121,7 +121,7 @@ func (a *actor) makeContribution(ctx context.Context, name string) (bool, error)
 		}
 	}
 	source := &laneSource{ctx: ctx, vault: a.gate.cfg.Vault, study: a.study, round: round, lanes: now.lanes}
-	salt, err := party.VectorSalt(a.gate.cfg.Secret, a.study, round)
+	salt, err := party.VectorSalt(a.gate.salt, a.study, round)
 	if err != nil {
 		return false, err
 	}
@@ -129,11 +129,11 @@ func (a *actor) makeContribution(ctx context.Context, name string) (bool, error)
 	if err != nil {
 		return false, err
 	}
-	// One vector per round: attempts encrypt the same numbers under fresh
-	// keys. Two different vectors would give away their difference.
+	// One vector per round, in whatever attempt and epoch: the same numbers under
+	// fresh keys. Two different vectors would give away their difference.
 	if have, ok := a.gate.journal.vectorOf(a.study, round); !ok {
-		rows := consilium.DomainRowSet.Digest([]byte("ledger"), a.gate.cfg.Secret, reply.RowSet[:])
-		if err := a.gate.journal.setVector(a.study, round, vector{Vector: digest, Rows: rows}); err != nil {
+		v := vector{Vector: digest, Rows: consilium.DomainRowSet.Digest([]byte("ledger"), a.gate.salt, reply.RowSet[:])}
+		if err := a.gate.journal.setVector(a.study, round, v); err != nil {
 			return false, fmt.Errorf("%w: %w", errDisk, err)
 		}
 	} else if have.Vector != digest {
@@ -210,7 +210,7 @@ func (a *actor) makeContribution(ctx context.Context, name string) (bool, error)
 // hospital has, the same for the whole study, so that members can see that it
 // stays the same without learning what it is of.
 func (a *actor) salted(domain consilium.Domain, d consilium.Digest) consilium.Digest {
-	return domain.Digest([]byte("salted"), a.gate.cfg.Secret, []byte(a.study), d[:])
+	return domain.Digest([]byte("salted"), a.gate.salt, []byte(a.study), d[:])
 }
 
 func digestLanes(salt [32]byte, s *laneSource) (consilium.Digest, error) {
@@ -332,7 +332,7 @@ func (a *actor) verifyDealings(ctx context.Context) error {
 		}
 		reason := cut(now.bad[p], consilium.MaxReasonSize)
 		a.log.Warn("bad dealing", "round", rd.opened.Round, "dealer", string(r.charter.Members[p-1].Site), "reason", reason)
-		err := a.promise(ctx, slot(fmt.Sprintf("complaint-%d", p), rd.opened), consilium.KindComplaint, func() ([]byte, error) {
+		err := a.promise(ctx, a.slot(fmt.Sprintf("complaint-%d", p), rd.opened), consilium.KindComplaint, func() ([]byte, error) {
 			c := &consilium.Complaint{At: r.at(r.position), Header: sh.digest, Reason: reason}
 			return c.Encode(), a.note(rd.opened.Round, "complaint", map[string]any{"dealer": r.charter.Members[p-1].Site, "reason": reason})
 		})
@@ -466,6 +466,9 @@ func (a *actor) admissible(u *consilium.Contributors) error {
 	r, rd, now := a.rep, a.rep.round, a.now
 	c := r.charter
 	positions := u.Positions()
+	if a.hasLeft(c.Epoch) {
+		return consilium.ErrLocked.Withf("this hospital has left epoch %d", c.Epoch)
+	}
 	if n := c.Operators(positions); n < c.MinSites {
 		return consilium.ErrBelowMinimum.Withf("%d hospitals of different operators, min_sites is %d", n, c.MinSites)
 	}
@@ -481,7 +484,7 @@ func (a *actor) admissible(u *consilium.Contributors) error {
 		}
 	}
 	if own, ok := u.Has(r.position); ok {
-		b, promised := a.gate.journal.promise(a.study, slot("header", rd.opened))
+		b, promised := a.gate.journal.promise(a.study, a.slot("header", rd.opened))
 		if !promised {
 			return consilium.ErrStale.Withf("the set holds a contribution of this hospital that its journal does not")
 		}
@@ -490,7 +493,7 @@ func (a *actor) admissible(u *consilium.Contributors) error {
 			return consilium.ErrConflictingContribution.Withf("the set holds another contribution of this hospital")
 		}
 	}
-	if err := a.gate.journal.binding(a.study, u.Round).allows(u.Attempt, positions); err != nil {
+	if err := a.gate.journal.binding(a.study, a.rep.charter.Epoch, u.Round).allows(u.Attempt, positions); err != nil {
 		return err
 	}
 	if f := a.gate.journal.freeze(a.study); f != nil {
@@ -512,11 +515,14 @@ func (a *actor) vote(ctx context.Context) error {
 	if rd.proposed == nil {
 		return nil
 	}
-	name := slot("vote", rd.opened)
+	name := a.slot("vote", rd.opened)
 	if a.posted[name] {
 		return nil
 	}
 	if _, ok := a.gate.journal.promise(a.study, name); !ok {
+		if a.outdated() {
+			return nil // the roster has changed under this charter: the next epoch decides
+		}
 		if err := a.admissible(rd.proposed); err != nil {
 			if a.now.refused(rd.set) {
 				a.log.Warn("no vote", "round", rd.opened.Round, "err", err)
@@ -540,7 +546,7 @@ func (a *actor) vote(ctx context.Context) error {
 // the share's bytes are journalled before they are sent.
 func (a *actor) openSum(ctx context.Context) error {
 	r, rd, now := a.rep, a.rep.round, a.now
-	name := slot("opening", rd.opened)
+	name := a.slot("opening", rd.opened)
 	if a.posted[name] || !r.certified() {
 		return nil
 	}
@@ -555,8 +561,8 @@ func (a *actor) openSum(ctx context.Context) error {
 		}
 		a.gate.cfg.Crash("open/before-lock")
 		positions := rd.proposed.Positions()
-		b := a.gate.journal.binding(a.study, rd.opened.Round).lock(rd.opened.Attempt, positions)
-		if err := a.gate.journal.setBinding(a.study, rd.opened.Round, b); err != nil {
+		b := a.gate.journal.binding(a.study, a.rep.charter.Epoch, rd.opened.Round).lock(rd.opened.Attempt, positions)
+		if err := a.gate.journal.setBinding(a.study, a.rep.charter.Epoch, rd.opened.Round, b); err != nil {
 			return fmt.Errorf("%w: %w", errDisk, err)
 		}
 		if a.shape.Frozen && a.gate.journal.freeze(a.study) == nil {
@@ -601,7 +607,7 @@ func (a *actor) openSum(ctx context.Context) error {
 // to the vault and signs what the next state is.
 func (a *actor) update(ctx context.Context) (time.Duration, error) {
 	r, rd, now := a.rep, a.rep.round, a.now
-	name := slot("state", rd.opened)
+	name := a.slot("state", rd.opened)
 	if a.posted[name] || rd.summed == nil || !r.certified() || len(rd.openings) < r.charter.Threshold {
 		return 0, nil
 	}

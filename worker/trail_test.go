@@ -35,7 +35,7 @@ func TestTrailIsStorage(t *testing.T) {
 	if err := g.trail.Close(); err != nil { // what a dead disk looks like
 		t.Fatal(err)
 	}
-	a := &actor{gate: g, study: "s-aaaaaaaaaaaaaaaa", log: g.log}
+	a := &actor{gate: g, study: "s-aaaaaaaaaaaaaaaa", log: g.log, rep: &replica{charter: &consilium.Charter{Epoch: 1}}}
 	_, err = a.promised("vote/1/1", consilium.KindVote, func() ([]byte, error) {
 		return []byte("a vote"), a.note(1, "vote", map[string]any{"set": "u"})
 	})

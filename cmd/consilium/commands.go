@@ -35,6 +35,7 @@ func commands() []command {
 		{"ledger erase", "", "destroy a patient's salt key and rows; the ledger still verifies", runLedgerErase},
 		{"ledger audit", "", "hand out a hospital's signed trail of a study", runLedgerAudit},
 		{"consent issue", "", "a patient's consent, signed at the hospital's desk", runConsentIssue},
+		{"consent import", "", "a consent from another system: FHIR, DUO codes or a W3C credential", runConsentImport},
 		{"consent withdraw", "", "a patient's withdrawal", runConsentWithdraw},
 		{"consent show", "", "a patient's consents", runConsentShow},
 		{"consent accesses", "", "which studies used a patient's rows, and when", runConsentAccesses},

@@ -100,7 +100,14 @@ func (p *progress) event(ev *consilium.Event) {
 		p.say("  admitted by policy; hospitals enrol")
 	case consilium.EventChartered:
 		if c, err := consilium.ParseCharter(ev.Body); err == nil {
+			if c.Epoch > 1 {
+				p.say("  epoch %d begins with round %d", c.Epoch, c.FirstRound())
+			}
 			p.say("  charter signed by all %d hospitals: any %d open a round, up to %d may be dishonest", len(c.Members), c.Threshold, c.Faults)
+		}
+	case consilium.EventRenewing:
+		if v, err := consilium.ParseRenewal(ev.Body); err == nil {
+			p.say("  %s: the hospitals leave the epoch and make the next", v.Reason)
 		}
 	case consilium.EventOpened:
 		if o, err := consilium.ParseRoundOpened(ev.Body); err == nil {

@@ -44,8 +44,8 @@ type GroupKey struct {
 	round   uint32
 }
 
-// Combine computes K of round 1 from every member's contribution, in position
-// order, over the digest of the draft that all of them saw. It refuses a
+// Combine computes K of the charter's first round, which is 1 in the first
+// epoch, from every member's contribution, in position order, over the digest of the draft that all of them saw. It refuses a
 // contribution that its member did not commit to.
 func Combine(draft consilium.Digest, c *consilium.Charter, contributions []*Contribution) (*GroupKey, error) {
 	if len(contributions) != len(c.Members) || len(contributions) == 0 {
@@ -64,7 +64,7 @@ func Combine(draft consilium.Digest, c *consilium.Charter, contributions []*Cont
 	if err != nil {
 		return nil, err
 	}
-	g := &GroupKey{charter: draft, round: 1}
+	g := &GroupKey{charter: draft, round: c.FirstRound()}
 	g.b = derive(prk, consilium.DomainGroupKey, draft[:])
 	clear(prk)
 	return g, nil
@@ -161,6 +161,36 @@ func (g *GroupKey) OpenState(at consilium.At, sealed []byte) ([]byte, error) {
 	}
 	return g.unseal(consilium.DomainStateKey, attemptOf(at), sealed)
 }
+
+// SealHandover encrypts to the group of an epoch's first round the state that
+// the epoch before certified, with the salt of its digest: whoever opens it checks
+// both against what that epoch's members signed. The overhead is HandoverOverhead.
+func (g *GroupKey) SealHandover(at consilium.At, salt [32]byte, state []byte) ([]byte, error) {
+	if at.Round != g.round {
+		return nil, consilium.ErrInvalid.Withf("group key of round %d for a handover to round %d", g.round, at.Round)
+	}
+	return g.seal(consilium.DomainHandover, attemptOf(at), append(salt[:], state...))
+}
+
+// OpenHandover is the inverse of SealHandover. It refuses a state whose salted
+// digest is another than certified.
+func (g *GroupKey) OpenHandover(at consilium.At, certified consilium.Digest, sealed []byte) (salt [32]byte, state []byte, err error) {
+	if at.Round != g.round {
+		return salt, nil, consilium.ErrInvalid.Withf("group key of round %d for a handover to round %d", g.round, at.Round)
+	}
+	b, err := g.unseal(consilium.DomainHandover, attemptOf(at), sealed)
+	if err != nil {
+		return salt, nil, err
+	}
+	if len(b) < len(salt) || consilium.DomainState.Digest(b[:len(salt)], b[len(salt):]) != certified {
+		return salt, nil, consilium.ErrInvalid.Withf("the state handed over is not the certified one")
+	}
+	copy(salt[:], b)
+	return salt, b[len(salt):], nil
+}
+
+// HandoverOverhead is how much longer a sealed handover is than its state.
+const HandoverOverhead = StateOverhead + 32
 
 // StateOverhead is how much longer a sealed state is: salt and AES-GCM tag.
 const StateOverhead = 32 + 16

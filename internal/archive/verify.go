@@ -3,6 +3,7 @@ package archive
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -249,14 +250,17 @@ func (s *Summary) verifyEvents(c *Contents, roster *consilium.Roster) error {
 	var charter *consilium.Charter
 	var digest consilium.Digest
 	var round *Round
-	var set consilium.Digest
-	var frozen []consilium.Position
+	var set, state consilium.Digest
+	var frozen []consilium.SiteID
+	var renewal *consilium.Renewal
+	departed := map[consilium.SiteID]bool{}
 	votes, openings := map[consilium.Position]bool{}, map[consilium.Position]bool{}
 	// Who signed which next state: a hospital whose vote the log holds several
 	// times is one hospital.
 	next := map[consilium.Digest]map[consilium.Position]bool{}
 	headers := map[consilium.Position]consilium.Digest{}
-	for _, ev := range c.Events {
+	ahead := charterAhead(c.Events)
+	for i, ev := range c.Events {
 		where := fmt.Sprintf("event %d (%s)", ev.Seq, ev.Kind)
 		switch ev.Kind {
 		case consilium.EventProposed, consilium.EventCertified, consilium.EventClosed:
@@ -271,10 +275,31 @@ func (s *Summary) verifyEvents(c *Contents, roster *consilium.Roster) error {
 				return misfit(eventsFile, where, "a second charter after the first round")
 			}
 			var err error
+			before := charter
 			if charter, err = consilium.ParseCharter(ev.Body); err != nil {
 				return misfit(eventsFile, where, "%w", err)
 			}
+			if before != nil {
+				if err := charter.Succeeds(before, digest); err != nil {
+					return misfit(eventsFile, where, "%w", err)
+				}
+				if renewal == nil || charter.Handover.State != state || charter.Handover.Round != renewal.Round {
+					return misfit(eventsFile, where, "epoch %d does not go on from the last certified state", charter.Epoch)
+				}
+				if n := len(departed); n < before.ReleaseQuorum() {
+					return misfit(eventsFile, where, "%d hospitals have left epoch %d, %d must", n, before.Epoch, before.ReleaseQuorum())
+				}
+				renewal = nil
+			}
 			digest = consilium.CharterDigest(ev.Body)
+		case consilium.EventRenewing:
+			var err error
+			if renewal, err = consilium.ParseRenewal(ev.Body); err != nil || renewal.Charter != digest {
+				return misfit(eventsFile, where, "after another charter: %v", err)
+			}
+			if renewal.Try == 1 {
+				clear(departed)
+			}
 		case consilium.EventOpened:
 			o, err := consilium.ParseRoundOpened(ev.Body)
 			if err != nil || charter == nil || o.Charter != digest {
@@ -301,7 +326,7 @@ func (s *Summary) verifyEvents(c *Contents, roster *consilium.Roster) error {
 			if n := charter.Operators(u.Positions()); n < charter.MinSites {
 				return misfit(eventsFile, where, "%d operators, min_sites is %d", n, charter.MinSites)
 			}
-			if frozen != nil && !slices.Equal(frozen, u.Positions()) && exactStudy(c) {
+			if frozen != nil && !slices.Equal(frozen, round.Contributors) && exactStudy(c) {
 				return misfit(eventsFile, where, "other contributors than in the first round of an exact study")
 			}
 			// Votes for one set certify no other one.
@@ -329,12 +354,9 @@ func (s *Summary) verifyEvents(c *Contents, roster *consilium.Roster) error {
 			}
 			round.Votes, round.Openings, round.Agreed = len(votes), len(openings), len(next[d])
 			s.Rounds = append(s.Rounds, *round)
+			state = d
 			if frozen == nil {
-				for i := range charter.Members {
-					if slices.Contains(round.Contributors, charter.Members[i].Site) {
-						frozen = append(frozen, consilium.Position(i+1))
-					}
-				}
+				frozen = round.Contributors
 			}
 		case consilium.EventDone, consilium.EventRefused, consilium.EventAborted, consilium.EventCancelled:
 			s.Ended = ev.Kind.String()
@@ -347,11 +369,11 @@ func (s *Summary) verifyEvents(c *Contents, roster *consilium.Roster) error {
 				return misfit(eventsFile, where, "%w", err)
 			}
 			where = fmt.Sprintf("event %d (%s by %s)", ev.Seq, m.Kind, m.By)
-			key, ok := keyOf(roster, m)
-			if !ok {
-				return misfit(eventsFile, where, "not in the roster")
-			}
-			if err := hybrid.Verify(key, m.Kind.Domain(), m.Body, &m.Signature); err != nil {
+			switch err := verifyAuthor(roster, m, charter, ahead[i]); {
+			case errors.Is(err, errStranger) && (m.Kind == consilium.KindEnrol || m.Kind == consilium.KindDecline || m.Kind == consilium.KindWithdraw):
+				s.Notes = append(s.Notes, fmt.Sprintf("%s by %s, who is in no charter and not in this roster: it counts for nothing and is not verified", m.Kind, m.By))
+				continue
+			case err != nil:
 				return misfit(eventsFile, where, "%w", err)
 			}
 			s.Signatures++
@@ -368,6 +390,12 @@ func (s *Summary) verifyEvents(c *Contents, roster *consilium.Roster) error {
 				continue
 			}
 			switch m.Kind {
+			case consilium.KindDepart:
+				v, err := consilium.ParseDepart(m.Body)
+				if err != nil || renewal == nil || v.Position != p || v.Charter != digest || v.Round != renewal.Round || v.State != renewal.State {
+					return misfit(eventsFile, where, "of another place: %v", err)
+				}
+				departed[charter.Members[p-1].Site] = true
 			case consilium.KindHeader:
 				h, err := consilium.ParseHeader(m.Body)
 				if err != nil || h.Position != p || h.Charter != digest {
@@ -428,6 +456,47 @@ func exactStudy(c *Contents) bool {
 		return slices.ContainsFunc(spec.Analyses, func(a consilium.AnalysisSpec) bool { return a.Type != consilium.AnalysisTrain })
 	}
 	return true
+}
+
+// charterAhead finds, for each event, the charter that the study comes to next:
+// who enrols in it speaks with its key there.
+func charterAhead(events []*consilium.Event) []*consilium.Charter {
+	out := make([]*consilium.Charter, len(events))
+	var next *consilium.Charter
+	for i := len(events) - 1; i >= 0; i-- {
+		if events[i].Kind == consilium.EventChartered {
+			next, _ = consilium.ParseCharter(events[i].Body)
+		}
+		out[i] = next
+	}
+	return out
+}
+
+var errStranger = errors.New("not in the roster")
+
+// verifyAuthor checks a message under its author's key: a hospital's as the
+// charter in force has it, or the next, or the roster. Check has verified the
+// charters, each of which names the one before.
+func verifyAuthor(roster *consilium.Roster, m *consilium.Message, charters ...*consilium.Charter) error {
+	var keys []consilium.PublicKey
+	for _, c := range charters {
+		if c == nil {
+			continue
+		}
+		if p, ok := c.Position(consilium.SiteID(m.By)); ok {
+			keys = append(keys, c.Members[p-1].Key)
+		}
+	}
+	if key, ok := keyOf(roster, m); ok {
+		keys = append(keys, key)
+	}
+	err := errStranger
+	for _, key := range keys {
+		if err = hybrid.Verify(key, m.Kind.Domain(), m.Body, &m.Signature); err == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 func keyOf(roster *consilium.Roster, m *consilium.Message) (consilium.PublicKey, bool) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"consilium"
 	"consilium/internal/canon"
@@ -135,19 +136,27 @@ type Proof struct {
 	Signers    []consilium.Position // who allowed the release of that result
 }
 
-// Check verifies a study's events against a roster: the submission, the
-// charter's every signature, and t releases of the published result.
+// Check verifies a study's events against a roster: the submission, every
+// signature on the charter in force at the end and on those before it, and t
+// releases of the published result. The members of the last charter are of the
+// roster; who left with an earlier epoch need not be any more, and is known by that
+// charter, which its successor names.
 func Check(roster *consilium.Roster, study consilium.StudyID, events []*consilium.Event) (*Proof, error) {
 	p := &Proof{}
-	signed := map[consilium.SiteID][]byte{}
+	chain, err := charters(events)
+	if err != nil {
+		return nil, err
+	}
+	if len(chain) > 0 {
+		err := p.takeCharter(roster, chain[len(chain)-1])
+		if err != nil && ended(events) {
+			return nil, err
+		}
+		// A study that ended on the way to its next epoch has no charter in force.
+	}
 	allowed := map[consilium.Digest]map[consilium.Position]bool{}
 	var published []*consilium.Publish
-	var payload []byte
 	for _, ev := range events {
-		if ev.Kind == consilium.EventChartered {
-			payload = ev.Body
-			continue
-		}
 		if ev.Kind != consilium.EventMessage {
 			continue
 		}
@@ -173,26 +182,16 @@ func Check(roster *consilium.Roster, study consilium.StudyID, events []*consiliu
 			if p.Submission, err = consilium.ParseSubmission(m.Body); err != nil {
 				return nil, fmt.Errorf("event %d: %w", ev.Seq, err)
 			}
-		case consilium.KindCharter, consilium.KindRelease, consilium.KindPublish:
-			site, ok := roster.Site(consilium.SiteID(m.By))
-			if !ok {
-				return nil, consilium.ErrSignature.Withf("event %d: %q is no hospital of the roster", ev.Seq, m.By)
-			}
-			if err := hybrid.Verify(site.Key, m.Kind.Domain(), m.Body, &m.Signature); err != nil {
-				return nil, fmt.Errorf("event %d: %w", ev.Seq, err)
-			}
-			if m.Kind == consilium.KindCharter {
-				signed[site.ID] = m.Body
-				continue
-			}
+		case consilium.KindRelease, consilium.KindPublish:
 			if p.Charter == nil {
-				if err := p.takeCharter(roster, payload, signed); err != nil {
-					return nil, err
-				}
+				return nil, consilium.ErrInvalid.Withf("event %d: no charter before the release", ev.Seq)
 			}
-			pos, ok := p.Charter.Position(site.ID)
+			pos, ok := p.Charter.Position(consilium.SiteID(m.By))
 			if !ok {
 				return nil, consilium.ErrNotMember.Withf("event %d: %s", ev.Seq, m.By)
+			}
+			if err := hybrid.Verify(p.Charter.Members[pos-1].Key, m.Kind.Domain(), m.Body, &m.Signature); err != nil {
+				return nil, fmt.Errorf("event %d: %w", ev.Seq, err)
 			}
 			if m.Kind == consilium.KindRelease {
 				r, err := consilium.ParseRelease(m.Body)
@@ -216,11 +215,6 @@ func Check(roster *consilium.Roster, study consilium.StudyID, events []*consiliu
 			}
 		}
 	}
-	if p.Charter == nil && payload != nil {
-		if err := p.takeCharter(roster, payload, signed); err != nil {
-			return nil, err
-		}
-	}
 	for _, v := range published {
 		if len(allowed[v.Result]) < p.Charter.Threshold {
 			continue
@@ -236,25 +230,67 @@ func Check(roster *consilium.Roster, study consilium.StudyID, events []*consiliu
 	return p, nil
 }
 
-// takeCharter accepts a charter that each of its members signed.
-func (p *Proof) takeCharter(roster *consilium.Roster, payload []byte, signed map[consilium.SiteID][]byte) error {
-	if payload == nil {
-		return consilium.ErrInvalid.Withf("no charter before the release")
+// ended reports whether the study was done.
+func ended(events []*consilium.Event) bool {
+	return slices.ContainsFunc(events, func(ev *consilium.Event) bool { return ev.Kind == consilium.EventDone })
+}
+
+// link is one charter of a study.
+type link struct {
+	charter *consilium.Charter
+	digest  consilium.Digest
+}
+
+// charters lists a study's charters, one after another: each signed by all its
+// members with the keys that it names, each the successor of the one before.
+func charters(events []*consilium.Event) ([]link, error) {
+	var out []link
+	signed := map[consilium.SiteID]*consilium.Message{}
+	for _, ev := range events {
+		switch ev.Kind {
+		case consilium.EventMessage:
+			if m, err := consilium.ParseMessage(ev.Body); err == nil && m.Kind == consilium.KindCharter {
+				signed[consilium.SiteID(m.By)] = m
+			}
+		case consilium.EventChartered:
+			c, err := consilium.ParseCharter(ev.Body)
+			if err != nil {
+				return nil, fmt.Errorf("event %d: %w", ev.Seq, err)
+			}
+			for i := range c.Members {
+				member := &c.Members[i]
+				m := signed[member.Site]
+				if m == nil || !bytes.Equal(m.Body, ev.Body) {
+					return nil, consilium.ErrSignature.Withf("%s has not signed the charter", member.Site)
+				}
+				if err := hybrid.Verify(member.Key, consilium.DomainCharter, m.Body, &m.Signature); err != nil {
+					return nil, fmt.Errorf("the charter, signed by %s: %w", member.Site, err)
+				}
+			}
+			switch {
+			case len(out) > 0:
+				before := out[len(out)-1]
+				if err := c.Succeeds(before.charter, before.digest); err != nil {
+					return nil, consilium.ErrInvalid.Withf("event %d: %w", ev.Seq, err)
+				}
+			case c.Epoch != 1:
+				return nil, consilium.ErrInvalid.Withf("event %d: the first charter is of epoch %d", ev.Seq, c.Epoch)
+			}
+			out = append(out, link{c, consilium.CharterDigest(ev.Body)})
+		}
 	}
-	c, err := consilium.ParseCharter(payload)
-	if err != nil {
-		return err
-	}
-	for i := range c.Members {
-		m := &c.Members[i]
-		site, ok := roster.Site(m.Site)
-		if !ok || site.Key != m.Key {
+	return out, nil
+}
+
+// takeCharter accepts the last charter if the roster knows all its members with
+// their keys.
+func (p *Proof) takeCharter(roster *consilium.Roster, l link) error {
+	for i := range l.charter.Members {
+		m := &l.charter.Members[i]
+		if site, ok := roster.Site(m.Site); !ok || site.Key != m.Key {
 			return consilium.ErrSignature.Withf("the charter has a member %s that the roster does not know with this key", m.Site)
 		}
-		if !bytes.Equal(signed[m.Site], payload) {
-			return consilium.ErrSignature.Withf("%s has not signed the charter", m.Site)
-		}
 	}
-	p.Charter, p.Digest = c, consilium.CharterDigest(payload)
+	p.Charter, p.Digest = l.charter, l.digest
 	return nil
 }

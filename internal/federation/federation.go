@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -55,6 +56,7 @@ type Federation struct {
 	Book    *wire.Book
 	Team    *client.Team
 	Board   []*client.Member
+	board   []*hybrid.Key
 	witness *http.Server
 	url     string
 	vkey    string
@@ -202,13 +204,9 @@ func (f *Federation) start() error {
 	if f.Roster, err = consilium.ParseRoster(payload); err != nil {
 		return err
 	}
-	f.signed = &consilium.Signed{Payload: payload}
-	for i := range r.Board.Threshold {
-		sig, err := boardKeys[i].Sign(consilium.DomainRoster, payload)
-		if err != nil {
-			return err
-		}
-		f.signed.Signatures = append(f.signed.Signatures, consilium.Countersign{By: r.Board.Members[i].ID, Signature: sig})
+	f.board = boardKeys
+	if f.signed, err = f.sign(payload); err != nil {
+		return err
 	}
 	if f.Book, err = wire.NewBook(payload); err != nil {
 		return err
@@ -243,6 +241,60 @@ func (f *Federation) start() error {
 	}
 	_, err = f.Leader(f.ctx)
 	return err
+}
+
+// sign is a roster with the signatures of as many board members as it takes.
+func (f *Federation) sign(payload []byte) (*consilium.Signed, error) {
+	out := &consilium.Signed{Payload: payload}
+	for i := range f.Roster.Board.Threshold {
+		sig, err := f.board[i].Sign(consilium.DomainRoster, payload)
+		if err != nil {
+			return nil, err
+		}
+		out.Signatures = append(out.Signatures, consilium.Countersign{By: f.Roster.Board.Members[i].ID, Signature: sig})
+	}
+	return out, nil
+}
+
+// Revoke puts the next roster in force, which no longer has some hospitals:
+// they are stopped, and everybody else installs it, the hospitals by starting their
+// gates again as a worker does.
+func (f *Federation) Revoke(ids ...consilium.SiteID) error {
+	r := *f.Roster
+	r.Version, r.Previous = r.Version+1, consilium.RosterDigest(f.signed.Payload)
+	r.Sites = slices.DeleteFunc(slices.Clone(r.Sites), func(s consilium.Site) bool { return slices.Contains(ids, s.ID) })
+	payload, err := canon.Marshal(&r)
+	if err != nil {
+		return err
+	}
+	signed, err := f.sign(payload)
+	if err != nil {
+		return err
+	}
+	next, err := consilium.ParseRoster(payload)
+	if err != nil {
+		return err
+	}
+	for _, s := range f.Sites() {
+		s.Stop()
+	}
+	f.Roster, f.signed = next, signed
+	for _, c := range f.Roster.Coordinators {
+		if n := f.nodes[c.ID]; n.running != nil {
+			if err := n.running.UpdateRoster(signed); err != nil {
+				return fmt.Errorf("coordinator %s: %w", c.ID, err)
+			}
+		}
+	}
+	for _, s := range f.Sites() {
+		if slices.Contains(ids, s.ID()) {
+			continue
+		}
+		if err := s.Start(); err != nil {
+			return fmt.Errorf("site %s: %w", s.ID(), err)
+		}
+	}
+	return nil
 }
 
 func identity(name string) (*hybrid.Key, tls.Certificate, consilium.Digest, error) {

@@ -13,6 +13,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -190,6 +191,93 @@ func TestTrial(t *testing.T) {
 	lyingMaker(t, dir, string(f.Team.ID), f.Team.Signer)
 	holdDecisions(t, f, len(summary.Rounds), summary.Threshold)
 	stopAll(t, f, file.Payload, engine.Digest())
+}
+
+// TestRevokedHospital: the next roster revokes a hospital while a network is
+// being trained by thirteen, with every component there is. The study goes on in
+// epoch 2 without it and ends with a result, which says so; the archive verifies.
+func TestRevokedHospital(t *testing.T) {
+	yaml := bytes.Replace(cgd.Read("risk-network.yaml"), []byte("missing: wait"), []byte("missing: continue"), 1)
+	yaml = bytes.Replace(yaml, []byte("rounds: 30"), []byte("rounds: 4"), 1)
+	file, err := studyfile.ParseWith(yaml, studyfile.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	engine, err := policy.Compile(policy.DemoBundle())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := federation.Start(t.Context(), federation.Options{
+		Name: "cgd.example", Dir: t.TempDir(), Coordinators: 3, Volatile: true, Loopback: true, Policies: []*policy.Engine{engine}, Country: "NL", TeamCountry: "NL",
+		Sites: trial(t, file.Spec, "cgd_patient.csv", "center"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	const revoked = consilium.SiteID("zurich")
+	id, err := f.Submit(t.Context(), file.Payload, engine.Digest())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Approve(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	var once sync.Once
+	var charters []*consilium.Charter
+	revoking := make(chan error, 1)
+	out, err := f.Team.Wait(t.Context(), id, func(ev *consilium.Event) {
+		switch ev.Kind {
+		case consilium.EventClosed: // of round 1
+			once.Do(func() { go func() { revoking <- f.Revoke(revoked) }() })
+		case consilium.EventChartered:
+			c, err := consilium.ParseCharter(ev.Body)
+			if err != nil {
+				t.Error(err)
+			}
+			charters = append(charters, c)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := <-revoking; err != nil {
+		t.Fatal(err)
+	}
+	if out.Phase != consilium.PhaseDone {
+		t.Fatalf("%s: %s", out.Phase, out.Reason)
+	}
+	if len(charters) != 2 || len(charters[0].Members) != 13 || len(charters[1].Members) != 12 || charters[1].Epoch != 2 || charters[1].FirstRound() < 2 {
+		t.Fatalf("charters: %+v", charters)
+	}
+	var res struct {
+		Sites struct {
+			Enrolled, Contributed int
+			Left                  []consilium.SiteID
+		}
+		Patients int
+	}
+	if err := json.Unmarshal(out.Envelope.Result, &res); err != nil {
+		t.Fatal(err)
+	}
+	if res.Sites.Enrolled != 12 || res.Sites.Contributed != 12 || !slices.Equal(res.Sites.Left, []consilium.SiteID{revoked}) {
+		t.Errorf("the result says %+v", res)
+	}
+	contents, err := f.Collect(t.Context(), out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "audit")
+	if err := archive.Write(dir, contents, string(f.Team.ID), f.Team.Signer); err != nil {
+		t.Fatal(err)
+	}
+	summary, err := archive.Verify(dir, archive.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(summary.Enrolled) != 12 || len(summary.Released) < summary.Threshold {
+		t.Errorf("summary: %+v", summary)
+	}
 }
 
 // crateRules holds the archive's description against the rules of RO-Crate 1.2

@@ -59,6 +59,9 @@ type Hostile struct {
 	excused map[consilium.SiteID]bool
 	pauseAt uint32
 	paused  *course
+
+	renewAfter uint32
+	renewing   *course
 }
 
 // Post is one statement as a hospital sent it, repetitions included.
@@ -128,20 +131,8 @@ func NewHostile(dir string, ids []consilium.SiteID) (*Hostile, error) {
 		h.sites[id] = s
 		r.Sites = append(r.Sites, consilium.Site{ID: id, Name: string(id), Operator: string(id), Country: "NL", Key: s.key.Public()})
 	}
-	payload, err := canon.Marshal(r)
-	if err != nil {
+	if err := h.sign(r); err != nil {
 		return nil, err
-	}
-	if h.roster, err = consilium.ParseRoster(payload); err != nil {
-		return nil, err
-	}
-	h.signed = &consilium.Signed{Payload: payload}
-	for i := range r.Board.Threshold {
-		sig, err := h.board[i].Sign(consilium.DomainRoster, payload)
-		if err != nil {
-			return nil, err
-		}
-		h.signed.Signatures = append(h.signed.Signatures, consilium.Countersign{By: r.Board.Members[i].ID, Signature: sig})
 	}
 	return h, os.MkdirAll(dir, 0o700)
 }
@@ -403,6 +394,11 @@ type course struct {
 
 	enrols   map[consilium.SiteID]*consilium.Enrol
 	declined int
+	prior    *consilium.Charter // of the epoch before
+	priorD   consilium.Digest
+	first    uint32 // round of the epoch that is being made
+	try      uint32
+	departs  map[consilium.SiteID]bool
 	draft    *consilium.Charter
 	drafted  []byte
 	charters map[consilium.SiteID][]byte
@@ -470,6 +466,10 @@ func (h *Hostile) submit(name string, rounds int, l lie, asked ...consilium.Site
 		Columns: []consilium.Column{{Name: "id", Type: consilium.TypeID}, {Name: "value", Type: consilium.TypeNumber}},
 		Derive:  []consilium.Derived{}, Analyses: []consilium.AnalysisSpec{{Name: "values", Type: consilium.AnalysisDescribe, Variables: []string{"value"}}},
 		Privacy: consilium.Privacy{MinCohort: 5, Permits: []string{}}, Rounds: consilium.Rounds{Max: rounds, Tolerance: 1, Deadline: 3600},
+	}
+	if l.learned {
+		spec.Sites.Missing, spec.Sites.Only = "continue", nil // whoever the roster names
+		spec.Analyses[0] = consilium.AnalysisSpec{Name: "values", Type: consilium.AnalysisTrain}
 	}
 	body, err := canon.Marshal(spec)
 	if err != nil {
@@ -551,10 +551,20 @@ func (c *course) take(site consilium.SiteID, m *consilium.Message, u *upload) er
 		}
 	}
 	switch m.Kind {
+	case consilium.KindDepart:
+		if c.prior == nil || c.charter != nil {
+			return consilium.ErrWrongPhase
+		}
+		c.departs[site] = true
+		c.show(m)
+		return c.answered()
 	case consilium.KindEnrol:
 		e, err := consilium.ParseEnrol(m.Body)
 		if err != nil {
 			return consilium.ErrInvalid.With(err)
+		}
+		if c.charter != nil || e.Previous != c.priorD {
+			return consilium.ErrWrongPhase
 		}
 		c.enrols[site] = e
 		c.show(m)
@@ -651,7 +661,10 @@ func (c *course) end(phase consilium.Phase, kind consilium.EventKind, body []byt
 }
 
 func (c *course) answered() error {
-	if len(c.enrols)+c.declined < len(c.asked) {
+	if c.draft != nil || len(c.enrols)+c.declined < len(c.asked) {
+		return nil
+	}
+	if c.prior != nil && len(c.departs) < c.prior.ReleaseQuorum() && c.lie.at[whenEnrolled] == nil {
 		return nil
 	}
 	return c.step(whenEnrolled, func() error {
@@ -671,6 +684,9 @@ func (c *course) makeDraft() (*consilium.Charter, error) {
 		Approval: consilium.DomainApproval.Digest(c.approval), Roster: consilium.RosterDigest(c.h.signed.Payload),
 		Team: "team", TeamKey: c.h.sealed.Public(), KEM: consilium.KEMX25519MLKEM768, MinSites: c.spec.Sites.Min,
 	}
+	if c.prior != nil {
+		d.Epoch, d.Previous, d.Handover = c.prior.Epoch+1, c.priorD, &consilium.Handover{Round: c.first, State: c.state}
+	}
 	for _, id := range c.h.ids {
 		e, site := c.enrols[id], c.h.sites[id]
 		if e == nil {
@@ -681,6 +697,9 @@ func (c *course) makeDraft() (*consilium.Charter, error) {
 	}
 	if d.Faults = c.spec.Sites.Faults; d.Faults == 0 {
 		d.Faults = consilium.DefaultFaults(len(d.Members), d.MinSites)
+	}
+	if c.prior != nil {
+		d.Faults = consilium.SuccessorFaults(c.prior, c.spec.Sites.Faults, len(d.Members))
 	}
 	d.Threshold = consilium.Threshold(len(d.Members), d.Faults)
 	return d, nil
@@ -713,7 +732,7 @@ func (c *course) chartered(payload []byte) error {
 	c.charter, c.digest = charter, consilium.CharterDigest(payload)
 	c.sealing = make([]consilium.Digest, len(charter.Members))
 	c.h.tell(c.id, consilium.EventChartered, payload)
-	c.open(1, 1)
+	c.open(charter.FirstRound(), 1)
 	return nil
 }
 
@@ -872,7 +891,9 @@ func (c *course) stated() error {
 
 func (c *course) close(next consilium.Digest, done bool) error {
 	c.h.tell(c.id, consilium.EventClosed, next[:])
-	c.frozen = c.set.Positions()
+	if !c.lie.learned {
+		c.frozen = c.set.Positions()
+	}
 	for _, m := range c.set.Members {
 		c.sealing[m.Position-1] = m.Header
 	}
@@ -883,7 +904,119 @@ func (c *course) close(next consilium.Digest, done bool) error {
 		c.h.tell(c.id, consilium.EventReleasing, nil)
 		return nil
 	}
+	if c.h.renewAfter == c.round {
+		c.h.renewing = c
+		c.h.change()
+		return nil
+	}
 	c.open(c.round+1, 1)
+	return nil
+}
+
+// renew asks the members of the charter in force to leave it before a round,
+// and some hospitals to enrol again.
+func (c *course) renew(first uint32, asked []consilium.SiteID) {
+	if c.charter != nil {
+		c.prior, c.priorD, c.first, c.try = c.charter, c.digest, first, 0
+		c.departs = map[consilium.SiteID]bool{}
+	}
+	c.try++
+	c.charter, c.digest, c.draft, c.drafted = nil, consilium.Digest{}, nil, nil
+	c.asked, c.declined = asked, 0
+	c.enrols, c.charters = map[consilium.SiteID]*consilium.Enrol{}, map[consilium.SiteID][]byte{}
+	v := &consilium.Renewal{Charter: c.priorD, Round: first, State: c.state, Roster: consilium.RosterDigest(c.h.signed.Payload), Try: c.try, Reason: "the roster has changed"}
+	c.h.tell(c.id, consilium.EventRenewing, v.Encode())
+}
+
+// RenewAfter keeps studies from going on after a round until Renew.
+func (h *Hostile) RenewAfter(round uint32) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.renewAfter = round
+}
+
+// Renew waits for the round of RenewAfter to close, puts a roster in force that
+// drops some hospitals, gives others new keys and takes in others, starts all who
+// are left again under it, and asks for the next epoch.
+func (h *Hostile) Renew(ctx context.Context, drop, rekey, add []consilium.SiteID) error {
+	if err := h.await(ctx, "the last round of the epoch", func() bool { return h.renewing != nil }); err != nil {
+		return err
+	}
+	if err := h.nextRoster(drop, rekey, add); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c := h.renewing
+	h.renewing, h.renewAfter = nil, 0
+	c.renew(c.round+1, h.Sites())
+	return nil
+}
+
+func (h *Hostile) nextRoster(drop, rekey, add []consilium.SiteID) error {
+	r := *h.roster
+	r.Version, r.Previous, r.Sites = r.Version+1, consilium.RosterDigest(h.signed.Payload), nil
+	for _, id := range h.Sites() {
+		if err := h.Stop(id); err != nil {
+			return err
+		}
+	}
+	for i, id := range add {
+		s, err := h.newSite(id, len(h.ids)+i)
+		if err != nil {
+			return err
+		}
+		h.sites[id] = s
+	}
+	for _, id := range rekey {
+		key, err := hostileKey(fmt.Sprintf("site %s, version %d", id, r.Version))
+		if err != nil {
+			return err
+		}
+		h.sites[id].key = key
+	}
+	h.mu.Lock()
+	ids := slices.DeleteFunc(append(slices.Clone(h.ids), add...), func(id consilium.SiteID) bool { return slices.Contains(drop, id) })
+	h.ids = slices.Sorted(slices.Values(ids))
+	for _, id := range add { // it is shown the study from its beginning
+		h.views[id] = slices.Clone(h.log)
+	}
+	h.mu.Unlock()
+	for _, id := range h.ids {
+		r.Sites = append(r.Sites, consilium.Site{ID: id, Name: string(id), Operator: string(id), Country: "NL", Key: h.sites[id].key.Public()})
+	}
+	if err := h.sign(&r); err != nil {
+		return err
+	}
+	for _, id := range h.ids {
+		if err := h.Start(id); err != nil {
+			return fmt.Errorf("%s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+// sign puts a roster in force.
+func (h *Hostile) sign(r *consilium.Roster) error {
+	payload, err := canon.Marshal(r)
+	if err != nil {
+		return err
+	}
+	roster, err := consilium.ParseRoster(payload)
+	if err != nil {
+		return err
+	}
+	signed := &consilium.Signed{Payload: payload}
+	for i := range r.Board.Threshold {
+		sig, err := h.board[i].Sign(consilium.DomainRoster, payload)
+		if err != nil {
+			return err
+		}
+		signed.Signatures = append(signed.Signatures, consilium.Countersign{By: r.Board.Members[i].ID, Signature: sig})
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.roster, h.signed = roster, signed
 	return nil
 }
 

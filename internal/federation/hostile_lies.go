@@ -29,9 +29,10 @@ type lie struct {
 	// fetch may give a hospital other bytes than a blob's.
 	fetch func(c *course, site consilium.SiteID, digest consilium.Digest, b []byte) []byte
 	// opened may tell hospitals of an attempt in the coordinator's place.
-	opened func(*course, consilium.RoundOpened) bool
-	play   func(context.Context, *Hostile, lie) (*course, error) // nil: one study of two rounds
-	serves bool                                                  // it gives hospitals the contributions that they ask for
+	opened  func(*course, consilium.RoundOpened) bool
+	play    func(context.Context, *Hostile, lie) (*course, error) // nil: one study of two rounds
+	serves  bool                                                  // it gives hospitals the contributions that they ask for
+	learned bool                                                  // the study is one that may go on with others
 }
 
 // Lie describes one of the lies that RunHostile can tell.
@@ -49,9 +50,19 @@ func Lies() []Lie {
 	return out
 }
 
+// learnedStudy is no lie: a study that may go on with other hospitals.
+const learnedStudy = "learned"
+
 func lieNamed(name string) (lie, error) {
-	if name == "" {
+	switch name {
+	case "":
 		return lie{}, nil
+	case learnedStudy:
+		return lie{learned: true}, nil
+	case "epoch-in-flight": // no lie either: round 1 of epoch 1 stops when all have contributed
+		return lie{name: name, learned: true, at: map[string]func(*course) (bool, error){
+			whenContributed: func(c *course) (bool, error) { return c.prior == nil, nil },
+		}}, nil
 	}
 	for _, l := range append(allLies(), tricks()...) {
 		if l.name == name {
@@ -358,6 +369,87 @@ func allLies() []lie {
 			}},
 		},
 		{
+			name: "epoch-after-opening", learned: true, tells: "after a set was opened it claims a new epoch that begins with the same round",
+			at: map[string]func(*course) (bool, error){
+				whenSummed: func(c *course) (bool, error) { return c.round == 1, nil },
+				whenOpened: func(c *course) (bool, error) {
+					c.renew(1, c.asked)
+					// Its colluder lies about having opened.
+					who := c.h.colluder()
+					p, _ := c.prior.Position(who)
+					v := &consilium.Depart{Charter: c.priorD, Round: 1, Position: p}
+					m, err := c.h.forge(c.h.sites[who].key, who, consilium.KindDepart, c.id, v.Encode())
+					if err == nil {
+						c.h.relay(m)
+					}
+					return true, err
+				},
+				whenEnrolled: func(c *course) (bool, error) {
+					if c.prior == nil {
+						return false, nil
+					}
+					return c.falseDraft(func(*consilium.Charter) {})
+				},
+			},
+		},
+		{
+			name: "epoch-of-a-closed-round", learned: true, tells: "it claims a new epoch that begins with a round that has closed",
+			at: map[string]func(*course) (bool, error){whenContributed: func(c *course) (bool, error) {
+				if c.round == 1 {
+					return false, nil
+				}
+				c.state = consilium.Digest{}
+				c.renew(1, c.asked)
+				c.sprung = true
+				return true, nil
+			}},
+		},
+		{
+			name: "epoch-twice", learned: true, tells: "it has a charter signed, keeps it back, and asks for another one after the same epoch",
+			at: map[string]func(*course) (bool, error){whenContributed: func(c *course) (bool, error) {
+				if c.round == 1 {
+					return false, nil
+				}
+				c.renew(2, c.asked)
+				return true, nil
+			}},
+			relay: func(c *course, m *consilium.Message) (bool, error) {
+				if c.prior == nil || m.Kind != consilium.KindCharter {
+					return false, nil
+				}
+				c.charters[consilium.SiteID(m.By)] = m.Body
+				if len(c.charters) < len(c.asked) {
+					return true, nil
+				}
+				if c.try == 1 {
+					c.renew(2, c.asked)
+					c.sprung = true
+				}
+				return true, nil
+			},
+		},
+		{
+			name: "epoch-with-fewer-faults", learned: true, tells: "its new epoch has a lower threshold than its members must ask for",
+			at: map[string]func(*course) (bool, error){
+				whenContributed: func(c *course) (bool, error) {
+					if c.round == 1 {
+						return false, nil
+					}
+					c.renew(2, c.asked)
+					return true, nil
+				},
+				whenEnrolled: func(c *course) (bool, error) {
+					if c.prior == nil {
+						return false, nil
+					}
+					if len(c.departs) < c.prior.ReleaseQuorum() {
+						return true, nil
+					}
+					return c.falseDraft(func(d *consilium.Charter) { d.Threshold-- })
+				},
+			},
+		},
+		{
 			name: "second-study", tells: "it runs the same question again without one hospital",
 			play: func(ctx context.Context, h *Hostile, l lie) (*course, error) {
 				id, err := h.Submit("question", 2, "")
@@ -568,6 +660,7 @@ func (h *Hostile) Report(study consilium.StudyID) (*HostileReport, error) {
 	}
 	out := &HostileReport{Lie: c.lie.name, Tells: c.lie.tells, Asked: len(c.asked)}
 	fell := map[consilium.SiteID]bool{}
+	signed := map[string][]byte{} // by hospital and the charter before
 	for _, p := range h.Posts() {
 		if p.Message.Study != study {
 			continue
@@ -579,6 +672,16 @@ func (h *Hostile) Report(study consilium.StudyID) (*HostileReport, error) {
 				return nil, err
 			}
 			fell[p.Site] = fell[p.Site] || c.lieDrafts[v.Draft]
+		case consilium.KindCharter:
+			v, err := consilium.ParseCharter(p.Message.Body)
+			if err != nil {
+				return nil, err
+			}
+			slot := string(p.Site) + v.Previous.String()
+			if have, ok := signed[slot]; ok && !bytes.Equal(have, p.Message.Body) {
+				fell[p.Site] = true
+			}
+			signed[slot] = p.Message.Body
 		case consilium.KindOpening:
 			v, err := consilium.ParseOpening(p.Message.Body)
 			if err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"sync"
 
 	"consilium"
@@ -226,7 +227,7 @@ func (e *ear) Handle(_ context.Context, r slog.Record) error {
 // table, no policy. In round 1 the hospitals sum a one-hot vector, which shows
 // who is in the sum, and their values; in every later round the distance of
 // their values from the mean so far, so that a round depends on the one before.
-// Its contributors are frozen.
+// Its contributors are frozen, unless the study is a learned one.
 type Tally struct {
 	site   consilium.SiteID
 	values []int32
@@ -253,9 +254,10 @@ func (h *Hostile) Change(id consilium.SiteID, values []int32) {
 }
 
 type tallyStudy struct {
-	position consilium.Position
-	members  int
+	position consilium.Position // among the study's hospitals of all epochs
+	members  int                // so many
 	rounds   int
+	frozen   bool
 	state    tallyState
 	lanes    []int32
 	sums     []int64
@@ -304,9 +306,11 @@ func (t *Tally) Start(_ context.Context, r hatch.StartRequest) (hatch.Shape, err
 	defer t.mu.Unlock()
 	s := t.studies[r.Study]
 	if s == nil {
-		s = &tallyStudy{position: r.Position, members: len(charter.Members), rounds: spec.Rounds.Max}
+		s = &tallyStudy{}
 		t.studies[r.Study] = s
 	}
+	s.position = consilium.Position(slices.Index(r.Sites, charter.Members[r.Position-1].Site) + 1)
+	s.members, s.rounds, s.frozen = len(r.Sites), spec.Rounds.Max, spec.FixedContributors()
 	return s.shape(tallyState{})
 }
 
@@ -315,7 +319,7 @@ func (s *tallyStudy) shape(st tallyState) (hatch.Shape, error) {
 	if err != nil {
 		return hatch.Shape{}, err
 	}
-	out := hatch.Shape{State: b, Frozen: true, Done: int(st.Round) == s.rounds}
+	out := hatch.Shape{State: b, Frozen: s.frozen, Done: int(st.Round) == s.rounds}
 	if !out.Done {
 		out.Layout = consilium.Layout{Blocks: []consilium.Block{
 			{Name: "who", Kind: consilium.Learned16, Length: s.members, Clip: 1}, {Name: "values", Kind: consilium.Learned16, Length: 4, Clip: 1}}}

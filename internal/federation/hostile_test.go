@@ -138,6 +138,11 @@ var lieReasons = map[string]struct {
 	"replayed-openings":    {log: "opening for round 1"},
 	"smaller-second-round": {trail: "refused-set: study.frozen"},
 	"second-study":         {trail: "withdraw: cohort.overlap"},
+
+	"epoch-after-opening":     {log: "1 members have left epoch 1, 3 must"},
+	"epoch-of-a-closed-round": {log: "the next epoch begins with round 2, not 1"},
+	"epoch-twice":             {silent: true},
+	"epoch-with-fewer-faults": {log: "2t must reach n + f + 2"},
 }
 
 // TestLies: nobody opens anything that it should not, whatever the

@@ -21,7 +21,8 @@ type Vault interface {
 	// Admit decides whether this hospital takes part in a study.
 	Admit(context.Context, AdmitRequest) (AdmitReply, error)
 	// Start prepares a chartered study and returns the state and shape of its
-	// first round. It is idempotent.
+	// first round. It is idempotent. With the charter of a later epoch it goes on
+	// with the same rows and the same memory.
 	Start(context.Context, StartRequest) (Shape, error)
 	// Local verifies the records, applies the policy and computes this
 	// hospital's vector of one round. The same request gives the same vector.
@@ -80,6 +81,9 @@ type StartRequest struct {
 	Roster     []byte
 	Position   consilium.Position
 	Log        consilium.Digest // as of AdmitRequest
+	// Sites are the study's hospitals in the order in which its analysis counts
+	// them: the members of the first charter, then those whom later ones added.
+	Sites []consilium.SiteID
 }
 
 // Shape is where an analysis stands and the shape of the vector that its next

@@ -60,7 +60,7 @@ func ParseCredential(doc []byte) (*Form, error) {
 	if len(subject.Consent) == 0 {
 		return nil, errors.New("credential: the subject carries no consent claim")
 	}
-	f := &Form{Source: "W3C", Status: StatusActive, Until: Never}
+	f := &Form{Source: "W3C", Status: StatusActive, Until: Never, Patient: subject.ID}
 	if len(c.TermsOfUse) > 0 {
 		f.deny("the credential has terms of use, which are not known here")
 	}

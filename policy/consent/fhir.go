@@ -1,6 +1,7 @@
 package consent
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -101,6 +102,9 @@ func ParseFHIR(doc []byte) (*Form, error) {
 		f.deny("a modifier extension or implicit rules change the meaning in a way that is not known")
 	}
 	f.GivenBy = givenBy(&c)
+	if p := cmp.Or(c.Patient, c.Subject); p != nil {
+		f.Patient = p.Reference
+	}
 	if c.Period != nil {
 		s, err := c.Period.span()
 		if err != nil {

@@ -40,6 +40,8 @@ type Form struct {
 	Denied  string // why the document as a whole denies, or ""
 	GivenBy string // none, self, parent or representative
 
+	Patient string // reference that the document gives to the patient, or ""
+
 	research bool // the document as a whole is a consent to research
 	branches int  // numbers given out
 }

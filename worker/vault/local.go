@@ -205,7 +205,7 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 		return hatch.LocalReply{}, err
 	}
 	rows := &models.Rows{
-		Site: st.position, Seed: net.RoundSeed(st.spec.Seed, st.site.ID, r.Round), Patients: len(st.people.names), Excluded: u.excluded,
+		Site: st.places[st.position-1], Seed: net.RoundSeed(st.spec.Seed, st.site.ID, r.Round), Patients: len(st.people.names), Excluded: u.excluded,
 		Batches: []models.Batch{{Record: derived, Selected: u.selected, Patient: st.people.of, Holdout: st.people.holdout}},
 	}
 	w, err := fixed.NewWriter(layout)
@@ -294,7 +294,14 @@ func (v *Vault) Update(_ context.Context, r hatch.UpdateRequest) (hatch.Shape, e
 	}
 	// If Update fails, the gate hands the sums over again.
 	st.sums = nil
-	next, err := st.analysis.Update(st.state, models.Opened{Round: r.Round, Contributors: r.Contributors, Values: values})
+	places := make([]consilium.Position, len(r.Contributors))
+	for i, p := range r.Contributors {
+		if p < 1 || int(p) > len(st.places) {
+			return hatch.Shape{}, consilium.ErrInvalid.Withf("a contributor at position %d of %d", p, len(st.places))
+		}
+		places[i] = st.places[p-1]
+	}
+	next, err := st.analysis.Update(st.state, models.Opened{Round: r.Round, Contributors: places, Values: values})
 	if err != nil {
 		return hatch.Shape{}, err
 	}

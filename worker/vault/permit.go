@@ -59,7 +59,7 @@ func (v *Vault) permit(ctx context.Context, st *study) (*permission, error) {
 		if err != nil {
 			return nil, err
 		}
-		subjects[o] = subject(st, name, &claims, v.cfg.Register(numbers[o]))
+		subjects[o] = Subject(st.spec, name, &claims, v.cfg.Register(numbers[o]))
 	}
 	rows, err := st.engine.FilterRows(ctx, in, policy.SubjectRecord(subjects))
 	if err != nil {
@@ -85,9 +85,9 @@ func readsAny(spec *consilium.Spec, categories []string) bool {
 	})
 }
 
-// subject states a patient's consent and register entry as the row rules read
+// Subject states a patient's consent and register entry as the row rules read
 // them. It judges nothing but whether the consent is about this study at all.
-func subject(st *study, name provenance.Pseudonym, c *provenance.Claims, r Register) policy.Subject {
+func Subject(spec *consilium.Spec, name provenance.Pseudonym, c *provenance.Claims, r Register) policy.Subject {
 	s := policy.Subject{
 		Patient: name, Status: "none", GivenBy: "none", WithdrawnAt: policy.Never, ValidTo: policy.Never,
 		IsAdultNow: r.Adult, Deceased: r.Deceased, MNObjected: r.MNObjected, Part2: r.Part2, Psychotherapy: r.Psychotherapy,
@@ -100,8 +100,8 @@ func subject(st *study, name provenance.Pseudonym, c *provenance.Claims, r Regis
 	// Who took everything back, or a kind of data that this study reads, is not
 	// somebody who was never asked: what was refused stays out, unless a consent to
 	// this study was given afterwards.
-	relevant := c.Status == provenance.ConsentActive && (c.Level != provenance.LevelProject || slices.Contains(c.Studies, st.spec.Name))
-	if !relevant && (c.Refused != 0 || readsAny(st.spec, c.RefusedScopes)) {
+	relevant := c.Status == provenance.ConsentActive && (c.Level != provenance.LevelProject || slices.Contains(c.Studies, spec.Name))
+	if !relevant && (c.Refused != 0 || readsAny(spec, c.RefusedScopes)) {
 		s.Status, s.WithdrawnAt = "withdrawn", c.Refused
 		return s
 	}
@@ -110,7 +110,7 @@ func subject(st *study, name provenance.Pseudonym, c *provenance.Claims, r Regis
 	}
 	s.Objected = slices.Contains(c.Objections, "research")
 	s.HRADissent = s.Objected || slices.Contains(c.Objections, "anonymisation")
-	if c.Level == provenance.LevelProject && !slices.Contains(c.Studies, st.spec.Name) {
+	if c.Level == provenance.LevelProject && !slices.Contains(c.Studies, spec.Name) {
 		return s
 	}
 	switch c.Status {
@@ -124,8 +124,8 @@ func subject(st *study, name provenance.Pseudonym, c *provenance.Claims, r Regis
 	switch {
 	case len(c.Diseases) == 0:
 		s.Area = "any"
-	case slices.Contains(c.Diseases, st.spec.Purpose.Disease):
-		s.Area = st.spec.Purpose.Disease
+	case slices.Contains(c.Diseases, spec.Purpose.Disease):
+		s.Area = spec.Purpose.Disease
 	default:
 		s.Area = c.Diseases[0]
 	}

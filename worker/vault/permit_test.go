@@ -39,7 +39,7 @@ func TestRefusal(t *testing.T) {
 		if c.change != nil {
 			c.change(&c.claims)
 		}
-		if s := subject(st, provenance.Pseudonym{1}, &c.claims, Register{}); s.Status != c.want || s.Status == "withdrawn" && s.WithdrawnAt > 5 {
+		if s := Subject(st.spec, provenance.Pseudonym{1}, &c.claims, Register{}); s.Status != c.want || s.Status == "withdrawn" && s.WithdrawnAt > 5 {
 			t.Errorf("%s: %s, withdrawn at %d, want %s", c.name, s.Status, s.WithdrawnAt, c.want)
 		}
 	}

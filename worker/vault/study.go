@@ -31,6 +31,7 @@ type study struct {
 	charter  *consilium.Charter
 	digest   consilium.Digest
 	position consilium.Position
+	places   []consilium.Position // of the charter's members among facts.Sites, by position
 	facts    consilium.Facts
 	analysis models.Analysis
 	state    *models.State
@@ -83,8 +84,9 @@ func (v *Vault) Start(ctx context.Context, r hatch.StartRequest) (hatch.Shape, e
 	if err := v.holds(r.Log); err != nil {
 		return hatch.Shape{}, err
 	}
-	if st, ok := v.studies[r.Study]; ok {
-		return st.shape()
+	old := v.studies[r.Study]
+	if old != nil && old.digest == consilium.CharterDigest(r.Charter) {
+		return old.shape()
 	}
 	st, err := v.begin(r.Study, r.Submission, r.Approval, r.Roster)
 	if err != nil {
@@ -111,8 +113,16 @@ func (v *Vault) Start(ctx context.Context, r hatch.StartRequest) (hatch.Shape, e
 		return hatch.Shape{}, err
 	}
 	st.facts = consilium.Facts{Spec: st.spec, MinCohort: decision.MinCohort, Permits: decision.Permits}
+	st.facts.Sites = slices.Clone(r.Sites)
 	for i := range st.charter.Members {
-		st.facts.Sites = append(st.facts.Sites, st.charter.Members[i].Site)
+		if r.Sites == nil {
+			st.facts.Sites = append(st.facts.Sites, st.charter.Members[i].Site)
+		}
+		at := slices.Index(st.facts.Sites, st.charter.Members[i].Site)
+		if at < 0 {
+			return hatch.Shape{}, consilium.ErrInvalid.Withf("%s is a member and not among the study's hospitals", st.charter.Members[i].Site)
+		}
+		st.places = append(st.places, consilium.Position(at+1))
 	}
 	if st.analysis, err = models.New(st.facts, v.cfg.Learned); err != nil {
 		return hatch.Shape{}, err
@@ -124,6 +134,10 @@ func (v *Vault) Start(ctx context.Context, r hatch.StartRequest) (hatch.Shape, e
 		return hatch.Shape{}, err
 	}
 	st.round = 1
+	if old != nil { // another epoch: the rows, and what is remembered of them, are the study's
+		st.data, st.record, st.people, st.cohort = old.data, old.record, old.people, old.cohort
+		st.memory, st.made = old.memory, old.made
+	}
 	v.studies[r.Study] = st
 	return st.shape()
 }
@@ -294,6 +308,11 @@ func (v *Vault) resultDocument(st *study, res *models.Result, contributors []con
 			sites.Excluded = append(sites.Excluded, st.charter.Members[i].Site)
 		}
 	}
+	for _, id := range st.facts.Sites {
+		if _, member := st.charter.Position(id); !member {
+			sites.Left = append(sites.Left, id)
+		}
+	}
 	return assemble(res.JSON, map[string]any{
 		"study": st.spec.Name, "question": st.spec.Question, "spec": consilium.SpecDigest(st.submission.SpecBytes),
 		"sites": sites, "min_cohort": st.facts.MinCohort, "permits": append([]string{}, st.facts.Permits...), "dp": st.spec.Privacy.DP,
@@ -304,7 +323,8 @@ type resultSites struct {
 	Enrolled     int                `json:"enrolled"`
 	Contributed  int                `json:"contributed"`
 	Contributors []consilium.SiteID `json:"contributors"`
-	Excluded     []consilium.SiteID `json:"excluded"` // enrolled, not in the opened set
+	Excluded     []consilium.SiteID `json:"excluded"`       // enrolled, not in the opened set
+	Left         []consilium.SiteID `json:"left,omitempty"` // members of an earlier epoch only
 }
 
 func decisionRecord(d policy.Decision) (hatch.Record, error) {
