@@ -271,9 +271,6 @@ func (s *Summary) verifyEvents(c *Contents, roster *consilium.Roster) error {
 		}
 		switch ev.Kind {
 		case consilium.EventChartered:
-			if round != nil {
-				return misfit(eventsFile, where, "a second charter after the first round")
-			}
 			var err error
 			before := charter
 			if charter, err = consilium.ParseCharter(ev.Body); err != nil {
@@ -291,6 +288,13 @@ func (s *Summary) verifyEvents(c *Contents, roster *consilium.Roster) error {
 				}
 				renewal = nil
 			}
+			// A round belongs to its charter: what was said under the old one, by its
+			// positions, closes nothing under the new one's threshold.
+			round, set = nil, consilium.Digest{}
+			clear(votes)
+			clear(openings)
+			clear(next)
+			clear(headers)
 			digest = consilium.CharterDigest(ev.Body)
 		case consilium.EventRenewing:
 			var err error

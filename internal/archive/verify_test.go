@@ -141,7 +141,7 @@ func TestRecount(t *testing.T) {
 			h.emit(consilium.EventChartered, h.charter)
 			h.open()
 			h.emit(consilium.EventChartered, h.charter)
-		}, "second charter"},
+		}, "event 2 ("},
 		"a contributor who is no member": {func(h *house) {
 			h.emit(consilium.EventChartered, h.charter)
 			h.open()
