@@ -13,4 +13,4 @@ fi
 dir=$(cd "$1" && pwd)
 cd "$(dirname "$0")/.."
 CONSILIUM_REPORT="$dir" go test -tags browser -count=1 -v -run '^TestReportInBrowser$' ./internal/report
-go test -tags browser -count=1 -run '^TestBrowserCheckNotices$' ./internal/report
+go test -tags browser -count=1 -run '^(TestBrowserCheckNotices|TestDotsInBrowser)$' ./internal/report

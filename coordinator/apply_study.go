@@ -3,6 +3,7 @@ package coordinator
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"sort"
@@ -523,21 +524,17 @@ func (a *apply) charter(st *study, m *consilium.Message, _ *Post) (func(), *Reje
 	if st.charterPayload != nil || slices.Contains(st.revealed, false) {
 		return nil, wrongPhase(st, m.Kind)
 	}
-	c, err := consilium.ParseCharter(m.Body)
-	if err != nil {
-		return nil, reject(consilium.ErrInvalid, "%w", err)
-	}
-	again := *c
-	again.Confirmation = consilium.Digest{}
-	b, err := canon.Marshal(&again)
-	if err != nil || !bytes.Equal(b, st.draft) || canon.Check(m.Body) != nil {
-		return nil, reject(consilium.ErrInvalid, "the charter is not the draft with a confirmation")
+	digest := consilium.CharterDigest(m.Body)
+	if !slices.Contains(st.signed, digest) { // the same bytes were checked before
+		if err := st.confirms(m.Body); err != nil {
+			return nil, reject(consilium.ErrInvalid, "%w", err)
+		}
 	}
 	if !st.signed[p-1].IsZero() {
 		return nil, reject(consilium.ErrConflictingMessage, "%s has signed another charter", m.By)
 	}
 	return func() {
-		st.signed[p-1] = consilium.CharterDigest(m.Body)
+		st.signed[p-1] = digest
 		for i, other := range st.signed {
 			if !other.IsZero() && other != st.signed[p-1] {
 				a.abort(st, fmt.Sprintf("%s and %s computed different group keys", st.charter.Members[i].Site, m.By))
@@ -545,11 +542,25 @@ func (a *apply) charter(st *study, m *consilium.Message, _ *Post) (func(), *Reje
 			}
 		}
 		if !slices.Contains(st.signed, consilium.Digest{}) {
-			st.charterPayload, st.charter, st.charterDigest = bytes.Clone(m.Body), c, st.signed[p-1]
+			st.charterPayload, st.charterDigest = bytes.Clone(m.Body), digest
+			st.charter, _ = consilium.ParseCharter(st.charterPayload) // it parsed for the first signature
 			a.emit(st, consilium.EventChartered, st.charterPayload)
 			a.beginEpoch(st)
 		}
 	}, nil
+}
+
+// confirms says why a charter is not the draft with a confirmation, or nil.
+func (st *study) confirms(payload []byte) error {
+	c, err := consilium.ParseCharter(payload)
+	if err != nil {
+		return err
+	}
+	c.Confirmation = consilium.Digest{}
+	if b, err := canon.Marshal(c); err != nil || !bytes.Equal(b, st.draft) || canon.Check(payload) != nil {
+		return errors.New("the charter is not the draft with a confirmation")
+	}
+	return nil
 }
 
 // withdraw takes a hospital out, for good.

@@ -185,7 +185,14 @@ func (c *cluster) install(signed *consilium.Signed) {
 	books := slices.Clone(c.books)
 	c.mu.Unlock()
 	for _, n := range nodes {
-		if err := n.UpdateRoster(signed); err != nil {
+		// A node that has not yet heard of the last step refuses the next; its
+		// operator tries again.
+		err := n.UpdateRoster(signed)
+		for try := 0; errors.Is(err, consilium.ErrUnavailable) && try < 500; try++ {
+			time.Sleep(10 * time.Millisecond)
+			err = n.UpdateRoster(signed)
+		}
+		if err != nil {
 			c.t.Fatal(err)
 		}
 	}

@@ -120,15 +120,18 @@ func await(ctx context.Context, f raft.Future) error {
 }
 
 func (n *Node) leadTerm(ctx context.Context) error {
-	// Everything committed by earlier leaders is applied before we look.
+	// Everything committed by earlier leaders is applied before we look. Who
+	// loses the lead and wins it back between two looks has a new term, and other
+	// entries to apply before it.
+	term := n.raftNode().CurrentTerm()
 	if err := await(ctx, n.raftNode().Barrier(applyTimeout)); err != nil {
 		return consilium.ErrUnavailable.With(err)
 	}
 	if err := n.proposeRoster(); err != nil {
 		return err
 	}
-	n.leads.Store(true)
-	defer n.leads.Store(false)
+	n.leads.Store(term)
+	defer n.leads.Store(0)
 	n.log.Info("leading")
 	defer n.log.Info("no longer leading")
 	if err := n.restoreMajorities(ctx); err != nil {
@@ -176,7 +179,7 @@ func (n *Node) leadTerm(ctx context.Context) error {
 		})
 	}
 	for {
-		if n.raftNode().State() != raft.Leader {
+		if n.raftNode().State() != raft.Leader || n.raftNode().CurrentTerm() != term {
 			return nil
 		}
 		changed := n.fsm.watch()

@@ -37,15 +37,15 @@ type Node struct {
 	events *eventLog
 	fsm    *fsm
 	blobs  *replicator
-	peers  *wire.PeerClient
+	peers  peers
 	audit  *auditLog
 	server *server
 	grpc   *wire.Server
 
 	members, replication, metrics net.Listener // metrics is nil without one
 
-	raft  atomic.Pointer[raft.Raft] // nil until the cluster is formed
-	leads atomic.Bool               // this node leads and has applied all that was committed before
+	raft  atomic.Pointer[consensus] // nil until the cluster is formed
+	leads atomic.Uint64             // the term in which this node leads and has applied all that was committed before it; 0 if none
 	nudge chan struct{}
 
 	// naming is held shared from the last count of a blob's holders until the
@@ -82,10 +82,7 @@ func Open(ctx context.Context, c Config) (_ *Node, err error) {
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	n := &Node{cfg: c, log: c.Logger, nudge: make(chan struct{}, 1), done: make(chan struct{})}
-	n.halt, n.end = context.WithCancelCause(context.Background())
-	n.life, n.die = context.WithCancel(context.Background())
-	n.spawn = func(f func(context.Context)) { n.wg.Go(func() { f(n.life) }) }
+	n := newNode(c)
 	defer func() {
 		if err != nil {
 			n.end(err)
@@ -132,13 +129,7 @@ func Open(ctx context.Context, c Config) (_ *Node, err error) {
 	if n.audit, err = newAuditLog(n.events, AuditOrigin(roster), c.NoteKey, auditDir); err != nil {
 		return nil, err
 	}
-	n.peers = wire.NewPeerClient(wire.ClientOptions{Certificate: c.Certificate, Book: c.Book, Dial: c.Dial})
-	n.blobs = newReplicator(n, local, n.peers)
-	n.fsm = newFSM(n.events, local, c.Logger, func(err error) {
-		n.log.Error("this node cannot go on", "error", err)
-		n.end(err)
-	})
-	n.server = &server{n: n}
+	n.assemble(local, wire.NewPeerClient(wire.ClientOptions{Certificate: c.Certificate, Book: c.Book, Dial: c.Dial}))
 	n.grpc = wire.NewServer(wire.ServerOptions{Certificate: c.Certificate, Book: c.Book, Members: n.server, Peers: n.server, Audit: n.audit, Logger: c.Logger})
 	me, _ := roster.Coordinator(c.ID)
 	if n.members, err = c.Listen(me.Address); err != nil {
@@ -153,6 +144,27 @@ func Open(ctx context.Context, c Config) (_ *Node, err error) {
 		}
 	}
 	return n, ctx.Err()
+}
+
+// newNode is a node that has nothing yet.
+func newNode(c Config) *Node {
+	n := &Node{cfg: c, log: c.Logger, nudge: make(chan struct{}, 1), done: make(chan struct{})}
+	n.halt, n.end = context.WithCancelCause(context.Background())
+	n.life, n.die = context.WithCancel(context.Background())
+	n.spawn = func(f func(context.Context)) { n.wg.Go(func() { f(n.life) }) }
+	return n
+}
+
+// assemble puts the state machine and the services over what the node stores
+// and whom it can call.
+func (n *Node) assemble(local blob.Store, p peers) {
+	n.peers = p
+	n.blobs = newReplicator(n, local, p)
+	n.fsm = newFSM(n.events, local, n.log, func(err error) {
+		n.log.Error("this node cannot go on", "error", err)
+		n.end(err)
+	})
+	n.server = &server{n: n}
 }
 
 // checkMember refuses a directory that has voted and lost its log: with an
@@ -184,7 +196,14 @@ func (n *Node) ID() consilium.NodeID { return n.cfg.ID }
 // Address is where the node serves members, for a roster address with port 0.
 func (n *Node) Address() string { return n.members.Addr().String() }
 
-func (n *Node) raftNode() *raft.Raft { return n.raft.Load() }
+func (n *Node) raftNode() consensus {
+	if p := n.raft.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+func (n *Node) setRaft(r consensus) { n.raft.Store(&r) }
 
 // IsLeader reports whether this node leads, as far as it knows.
 func (n *Node) IsLeader() bool {
@@ -319,9 +338,7 @@ func (n *Node) Run(ctx context.Context) error {
 		if err := n.start(gctx); err != nil {
 			return err
 		}
-		g.Go(func() error { return n.lead(gctx) })
-		g.Go(func() error { return n.audit.run(gctx, n.fsm) })
-		g.Go(func() error { return n.maintain(gctx) })
+		n.work(gctx, g)
 		return nil
 	})
 	failed := make(chan error, 1)
@@ -347,6 +364,13 @@ func (n *Node) Run(ctx context.Context) error {
 		return nil
 	}
 	return cause
+}
+
+// work runs what a node does by itself once it has a log.
+func (n *Node) work(ctx context.Context, g *errgroup.Group) {
+	g.Go(func() error { return n.lead(ctx) })
+	g.Go(func() error { return n.audit.run(ctx, n.fsm) })
+	g.Go(func() error { return n.maintain(ctx) })
 }
 
 // stop ends service. The reverse of the start order, unless it is abrupt.
@@ -494,7 +518,7 @@ func (n *Node) start(ctx context.Context) error {
 		}
 		return fmt.Errorf("coordinator: %w", err)
 	}
-	n.raft.Store(r)
+	n.setRaft(r)
 	// A node that was down while the cluster changed step by step gets to know
 	// the steps from the leader, so this is no reason to stop.
 	if roster := n.cfg.Book.Roster(); existing {

@@ -13,7 +13,6 @@ import (
 
 	"consilium"
 	"consilium/internal/blob"
-	"consilium/internal/wire"
 )
 
 // replicator keeps blobs on a majority of nodes. The log names a blob only
@@ -21,7 +20,7 @@ import (
 type replicator struct {
 	n     *Node
 	local blob.Store
-	peers *wire.PeerClient
+	peers peers
 
 	// voters is configuration; tests move the configuration under a count.
 	voters func() (index uint64, voters []raft.ServerID, err error)
@@ -33,8 +32,8 @@ type replicator struct {
 	staged  map[consilium.Digest]time.Time // local blobs that no command names yet
 }
 
-func newReplicator(n *Node, local blob.Store, peers *wire.PeerClient) *replicator {
-	r := &replicator{n: n, local: local, peers: peers, checked: map[consilium.Digest]time.Time{}, staged: map[consilium.Digest]time.Time{}}
+func newReplicator(n *Node, local blob.Store, p peers) *replicator {
+	r := &replicator{n: n, local: local, peers: p, checked: map[consilium.Digest]time.Time{}, staged: map[consilium.Digest]time.Time{}}
 	r.voters = r.configuration
 	return r
 }

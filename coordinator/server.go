@@ -8,6 +8,8 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"github.com/hashicorp/raft"
+
 	"consilium"
 	"consilium/he"
 	"consilium/internal/blob"
@@ -46,10 +48,29 @@ func (s *server) leading() error {
 	if !s.n.IsLeader() {
 		return s.n.notLeader()
 	}
-	if !s.n.leads.Load() {
+	if s.n.leads.Load() != s.n.raftNode().CurrentTerm() {
 		return consilium.ErrUnavailable.Withf("this node is taking over as leader")
 	}
 	return nil
+}
+
+// current returns once whatever was acknowledged before the call, by whichever
+// node, is in this node's state: it leads, it has applied what earlier leaders
+// committed, and a majority has just said that nobody leads after it (Ongaro,
+// Consensus: Bridging Theory and Practice, §6.4). What a read then finds is no
+// older than the call.
+func (s *server) current(ctx context.Context) error {
+	if err := s.leading(); err != nil {
+		return err
+	}
+	switch err := await(ctx, s.n.raftNode().VerifyLeader()); {
+	case err == nil:
+		return s.leading() // the same term still: a later one has its own barrier
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost):
+		return s.n.notLeader()
+	default:
+		return consilium.ErrUnavailable.With(err)
+	}
 }
 
 // Post records a message: on return it is committed on a majority.
@@ -235,8 +256,11 @@ func (s *server) PutBlob(ctx context.Context, _ wire.Identity, digest consilium.
 	return s.n.blobs.majority(ctx, ref)
 }
 
-// List names the studies that the caller may see.
-func (s *server) List(_ context.Context, from wire.Identity) ([]wire.StudyStatus, error) {
+// List names the studies that the caller may see, none older than the call.
+func (s *server) List(ctx context.Context, from wire.Identity) ([]wire.StudyStatus, error) {
+	if err := s.current(ctx); err != nil {
+		return nil, err
+	}
 	var infos []StudyInfo
 	s.n.fsm.read(func(st *State) { infos = st.Studies() })
 	out := []wire.StudyStatus{}
@@ -248,9 +272,12 @@ func (s *server) List(_ context.Context, from wire.Identity) ([]wire.StudyStatus
 	return out, nil
 }
 
-// Status says where one study stands. A study that the caller may not see is
-// unknown to it.
-func (s *server) Status(_ context.Context, from wire.Identity, study consilium.StudyID) (wire.StudyStatus, error) {
+// Status says where one study stands, no earlier than the call. A study that the
+// caller may not see is unknown to it.
+func (s *server) Status(ctx context.Context, from wire.Identity, study consilium.StudyID) (wire.StudyStatus, error) {
+	if err := s.current(ctx); err != nil {
+		return wire.StudyStatus{}, err
+	}
 	info, err := s.study(from, study)
 	if err != nil {
 		return wire.StudyStatus{}, err
@@ -292,7 +319,12 @@ func visible(from wire.Identity, info *StudyInfo) bool {
 func (s *server) Follow(ctx context.Context, from wire.Identity, study consilium.StudyID, seq uint64, send func(*consilium.Event) error) error {
 	seen := map[consilium.StudyID]bool{}
 	for {
-		n, grown := s.n.fsm.events.len()
+		// Only what the state has come to: after a restart the recorded events are
+		// ahead of it until the log is applied again, and who may see an event of a
+		// study that the state does not have yet cannot be told.
+		grown := s.n.fsm.watch()
+		var n uint64
+		s.n.fsm.read(func(st *State) { n = st.NextSeq() })
 		if broken := s.n.broken(); broken != nil {
 			return consilium.ErrUnavailable.With(broken)
 		}
@@ -332,8 +364,14 @@ func (s *server) Follow(ctx context.Context, from wire.Identity, study consilium
 
 // Fetch streams what a digest names: an encrypted vector, one sealed box, an
 // aggregate, a sealed state or result. A team gets its sealed result and
-// nothing else.
+// nothing else, and gets it as soon as anybody was told that the study is done;
+// hospitals, which know from the log what there is, read at any node.
 func (s *server) Fetch(ctx context.Context, from wire.Identity, digest consilium.Digest, offset, length uint64) (io.ReadCloser, error) {
+	if from.Role != wire.RoleSite {
+		if err := s.current(ctx); err != nil {
+			return nil, err
+		}
+	}
 	var loc Location
 	known := false
 	s.n.fsm.read(func(st *State) { loc, known = st.Locate(digest) })

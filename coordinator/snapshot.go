@@ -162,7 +162,8 @@ func number[T ~uint16](c *codec, p *T) {
 const snapshotMagic = "consilium coordinator state\x00"
 
 // snapshotVersion is the version of the encoding of states. Version 2, which
-// had no epochs, is still read.
+// had no epochs and counted the rejected aggregates of a round where version 3
+// says in which attempt it was, is still read.
 const (
 	snapshotVersion = 3
 	noEpochs        = 2
@@ -181,7 +182,8 @@ func (s *State) Snapshot() []byte {
 	return c.b
 }
 
-// Restore is the inverse of Snapshot. It accepts nothing else.
+// Restore is the inverse of Snapshot, for this version and older ones. It
+// accepts nothing else.
 func Restore(b []byte) (*State, error) {
 	rest, ok := bytes.CutPrefix(b, []byte(snapshotMagic))
 	if !ok {
@@ -204,6 +206,13 @@ func Restore(b []byte) (*State, error) {
 	}
 	if version == snapshotVersion && !bytes.Equal(s.Snapshot(), b) {
 		return nil, errors.New("snapshot: not in its one encoding")
+	}
+	if version == noEpochs {
+		for _, st := range s.live() {
+			if st.rejected > 0 { // the one retry follows a rejection at once
+				st.rejected = int(st.attempt) - 1
+			}
+		}
 	}
 	return s, nil
 }

@@ -583,7 +583,7 @@ func faithful(events []consilium.Event) error {
 		}
 		w := studies[ev.Study]
 		if w == nil {
-			w = &witness{exact: true}
+			w = &witness{exact: true, signed: map[consilium.SiteID]consilium.Digest{}}
 			studies[ev.Study] = w
 		}
 		if err := w.take(ev); err != nil {
@@ -596,6 +596,7 @@ func faithful(events []consilium.Event) error {
 type witness struct {
 	ended     bool
 	exact     bool
+	signed    map[consilium.SiteID]consilium.Digest // the charter that each hospital signed
 	charter   *consilium.Charter
 	digest    consilium.Digest
 	at        consilium.RoundOpened
@@ -660,6 +661,11 @@ func (w *witness) take(ev consilium.Event) error {
 			w.certifiedIn, w.certifiedAt = 0, 0
 		}
 		w.charter, w.digest = c, consilium.CharterDigest(ev.Body)
+		for i := range c.Members {
+			if w.signed[c.Members[i].Site] != w.digest {
+				return fmt.Errorf("%s has not signed the charter", c.Members[i].Site)
+			}
+		}
 		w.done, w.allows = map[uint64]consilium.Digest{}, map[consilium.Position]consilium.Digest{}
 	case consilium.EventRenewing:
 		v, err := consilium.ParseRenewal(ev.Body)
@@ -706,6 +712,14 @@ func (w *witness) take(ev consilium.Event) error {
 		if n := w.charter.Operators(u.Positions()); n < w.charter.MinSites {
 			return fmt.Errorf("%d operators proposed, min_sites %d", n, w.charter.MinSites)
 		}
+		w.release()
+		ps := w.names(u.Positions())
+		if before := w.certified[w.at.Round]; before != nil && !slices.Equal(before, ps) {
+			return fmt.Errorf("round %d is bound to %v, %v is proposed", w.at.Round, before, ps)
+		}
+		if w.exact && w.first != nil && !slices.Equal(w.first, ps) {
+			return fmt.Errorf("the contributors are frozen as %v, %v is proposed", w.first, ps)
+		}
 		w.proposed = u
 	case consilium.EventCertified:
 		d, n := w.proposed.Digest(), 0
@@ -723,19 +737,7 @@ func (w *witness) take(ev consilium.Event) error {
 		}
 		w.done[key] = d
 		ps := w.names(w.proposed.Positions())
-		// Members that promised never to open an attempt release it.
-		released := 0
-		for _, a := range w.renounced {
-			if a >= w.certifiedAt {
-				released++
-			}
-		}
-		if w.certifiedIn == w.at.Round && released >= len(w.charter.Members)-w.charter.Threshold+w.charter.Faults+1 {
-			delete(w.certified, w.at.Round)
-			if len(w.certified) == 0 {
-				w.first = nil
-			}
-		}
+		w.release()
 		w.certifiedIn, w.certifiedAt = w.at.Round, w.at.Attempt
 		if before := w.certified[w.at.Round]; before != nil && !slices.Equal(before, ps) {
 			return fmt.Errorf("round %d certified for %v and for %v", w.at.Round, before, ps)
@@ -778,6 +780,23 @@ func (w *witness) take(ev consilium.Event) error {
 	return nil
 }
 
+// release forgets a certificate that can never be opened: members that
+// promised never to open its attempt release it.
+func (w *witness) release() {
+	released := 0
+	for _, a := range w.renounced {
+		if a >= w.certifiedAt {
+			released++
+		}
+	}
+	if w.certifiedIn == w.at.Round && released >= len(w.charter.Members)-w.charter.Threshold+w.charter.Faults+1 {
+		delete(w.certified, w.at.Round)
+		if len(w.certified) == 0 {
+			w.first = nil
+		}
+	}
+}
+
 func (w *witness) message(m *consilium.Message) error {
 	position := func() consilium.Position {
 		if w.charter == nil {
@@ -797,6 +816,8 @@ func (w *witness) message(m *consilium.Message) error {
 			return err
 		}
 		w.exact = spec.Sites.Missing != "continue" || spec.Analyses[0].Type != consilium.AnalysisTrain
+	case consilium.KindCharter:
+		w.signed[consilium.SiteID(m.By)] = consilium.CharterDigest(m.Body)
 	case consilium.KindHeader:
 		h, err := consilium.ParseHeader(m.Body)
 		if err != nil {

@@ -100,8 +100,8 @@ func hold(t *testing.T, page string, result []byte) {
 			t.Errorf("%s: %v", r[0], err)
 		}
 		got, ok := at.(float64)
-		// Counts are exact. The local steps of another kind of processor may
-		// differ in their last bits, and training carries that on.
+		// Counts are exact. The tables are made with the standard library's
+		// functions, whose last bits may differ between processors.
 		tolerance := 0.0
 		if want != math.Trunc(want) {
 			tolerance = 0.02

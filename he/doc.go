@@ -71,6 +71,13 @@
 //     group the shares that it had added, which are checked against the dealers'
 //     headers.
 //
+//  8. DEPART, between rounds or where one cannot be finished: who has opened nothing
+//     from round r on under E promises that it never will. N-t+f+1 of these and the
+//     signatures of all its members make E' valid, which begins with round r, fresh
+//     keys and a fresh K_r. f' >= f, members of more than f' operators go on with their
+//     keys, and nobody signs two successors of E. The state after round r-1 goes to the
+//     new group sealed, with the salt under which t signed its digest.
+//
 // # What it gives
 //
 // The charter refuses anything but 2t >= N + f + 2 and min_sites >= f + 2 in
@@ -88,6 +95,10 @@
 // the first: a contradiction. (worker's binding is that rule; TestEverySchedule
 // plays all schedules against it.) So in each round the coalition holds S_U for one
 // member set; over several attempts these are sums of fresh keys of the same vectors.
+//
+// One set, across epochs. The departures hold N-t+1 honest ones, so under E fewer
+// than t ever open a round from r on; only E' does. Two successors of E share no
+// honest member, so no honest vector is in sums of both. (TestEveryEpochSchedule.)
 //
 // Shares. A share of an honest s_i leaves its box in three ways only. (a) An
 // answer, to whom complained. An honest holder never complains about an honest

@@ -60,6 +60,9 @@ type Config struct {
 	Ledger      Ledger
 	Now         func() time.Time
 	Log         *slog.Logger
+	// FS holds what must outlive a crash: journal, trail and secrets. nil is
+	// the operating system's; tests put one in front of it that fails.
+	FS durable.FS
 	// Crash, if set, is called at every named crash point; tests kill there.
 	Crash func(point string)
 }
@@ -112,6 +115,9 @@ func Open(cfg Config) (*Gate, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.FS == nil {
+		cfg.FS = durable.OS
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -151,7 +157,7 @@ func Open(cfg Config) (*Gate, error) {
 		log:    cfg.Log.With("site", string(cfg.Site)),
 		actors: map[consilium.StudyID]*actor{},
 	}
-	if g.secrets, err = newSecretStore(filepath.Join(cfg.Dir, "secrets")); err != nil {
+	if g.secrets, err = newSecretStore(cfg.FS, filepath.Join(cfg.Dir, "secrets")); err != nil {
 		dir.Close()
 		return nil, err
 	}
@@ -159,7 +165,7 @@ func Open(cfg Config) (*Gate, error) {
 		dir.Close()
 		return nil, err
 	}
-	if g.journal, err = openJournal(filepath.Join(cfg.Dir, "journal")); err != nil {
+	if g.journal, err = openJournal(cfg.FS, filepath.Join(cfg.Dir, "journal")); err != nil {
 		dir.Close()
 		return nil, err
 	}
@@ -168,7 +174,7 @@ func Open(cfg Config) (*Gate, error) {
 		dir.Close()
 		return nil, err
 	}
-	if g.trail, err = trail.Open(filepath.Join(cfg.Dir, "trail"), cfg.Site, cfg.Signer, cfg.Now); err != nil {
+	if g.trail, err = trail.OpenFS(cfg.FS, filepath.Join(cfg.Dir, "trail"), cfg.Site, cfg.Signer, cfg.Now); err != nil {
 		g.journal.close()
 		dir.Close()
 		return nil, err

@@ -115,9 +115,9 @@ func newJournal() *journal {
 	}
 }
 
-func openJournal(path string) (*journal, error) {
+func openJournal(fsys durable.FS, path string) (*journal, error) {
 	j := newJournal()
-	log, err := durable.Open(path)
+	log, err := durable.OpenFS(fsys, path)
 	if err != nil {
 		return nil, err
 	}
@@ -466,13 +466,16 @@ type enrolSecret struct {
 }
 
 // secretStore keeps one secrets file per live study.
-type secretStore struct{ dir string }
+type secretStore struct {
+	fs  durable.FS
+	dir string
+}
 
-func newSecretStore(dir string) (secretStore, error) {
+func newSecretStore(fsys durable.FS, dir string) (secretStore, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return secretStore{}, err
 	}
-	return secretStore{dir}, nil
+	return secretStore{fsys, dir}, nil
 }
 
 func (s secretStore) path(study consilium.StudyID) string {
@@ -502,7 +505,7 @@ func (s secretStore) save(study consilium.StudyID, v *secrets) error {
 	if err != nil {
 		return err
 	}
-	return durable.WriteFile(s.path(study), b, 0o600)
+	return durable.WriteFileFS(s.fs, s.path(study), b, 0o600)
 }
 
 func (s secretStore) drop(study consilium.StudyID) error {

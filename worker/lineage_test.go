@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"consilium"
+	"consilium/internal/durable"
 )
 
 func question(cohort string, a consilium.AnalysisSpec) *consilium.Spec {
@@ -70,7 +71,7 @@ func TestLineage(t *testing.T) {
 // when it is opened again from the disk.
 func TestRespelledStudy(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "journal")
-	j, err := openJournal(path)
+	j, err := openJournal(durable.OS, path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +85,7 @@ func TestRespelledStudy(t *testing.T) {
 	if err := j.close(); err != nil {
 		t.Fatal(err)
 	}
-	if j, err = openJournal(path); err != nil {
+	if j, err = openJournal(durable.OS, path); err != nil {
 		t.Fatal(err)
 	}
 	defer j.close()

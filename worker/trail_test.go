@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"consilium"
+	"consilium/internal/durable"
 	"consilium/internal/hybrid"
 	"consilium/internal/trail"
 )
@@ -25,7 +26,7 @@ func TestTrailIsStorage(t *testing.T) {
 		t.Fatal(err)
 	}
 	g := &Gate{cfg: Config{Site: "hospital", Signer: key, Now: time.Now, Crash: func(string) {}}, log: slog.New(slog.NewTextHandler(io.Discard, nil))}
-	if g.journal, err = openJournal(filepath.Join(dir, "journal")); err != nil {
+	if g.journal, err = openJournal(durable.OS, filepath.Join(dir, "journal")); err != nil {
 		t.Fatal(err)
 	}
 	defer g.journal.close()

@@ -127,6 +127,8 @@ func runCoordinator(ctx context.Context, e *env, args []string) error {
 	if c.ListenRaft != "" {
 		listen[me.Raft] = c.ListenRaft
 	}
+	decisions := coordinator.NewDecisions(c.Data, k.signer.Seed())
+	defer decisions.Close()
 	n, err := coordinator.Open(ctx, coordinator.Config{
 		ID: me.ID, Book: k.book, Certificate: k.cert, Signer: k.signer, NoteKey: note, Dir: c.Data,
 		Listen: func(address string) (net.Listener, error) {
@@ -135,7 +137,7 @@ func runCoordinator(ctx context.Context, e *env, args []string) error {
 			}
 			return net.Listen("tcp", address)
 		},
-		Admission: coordinator.PolicyAdmission(policies.find, time.Now), Metrics: c.Health, Logger: log,
+		Admission: coordinator.PolicyAdmission(me.ID, policies.find, decisions, time.Now), Metrics: c.Health, Logger: log,
 		Timing: coordinator.Timing{Heartbeat: c.Timing.Heartbeat, Commit: c.Timing.Commit, Drain: c.Timing.Drain},
 	})
 	if err != nil {

@@ -6,13 +6,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"consilium"
 	"consilium/internal/archive"
 	"consilium/internal/canon"
+	"consilium/internal/export"
 	"consilium/internal/report"
 )
 
@@ -69,6 +72,20 @@ func (d *demo) write(ctx context.Context) error {
 	}
 	if assumptions == nil {
 		assumptions = []any{}
+	}
+	all, err := canon.Marshal(map[string]any{"analyses": analyses})
+	if err != nil {
+		return err
+	}
+	tables, err := export.Files(all)
+	if err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(tables)) {
+		if err := os.WriteFile(filepath.Join(d.out, name), tables[name], 0o644); err != nil {
+			return err
+		}
+		files = append(files, name)
 	}
 	total := runInfo{Software: software()}
 	total.Study, total.Charter = d.results[0].run.Study, d.results[0].run.Charter

@@ -60,6 +60,11 @@ func TestSimulateEveryType(t *testing.T) {
 			t.Errorf("the report has no %s", name)
 		}
 	}
+	for _, name := range []string{"coefficients.csv", "coefficients.arrow", "survival.csv", "survival.arrow", "cox-vcov.npy", "rate-robust-vcov.npy"} {
+		if b, err := os.ReadFile(filepath.Join(dir, name)); err != nil || len(b) == 0 || !strings.Contains(string(page), name) {
+			t.Errorf("%s: %d bytes, %v; named in the report: %v", name, len(b), err, strings.Contains(string(page), name))
+		}
+	}
 	var truth map[string]any
 	if err := json.Unmarshal(cgd.Read("truth.json"), &truth); err != nil {
 		t.Fatal(err)

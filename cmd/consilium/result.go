@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 	"consilium/internal/archive"
 	"consilium/internal/canon"
 	"consilium/internal/client"
+	"consilium/internal/export"
 	"consilium/internal/federation"
 	"consilium/internal/report"
 )
@@ -232,6 +235,19 @@ func (f *finished) write(ctx context.Context, dir string) error {
 			return err
 		}
 		x.Files = append(x.Files, file.Name)
+	}
+	tables, err := export.Files(f.outcome.Envelope.Result)
+	if err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(tables)) {
+		if slices.Contains(x.Files, name) {
+			continue // the analysis brought a file of this name itself
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), tables[name], 0o644); err != nil {
+			return err
+		}
+		x.Files = append(x.Files, name)
 	}
 	x.Audit = append(x.Audit,
 		report.Fact{Name: "events in the audit log, each with its proof", Value: fmt.Sprint(summary.Events)},

@@ -365,18 +365,23 @@ func (f *Federation) startNode(n *node) error {
 			return err
 		}
 	}
+	log, closeLog, err := n.decisionLog(dir)
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(f.ctx)
 	running, err := coordinator.Open(ctx, coordinator.Config{
 		ID: n.id, Book: f.Book, Certificate: n.cert, Signer: n.signer, NoteKey: n.note, Dir: dir, InMemory: f.o.Volatile,
-		Listen: f.listen, Dial: f.dial, Admission: coordinator.PolicyAdmission(f.policyByDigest, f.o.Now), Logger: f.o.Log, Timing: coordinator.FastTiming(),
+		Listen: f.listen, Dial: f.dial, Admission: coordinator.PolicyAdmission(n.id, f.policyByDigest, log, f.o.Now), Logger: f.o.Log, Timing: coordinator.FastTiming(),
 	})
 	if err != nil {
 		cancel()
-		return fmt.Errorf("coordinator %s: %w", n.id, err)
+		return errors.Join(fmt.Errorf("coordinator %s: %w", n.id, err), closeLog())
 	}
 	n.running, n.stop, n.done = running, cancel, make(chan struct{})
 	f.group.Go(func() error {
 		defer close(n.done)
+		defer closeLog()
 		if err := running.Run(ctx); err != nil && ctx.Err() == nil {
 			f.note(fmt.Errorf("coordinator %s: %w", n.id, err))
 		}
@@ -384,6 +389,22 @@ func (f *Federation) startNode(n *node) error {
 	})
 	return nil
 }
+
+// decisionLog is a node's log of decisions: in its directory, or nowhere for a node
+// without one.
+func (n *node) decisionLog(dir string) (coordinator.DecisionLog, func() error, error) {
+	if dir != "" {
+		d := coordinator.NewDecisions(dir, n.signer.Seed())
+		return d, d.Close, nil
+	}
+	secret := consilium.DomainAuditMask.Digest(n.signer.Seed())
+	a, err := policy.NewAudit(nowhere{}, secret[:], 0, consilium.Digest{})
+	return a, func() error { return nil }, err
+}
+
+type nowhere struct{}
+
+func (nowhere) Append([]byte) error { return nil }
 
 func (f *Federation) note(err error) {
 	f.mu.Lock()

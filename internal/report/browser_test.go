@@ -93,6 +93,47 @@ func TestBrowserCheckNotices(t *testing.T) {
 	}
 }
 
+// dotted is a result with every plot of dots.
+const dotted = `{"apiVersion":"consilium/v1","kind":"Result","result":{"study":"dots","question":"Is every dot there?","sites":{"enrolled":3,"contributed":3,"contributors":["a","b","c"],"excluded":[]},
+ "analyses":[{"analysis":"glm","name":"odds","family":"binomial","rows":90,"patients":90,"events":30,"terms":[],"assumptions":[],"warnings":[],"suppressed":[],
+   "evaluation":{"auc":0.7,"auc_lower":0.65,"auc_upper":0.75,"brier":0.2,"roc":[[0,0],[0.12345678901234567,0.5],[1,1]],
+    "calibration":[{"lower":0,"upper":0.5,"n":40,"observed":0.21,"expected":0.2468013579},{"lower":0.5,"upper":1,"n":50,"observed":0.61,"expected":0.6}]}},
+  {"analysis":"gwas","name":"scan","family":"binomial","rows":90,"patients":90,"events":30,"tested":2,"lambda_gc":1.01,"assumptions":[],"warnings":[],"suppressed":[],
+   "variants":[{"name":"rs001","freq":0.25,"call_rate":1,"hwe":0.5,"score":1,"variance":2,"beta":0.5,"se":0.7,"chisq":0.5,"p":0.4795},
+    {"name":"rs002","freq":0.25,"call_rate":1,"hwe":null,"score":9,"variance":2,"beta":4.5,"se":0.7,"chisq":40.5,"p":1.97e-10}]}]},"run":{}}`
+
+// TestDotsInBrowser: ROC curve, calibration and scan are drawn with the numbers of
+// the result, and the check notices when one is missing or another's.
+func TestDotsInBrowser(t *testing.T) {
+	page := render(t, []byte(dotted), sampleExtras)
+	for _, c := range []struct{ name, old, new, want string }{
+		{"as it is", "<body", "<body", ""},
+		{"missing ROC point", `data-x="0.12345678901234567"`, `data-gone="1"`, "odds: roc: across"},
+		{"wrong calibration", `data-y="0.21"`, `data-y="0.12"`, "odds: calibration: up"},
+		{"missing variant", `<circle class="at"`, `<circle class="no"`, "points, result.json"},
+		{"wrong p", `data-p="1.97e-10"`, `data-p="1.97e-1"`, "scan: scan: up"},
+		{"another variant", `data-variant="rs002"`, `data-variant="rs001"`, "scan: scan: across"},
+	} {
+		spoiled := strings.Replace(page, c.old, c.new, 1)
+		if spoiled == page && c.want != "" {
+			t.Fatalf("%s: the page has no %s", c.name, c.old)
+		}
+		dir := t.TempDir()
+		writeSample(t, dir, []byte(dotted))
+		if err := os.WriteFile(filepath.Join(dir, "report.html"), []byte(spoiled), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		problems, seen := checkInBrowser(t, dir)
+		noticed := c.want == ""
+		for _, p := range problems {
+			noticed = noticed || c.want != "" && strings.Contains(p, c.want)
+		}
+		if !noticed || c.want == "" && (len(problems) > 0 || seen.numbers < 14) {
+			t.Errorf("%s: want %q, got %q; %d numbers", c.name, c.want, problems, seen.numbers)
+		}
+	}
+}
+
 type compared struct{ numbers, labels int }
 
 // checkInBrowser returns what is wrong with DIR/report.html and writes
@@ -140,6 +181,10 @@ type rendered struct {
 			Group string
 			Cells []struct{ Time, Risk, Text string }
 		}
+		Dots []struct {
+			Plot   string // what its id ends in: roc, calibration, scan
+			Points []struct{ X, Y string }
+		}
 		Tables []struct {
 			Kind string
 			Rows []struct {
@@ -162,6 +207,7 @@ const readPage = `(() => {
      Points: all(c, "circle.at").map(p => ({ X: at(p, "data-time") || at(p, "data-round"), Y: at(p, "data-surv") || at(p, "data-value") })) })),
    Legend: all(s, "svg.km g.legend text.label").map(l => l.textContent),
    Risk: all(s, "g.risk").map(r => ({ Group: at(r, "data-group"), Cells: all(r, "text[data-time]").map(c => ({ Time: at(c, "data-time"), Risk: at(c, "data-risk"), Text: c.textContent })) })),
+   Dots: all(s, "svg.unit, svg.manhattan").map(v => ({ Plot: at(v, "id").replace(/^.*?-(roc|calibration.*|scan)$/, "$1"), Points: all(v, "circle.at").map(c => ({ X: at(c, "data-x") || at(c, "data-variant"), Y: at(c, "data-y") || at(c, "data-p") })) })),
    Tables: all(s, "table.numbers").map(x => ({ Kind: at(x, "data-kind"), Rows: all(x, "tr[data-row]").map(r => ({ Name: at(r, "data-row"), Cells: all(r, "td").map(c => at(c, "data-value")) })) })) })),
   Sites: all(document, "tr[data-site]").map(r => ({ Name: at(r, "data-site"), Status: at(r, "data-status") })) })
 })()`
@@ -519,6 +565,50 @@ func compare(t *testing.T, result []byte, page *rendered) (problems []string, se
 			number(name+": effect of "+label, p.Effect, effect(points[k]))
 			number(name+": lower limit of "+label, p.Lower, points[k]["lower"])
 			number(name+": upper limit of "+label, p.Upper, points[k]["upper"])
+		}
+
+		// Dots: a ROC curve and a calibration of fitted probabilities, or of a trained
+		// model by split, and every variant of a scan.
+		dots := map[string][][2]any{}
+		if e := sub(a, "evaluation"); e != nil {
+			dots["roc"], dots["calibration"] = [][2]any{}, [][2]any{}
+			for _, p := range list(e, "roc") {
+				xy, _ := p.([]any)
+				dots["roc"] = append(dots["roc"], [2]any{xy[0], xy[1]})
+			}
+			for _, c := range list(e, "calibration") {
+				if c, _ := c.(map[string]any); c["expected"] != nil && c["observed"] != nil {
+					dots["calibration"] = append(dots["calibration"], [2]any{c["expected"], c["observed"]})
+				}
+			}
+		}
+		for _, c := range list(a, "calibration") {
+			if c, _ := c.(map[string]any); c["expected"] != nil && c["observed"] != nil {
+				plot := "calibration-" + text(c["split"])
+				dots[plot] = append(dots[plot], [2]any{c["expected"], c["observed"]})
+			}
+		}
+		if a["tested"] != nil {
+			dots["scan"] = [][2]any{}
+			for _, v := range list(a, "variants") {
+				if v, _ := v.(map[string]any); v["p"] != nil {
+					dots["scan"] = append(dots["scan"], [2]any{v["name"], v["p"]})
+				}
+			}
+		}
+		if len(s.Dots) != len(dots) {
+			bad("%s: the page has %d plots of dots, result.json has data for %d", name, len(s.Dots), len(dots))
+		}
+		for _, d := range s.Dots {
+			want := dots[d.Plot]
+			if len(d.Points) != len(want) {
+				bad("%s: %s: the page has %d points, result.json %d", name, d.Plot, len(d.Points), len(want))
+				continue
+			}
+			for k, p := range d.Points {
+				number(name+": "+d.Plot+": across", p.X, want[k][0])
+				number(name+": "+d.Plot+": up", p.Y, want[k][1])
+			}
 		}
 
 		switch a["analysis"] {

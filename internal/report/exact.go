@@ -91,13 +91,13 @@ func (s *section) exact(raw json.RawMessage) error {
 		s.Tables = append(s.Tables, t)
 	}
 	if e := a.Evaluation; e != nil {
-		var roc, cal [][2]float64
-		for _, p := range e.ROC {
-			roc = append(roc, [2]float64{value(&p[0]), value(&p[1])})
+		var roc, cal []unitPoint
+		for i := range e.ROC {
+			roc = append(roc, unitPoint{&e.ROC[i][0], &e.ROC[i][1]})
 		}
 		for i := range e.Calibration {
 			if c := &e.Calibration[i]; c.Observed != nil && c.Expected != nil {
-				cal = append(cal, [2]float64{value(c.Expected), value(c.Observed)})
+				cal = append(cal, unitPoint{c.Expected, c.Observed})
 			}
 		}
 		s.Plots = append(s.Plots, unitPlot(s.ID+"-roc", "ROC curve", "false positive rate", "true positive rate", roc, true),
@@ -147,8 +147,11 @@ func (s *section) variants(a *exactJSON) {
 	}
 }
 
+// unitPoint is a point of the unit square, in the result's own digits.
+type unitPoint struct{ x, y *json.Number }
+
 // unitPlot draws points of the unit square with its diagonal.
-func unitPlot(id, title, across, up string, points [][2]float64, joined bool) template.HTML {
+func unitPlot(id, title, across, up string, points []unitPoint, joined bool) template.HTML {
 	var s svg
 	const left, size, top = 64.0, 240.0, 34.0
 	s.open(id, "unit", title, "One point per cell of fitted probability; the diagonal is chance, or perfect calibration.", left+size+16, top+size+52)
@@ -166,9 +169,9 @@ func unitPlot(id, title, across, up string, points [][2]float64, joined bool) te
 	s.f(`<g class="curve c0">`)
 	for i, p := range points {
 		if joined && i > 0 {
-			s.line("step", x.at(points[i-1][0]), y.at(points[i-1][1]), x.at(p[0]), y.at(p[1]))
+			s.line("step", x.at(value(points[i-1].x)), y.at(value(points[i-1].y)), x.at(value(p.x)), y.at(value(p.y)))
 		}
-		s.f(`<circle class="at" cx="%s" cy="%s" r="2.6" data-x="%s" data-y="%s"/>`, px(x.at(p[0])), px(y.at(p[1])), sig(p[0], 6), sig(p[1], 6))
+		s.f(`<circle class="at" cx="%s" cy="%s" r="2.6" data-x="%s" data-y="%s"/>`, px(x.at(value(p.x))), px(y.at(value(p.y))), exact(p.x), exact(p.y))
 	}
 	s.f(`</g>`)
 	return s.done()

@@ -217,3 +217,29 @@ func FuzzWrite(f *testing.F) {
 		}
 	})
 }
+
+// TestEveryLineIsSeen: a line or path of a drawing has a stroke only if its class
+// has one in the style sheet.
+func TestEveryLineIsSeen(t *testing.T) {
+	style, err := os.ReadFile("style.css")
+	if err != nil {
+		t.Fatal(err)
+	}
+	drawn := regexp.MustCompile(`s\.line\("([a-z]+)"|<(?:line|path) class="([a-z]+)"`)
+	found := 0
+	for _, name := range []string{"plot.go", "exact.go", "section.go"} {
+		src, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range drawn.FindAllStringSubmatch(string(src), -1) {
+			found++
+			if class := m[1] + m[2]; !regexp.MustCompile(`\.plot \.` + class + `[,{]`).Match(style) {
+				t.Errorf("%s draws a line of class %s, which style.css does not know", name, class)
+			}
+		}
+	}
+	if found < 10 {
+		t.Errorf("%d lines: the pattern is out of date", found)
+	}
+}

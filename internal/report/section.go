@@ -495,10 +495,10 @@ func (s *section) train(a *analysisJSON) {
 		}
 	}
 	for _, split := range []string{"training", "holdout"} {
-		var points [][2]float64
+		var points []unitPoint
 		for _, c := range a.Calibration {
 			if c.Split == split && c.Observed != nil && c.Expected != nil {
-				points = append(points, [2]float64{value(c.Expected), value(c.Observed)})
+				points = append(points, unitPoint{c.Expected, c.Observed})
 			}
 		}
 		if len(points) > 0 {

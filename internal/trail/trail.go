@@ -61,10 +61,15 @@ type Writer struct {
 	head   consilium.Digest
 }
 
-// Open recovers the trail of a site. A break in the chain is an error: nothing
+// Open recovers the trail of a site at path. A break in the chain is an error: nothing
 // is appended to a trail that somebody has changed.
 func Open(path string, site consilium.SiteID, signer consilium.Signer, now func() time.Time) (*Writer, error) {
-	log, err := durable.Open(path)
+	return OpenFS(durable.OS, path, site, signer, now)
+}
+
+// OpenFS is Open on a given file system.
+func OpenFS(fsys durable.FS, path string, site consilium.SiteID, signer consilium.Signer, now func() time.Time) (*Writer, error) {
+	log, err := durable.OpenFS(fsys, path)
 	if err != nil {
 		return nil, err
 	}

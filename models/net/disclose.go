@@ -46,7 +46,7 @@ func (a *train) Disclose(d *models.Disclosure) error {
 	how := "in every round how the network does on its training rows, and on its holdout rows unless these are of fewer than the least cohort: "
 	switch a.net.loss {
 	case logistic:
-		how += "sums of losses, and counts of scores per class; in the last round also patients and summed risk per cell of scores"
+		how += "sums of losses, and counts of scores per class; in the last round also rows per class, patients and summed risk per cell of risk"
 	case squared:
 		how += "sums of squared and of absolute errors"
 	case partial:

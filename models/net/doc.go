@@ -36,11 +36,10 @@
 // run in the caller's goroutine (engine.go): a panic there is an error, where
 // gorgonia's own machine would end the process. Losses come from logits in a form
 // that never takes the exponential of a positive number. Weights start from the
-// study's seed, minibatches from the round's seed (AES-256 in counter mode), so a
-// repeated round repeats its bits on the same machine, for any GOMAXPROCS. Matrix
-// products and tanh of another kind of processor may differ in the last bits;
-// Update and Result may not, and do not: they add, multiply, divide and take
-// roots, each rounded on its own.
+// study's seed, minibatches from the round's seed (AES-256 in counter mode). A
+// repeated round repeats its bits, for any GOMAXPROCS and on every kind of
+// processor: matrix products are package gemm's, exponentials package det's, and
+// every other product is rounded before it is added.
 //
 // # What a site remembers
 //

@@ -26,7 +26,8 @@ func bin(z float64) int {
 //
 //	logistic: rows, sum of losses, sum of squared errors of the risk, wild
 //	          rows, counts of class 0 by bin, counts of class 1 by bin; in the
-//	          last round also patients and the sum of the risk by bin
+//	          last round also rows of class 0 and 1, patients and the sum of the
+//	          risk, by cell of risk
 //	squared:  rows, sum of squared errors, sum of absolute errors, wild rows,
 //	          sum of y, sum of y² (all on the standardised scale)
 //	cox:      rows, negative log partial likelihood within the hospital,
@@ -51,6 +52,10 @@ const (
 	evalConcordant = 4 // discordant and tied follow
 )
 
+// cells of risk, of equal width, in which predicted and observed risk are
+// compared.
+const cells = 20
+
 // maxScore bounds what one row adds to the summed losses, so that no sum
 // leaves the range of an exact block.
 const maxScore = 1 << 20
@@ -59,7 +64,7 @@ func (a *train) evalLength(phase uint32) int {
 	switch a.net.loss {
 	case logistic:
 		if phase == phaseEvaluate {
-			return evalHist + 4*bins
+			return evalHist + 2*bins + 4*cells
 		}
 		return evalHist + 2*bins
 	case reconstruction:
@@ -119,16 +124,14 @@ func evaluate[T real](ctx context.Context, a *train, phase uint32, v view, t *ta
 		out[s] = make([]float64, a.evalLength(phase))
 	}
 	holds := a.holds(v)
-	seen := map[[3]int32]bool{} // split, bin, patient
-	hist := func(i, class int, z float64) (b int, e []float64) {
-		s := split(t.holdout[i])
-		b, e = bin(z), out[s][evalHist:]
-		e[class*bins+b]++
-		if who := [3]int32{int32(s), int32(b), t.patient[i]}; phase == phaseEvaluate && !seen[who] {
-			seen[who] = true
-			e[2*bins+b]++
+	seen := map[[3]int32]bool{} // split, bin or cell, patient
+	first := func(i, cell int) float64 {
+		who := [3]int32{int32(split(t.holdout[i])), int32(cell), t.patient[i]}
+		if seen[who] {
+			return 0
 		}
-		return b, e
+		seen[who] = true
+		return 1
 	}
 	var sets [2]*riskSets
 	var concord [2]survival
@@ -163,8 +166,12 @@ func evaluate[T real](ctx context.Context, a *train, phase uint32, v view, t *ta
 			p := risk(z)
 			d := p - y
 			e[evalError] += float64(d * d)
-			if b, h := hist(i, int(y), z); phase == phaseEvaluate {
-				h[3*bins+b] += p
+			e[evalHist+int(y)*bins+bin(z)]++
+			if phase == phaseEvaluate {
+				c, at := e[evalHist+2*bins:], min(int(p*cells), cells-1)
+				c[int(y)*cells+at]++
+				c[2*cells+at] += first(i, at)
+				c[3*cells+at] += p
 			}
 		case partial:
 			e[evalEvents] += y
@@ -172,7 +179,11 @@ func evaluate[T real](ctx context.Context, a *train, phase uint32, v view, t *ta
 			concord[s].add(t.start[i], t.stop[i], y, z)
 		case reconstruction:
 			e[evalLoss] += z
-			hist(i, int(y), log2(z))
+			at := bin(log2(z))
+			e[evalHist+int(y)*bins+at]++
+			if phase == phaseEvaluate {
+				e[evalHist+2*bins+at] += first(i, at)
+			}
 		}
 	})
 	if err != nil || a.net.loss != partial {

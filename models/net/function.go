@@ -5,6 +5,8 @@ import (
 	"math"
 
 	"gorgonia.org/tensor"
+
+	"consilium/internal/det"
 )
 
 // newFunction is layer i for batches of the given size. Its inputs are the
@@ -88,7 +90,7 @@ func activation[T real](f *function[T], k kind) {
 	case tanh:
 		f.forward = func(out []T, in [][]T) {
 			for i, v := range in[0] {
-				out[i] = T(math.Tanh(float64(v)))
+				out[i] = hyperbolic(v)
 			}
 		}
 		f.backward = func(grads, _ [][]T, out, dout []T) {
@@ -110,9 +112,19 @@ func activation[T real](f *function[T], k kind) {
 	}
 }
 
+// hyperbolic is tanh with the same bits on every processor.
+func hyperbolic[T real](v T) T {
+	e := det.Expm1(-2 * math.Abs(float64(v))) // in [-1, 0]
+	t := -e / (2 + e)
+	if v < 0 {
+		t = -t
+	}
+	return T(t)
+}
+
 // logistic1 is 1/(1+exp(-v)) without an exponential of a positive number.
 func logistic1[T real](v T) T {
-	e := math.Exp(-math.Abs(float64(v)))
+	e := det.Exp(-math.Abs(float64(v)))
 	if v < 0 {
 		return T(e / (1 + e))
 	}

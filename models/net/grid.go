@@ -6,50 +6,41 @@ import (
 	"consilium/internal/det"
 )
 
-// calibration joins neighbouring cells of the grid of scores until each is
-// about at least k patients, so that no published cell describes fewer.
+// calibration joins neighbouring cells of risk until each is about at least k
+// patients, so that no published cell describes fewer.
 func (a *train) calibration(v view, split int) []CalibrationCell {
 	e := v.final[split]
 	if e[evalRows] == 0 {
 		return nil
 	}
 	name := [2]string{"training", "holdout"}[split]
-	zero, one, patients, sum := e[evalHist:], e[evalHist+bins:], e[evalHist+2*bins:], e[evalHist+3*bins:]
+	c := e[evalHist+2*bins:]
 	k := float64(max(a.facts.MinCohort, 1))
-	edge := func(b int) float64 {
-		switch b {
-		case 0:
-			return 0
-		case bins:
-			return 1
-		}
-		return risk(binFirst + float64(b)/binScale)
-	}
 	people := a.distinct(v, split)
 	type cell struct {
 		from, to          int
 		no, yes, who, sum float64
 	}
-	var cells []cell
+	var list []cell
 	open := cell{}
-	for b := range bins {
-		open.to = b + 1
-		open.no, open.yes, open.who, open.sum = open.no+zero[b], open.yes+one[b], people(open.who, patients[b]), open.sum+sum[b]
+	for i := range cells {
+		open.to = i + 1
+		open.no, open.yes, open.who, open.sum = open.no+c[i], open.yes+c[cells+i], people(open.who, c[2*cells+i]), open.sum+c[3*cells+i]
 		if open.who >= k {
-			cells = append(cells, open)
-			open = cell{from: b + 1}
+			list = append(list, open)
+			open = cell{from: i + 1}
 		}
 	}
-	if len(cells) == 0 {
+	if len(list) == 0 {
 		return nil
 	}
-	last := &cells[len(cells)-1] // what is left over joins it
-	last.to = bins
+	last := &list[len(list)-1] // what is left over joins it
+	last.to = cells
 	last.no, last.yes, last.who, last.sum = last.no+open.no, last.yes+open.yes, people(last.who, open.who), last.sum+open.sum
 	var out []CalibrationCell
-	for _, c := range cells {
+	for _, c := range list {
 		n := c.no + c.yes
-		out = append(out, CalibrationCell{Split: name, Lower: edge(c.from), Upper: edge(c.to), Patients: int64(c.who),
+		out = append(out, CalibrationCell{Split: name, Lower: float64(c.from) / cells, Upper: float64(c.to) / cells, Patients: int64(c.who),
 			Expected: number(c.sum / n), Observed: number(c.yes / n)})
 	}
 	return out

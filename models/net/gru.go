@@ -1,7 +1,5 @@
 package net
 
-import "math"
-
 // gruFunction is a gated recurrent unit (Cho et al., EMNLP 2014) in the form of
 // PyTorch and of ONNX with linear_before_reset: with gates r, z, n,
 //
@@ -40,7 +38,7 @@ func gruFunction[T real](f *function[T], l *layer, batch int) {
 				for j := range h {
 					a[j] = logistic1(a[j] + s[j])
 					a[h+j] = logistic1(a[h+j] + s[h+j])
-					a[2*h+j] = T(math.Tanh(float64(a[2*h+j] + T(a[j]*s[2*h+j]))))
+					a[2*h+j] = hyperbolic(a[2*h+j] + T(a[j]*s[2*h+j]))
 					next[j] = T((1-a[h+j])*a[2*h+j]) + T(a[h+j]*old[j])
 				}
 			}

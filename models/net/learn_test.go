@@ -70,7 +70,7 @@ func waves(t testing.TB, steps, channels int) (consilium.Facts, *consilium.Analy
 			for s := range steps {
 				for c := range channels {
 					v := 100*float64(c+1) + float64(c+3)*(math.Sin(2*math.Pi*(float64(s)/period+phase))+0.3*src.uniform())
-					cell := strconv.FormatFloat(v, 'g', -1, 64)
+					cell := strconv.FormatFloat(v, 'f', 4, 64) // as every processor writes it
 					if src.intn(40) == 0 {
 						cell = ""
 					}

@@ -44,7 +44,7 @@ func newLoss[T real](n *network, batch int) *function[T] {
 			cost := 0.0
 			for i, z := range in[0] {
 				w := in[2][i]
-				cost += float64(w) * logLoss(float64(z), float64(in[1][i]))
+				cost += float64(float64(w) * logLoss(float64(z), float64(in[1][i])))
 				slope[i] = T(w * (logistic1(z) - in[1][i]))
 			}
 			out[0] = T(cost)
@@ -54,7 +54,7 @@ func newLoss[T real](n *network, batch int) *function[T] {
 			cost := 0.0
 			for i, z := range in[0] {
 				w, d := in[2][i], z-in[1][i]
-				cost += float64(w) * float64(T(d*d))
+				cost += float64(float64(w) * float64(T(d*d)))
 				slope[i] = T(2*w) * d
 			}
 			out[0] = T(cost)

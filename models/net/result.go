@@ -71,8 +71,9 @@ type Metrics struct {
 	C     *float64 `json:"c_index"` // Harrell's, over pairs of rows of one hospital
 }
 
-// CalibrationCell compares predicted with observed risk over a stretch of
-// scores that holds at least k patients.
+// CalibrationCell compares predicted with observed risk over a stretch of risks
+// with at least k patients. Patients is a least number where patients have
+// several rows.
 type CalibrationCell struct {
 	Split    string   `json:"split"` // training or holdout
 	Lower    float64  `json:"lower"` // risks

@@ -207,6 +207,9 @@ func (v *Vault) Sums(_ context.Context, id consilium.StudyID, round uint32, offs
 		if err != nil {
 			return err
 		}
+		// The vector is spooled, encrypted, by now; an attempt that must make it again
+		// asks for Local again. Sums and lanes are never held together.
+		st.lanes = nil
 		st.sums, st.opened = make([]int32, 0, layout.Lanes()), round
 	}
 	if offset != len(st.sums) || st.opened != round {

@@ -1,0 +1,489 @@
+package coordinator
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"consilium"
+	"consilium/internal/wire"
+)
+
+// simNet carries every call between hospitals, teams and nodes, and every
+// event to a hospital. Nothing passes until the scheduler lets it: all who want
+// something wait here, in an order that does not depend on goroutines.
+type simNet struct {
+	s       *sim
+	mu      sync.Mutex
+	waiting []*simCall
+	faults  map[string]*linkFault // by the caller
+	cuts    map[[2]string]bool    // both directions
+	done    []simCopy             // what was delivered, for replays
+}
+
+// linkFault is what happens to the next calls of one caller.
+type linkFault struct{ drop, lose, twice, hold int }
+
+type simCall struct {
+	from, to, what string
+	key            string
+	verdict        chan verdict
+}
+
+// simCopy is a delivered statement that the network may deliver again at any
+// later time.
+type simCopy struct {
+	from, what string
+	run        func(context.Context, *Node) error
+}
+
+type verdict uint8
+
+const (
+	deliver verdict = iota
+	dropRequest
+	loseReply
+	deliverTwice
+)
+
+func newSimNet(s *sim) *simNet {
+	return &simNet{s: s, faults: map[string]*linkFault{}, cuts: map[[2]string]bool{}}
+}
+
+func (n *simNet) fault(who string) *linkFault {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.faults[who] == nil {
+		n.faults[who] = &linkFault{}
+	}
+	return n.faults[who]
+}
+
+func pair(a, b string) [2]string {
+	if a > b {
+		a, b = b, a
+	}
+	return [2]string{a, b}
+}
+
+func (n *simNet) isCut(a, b string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.cuts[pair(a, b)]
+}
+
+// await parks the caller until the scheduler has decided.
+func (n *simNet) await(ctx context.Context, from, to, what string) (verdict, error) {
+	c := &simCall{from, to, what, from + " " + to + " " + what, make(chan verdict, 1)}
+	n.mu.Lock()
+	n.waiting = append(n.waiting, c)
+	n.mu.Unlock()
+	select {
+	case v := <-c.verdict:
+		return v, nil
+	case <-ctx.Done():
+		n.mu.Lock()
+		n.waiting = slices.DeleteFunc(n.waiting, func(o *simCall) bool { return o == c })
+		n.mu.Unlock()
+		return 0, ctx.Err()
+	}
+}
+
+// ready lists the calls that may go, in an order of their own.
+func (n *simNet) ready() []*simCall {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var out []*simCall
+	for _, c := range n.waiting {
+		if f := n.faults[c.from]; f == nil || f.hold == 0 {
+			out = append(out, c)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b *simCall) int { return strings.Compare(a.key, b.key) })
+	return out
+}
+
+// tick lets held calls come nearer.
+func (n *simNet) tick(all bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, f := range n.faults {
+		if all {
+			f.hold = 0
+		} else if f.hold > 0 {
+			f.hold--
+		}
+	}
+}
+
+// release lets one call go.
+func (n *simNet) release(c *simCall) {
+	n.mu.Lock()
+	n.waiting = slices.DeleteFunc(n.waiting, func(o *simCall) bool { return o == c })
+	v := deliver
+	if f := n.faults[c.from]; f != nil && !strings.HasPrefix(c.what, "event") {
+		switch {
+		case f.drop > 0:
+			f.drop--
+			v = dropRequest
+		case f.lose > 0:
+			f.lose--
+			v = loseReply
+		case f.twice > 0:
+			f.twice--
+			v = deliverTwice
+		}
+	}
+	n.mu.Unlock()
+	c.verdict <- v
+}
+
+// simTimeout is how long a caller waits for an answer that does not come.
+const simTimeout = 2 * time.Second
+
+var errSimGone = consilium.ErrUnavailable.Withf("no answer")
+
+// call runs f at a node, if the network lets it.
+func (n *simNet) call(ctx context.Context, from string, to consilium.NodeID, what string, f func(context.Context, *Node) error) error {
+	v, err := n.await(ctx, from, string(to), what)
+	if err != nil {
+		return err
+	}
+	node := n.s.running(to)
+	if v == dropRequest || node == nil || n.isCut(from, string(to)) {
+		if err := pause(ctx, simTimeout); err != nil {
+			return err
+		}
+		return errSimGone
+	}
+	// The node works on its own: a caller that is gone is not waited for.
+	run := func() error {
+		answer := make(chan error, 1)
+		n.s.tasks.Go(func() {
+			ctx, cancel := context.WithCancel(ctx)
+			defer cancel()
+			defer context.AfterFunc(node.life, cancel)()
+			answer <- f(ctx, node)
+		})
+		select {
+		case err := <-answer:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	err = run()
+	if v == deliverTwice && ctx.Err() == nil {
+		again := run()
+		n.s.repeated(what, err, again)
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	if v == loseReply || n.s.running(to) != node || n.isCut(from, string(to)) {
+		if err := pause(ctx, simTimeout); err != nil {
+			return err
+		}
+		return errSimGone
+	}
+	return wire.FromStatus(wire.Status(err)) // as it comes out at the other end
+}
+
+// simPeers is how one node calls the others.
+type simPeers struct {
+	n    *simNet
+	self consilium.NodeID
+}
+
+func (p simPeers) id() wire.Identity {
+	return wire.Identity{Role: wire.RoleCoordinator, Name: string(p.self)}
+}
+
+func (p simPeers) Hello(ctx context.Context, node consilium.NodeID, incarnation string) (h wire.Hello, err error) {
+	err = p.n.call(ctx, string(p.self), node, "hello", func(ctx context.Context, n *Node) error {
+		got, err := n.server.Hello(ctx, p.id(), incarnation)
+		h = got
+		return err
+	})
+	if err != nil {
+		return wire.Hello{}, err
+	}
+	return h, nil
+}
+
+func (p simPeers) Store(ctx context.Context, node consilium.NodeID, digest consilium.Digest, size uint64, r io.Reader) error {
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	return p.n.call(ctx, string(p.self), node, fmt.Sprintf("store %d", size), func(ctx context.Context, n *Node) error {
+		return n.server.Store(ctx, p.id(), digest, size, bytes.NewReader(b))
+	})
+}
+
+func (p simPeers) Load(ctx context.Context, node consilium.NodeID, digest consilium.Digest, offset, length uint64) (io.ReadCloser, error) {
+	var b []byte
+	err := p.n.call(ctx, string(p.self), node, "load", func(ctx context.Context, n *Node) error {
+		rc, err := n.server.Load(ctx, p.id(), digest, offset, length)
+		if err != nil {
+			return err
+		}
+		defer rc.Close()
+		b, err = io.ReadAll(rc)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return io.NopCloser(bytes.NewReader(b)), nil
+}
+
+func (p simPeers) Holds(ctx context.Context, node consilium.NodeID, digest consilium.Digest, size uint64) (held bool, err error) {
+	err = p.n.call(ctx, string(p.self), node, fmt.Sprintf("holds %d", size), func(ctx context.Context, n *Node) error {
+		got, err := n.server.Holds(ctx, p.id(), digest, size)
+		held = got
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	return held, nil
+}
+
+func (p simPeers) Close() error { return nil }
+
+// simClient is a member's client: it finds the leader and repeats itself, as
+// internal/wire's Client does over gRPC.
+type simClient struct {
+	n    *simNet
+	id   wire.Identity
+	name string // of its end of every link
+	key  consilium.Signer
+
+	mu     sync.Mutex
+	target int
+	trick  int // of a hostile member, for the next statement that it fits; 0 is none
+	seen   []*consilium.Message
+}
+
+func (c *simClient) aim(i int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.target = i
+}
+
+// do is wire.Client.do without the gRPC.
+func (c *simClient) do(ctx context.Context, what string, f func(context.Context, *Node) error) error {
+	order := c.n.s.log.order
+	wait, misses, redirects := 25*time.Millisecond, 0, 0
+	c.mu.Lock()
+	at := c.target
+	c.mu.Unlock()
+	for {
+		err := c.n.call(ctx, c.name, order[at], what, f)
+		if err == nil {
+			c.aim(at)
+			return nil
+		}
+		if ctx.Err() != nil {
+			return fmt.Errorf("%s: %w: %w", what, ctx.Err(), err)
+		}
+		next := (at + 1) % len(order)
+		var elsewhere *wire.NotLeaderError
+		switch {
+		case errors.As(err, &elsewhere):
+			if i := slices.Index(order, elsewhere.Leader); i >= 0 && i != at {
+				at = i
+				c.aim(at)
+				if redirects++; redirects%4 != 0 {
+					continue
+				}
+			} else if elsewhere.Leader == "" {
+				at = next
+			}
+		case errors.Is(err, consilium.ErrUnavailable), consilium.CodeOf(err) == "internal":
+			at = next
+		case errors.Is(err, consilium.ErrBlobMissing), errors.Is(err, consilium.ErrUnknownStudy):
+			if misses++; misses >= len(order) {
+				return fmt.Errorf("%s: %w", what, err)
+			}
+			at = next
+		default:
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		if stop := pause(ctx, wait); stop != nil {
+			return fmt.Errorf("%s: %w: %w", what, stop, err)
+		}
+		wait = min(2*wait, 500*time.Millisecond)
+	}
+}
+
+// Post implements worker.Coordinator.
+func (c *simClient) Post(ctx context.Context, m *consilium.Message) error {
+	c.mu.Lock()
+	after := c.trick == trickPublishes
+	c.mu.Unlock()
+	if !after {
+		for _, other := range c.lie(m) {
+			c.post(ctx, other) // whatever comes of it
+		}
+	}
+	if c.id.Role == wire.RoleSite {
+		c.n.s.said(c.id.Name, m)
+	}
+	err := c.post(ctx, m)
+	if after {
+		for _, other := range c.lie(m) {
+			c.post(ctx, other)
+		}
+	}
+	return err
+}
+
+func (c *simClient) post(ctx context.Context, m *consilium.Message) error {
+	what := fmt.Sprintf("post %s %s", c.n.s.short(m.Study), m.Kind)
+	run := func(ctx context.Context, n *Node) error { return n.server.Post(ctx, c.id, m) }
+	err := c.do(ctx, what, run)
+	if err == nil {
+		c.n.delivered(simCopy{c.name, what, run})
+		c.n.s.acknowledged(m)
+	}
+	return err
+}
+
+func (n *simNet) delivered(copy simCopy) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.done = append(n.done, copy)
+}
+
+// Upload implements worker.Coordinator.
+func (c *simClient) Upload(ctx context.Context, header *consilium.Message, boxes [][]byte, shape wire.Shape, size uint64, ciphertext func() (io.ReadCloser, error)) error {
+	c.n.s.said(c.id.Name, header)
+	rc, err := ciphertext()
+	if err != nil {
+		return err
+	}
+	bytesOf, err := io.ReadAll(rc)
+	rc.Close()
+	if err != nil {
+		return err
+	}
+	send := func(m *consilium.Message) error {
+		h, err := consilium.ParseHeader(m.Body)
+		if err != nil {
+			return err
+		}
+		what := fmt.Sprintf("upload %s", c.n.s.short(m.Study))
+		run := func(ctx context.Context, n *Node) error {
+			return n.server.Upload(ctx, c.id, &wire.Upload{Message: m, Header: h, BoxCount: len(boxes), BoxSize: len(boxes[0]), Shape: shape,
+				Boxes: bytes.NewReader(bytes.Join(boxes, nil)), Ciphertext: bytes.NewReader(bytesOf)})
+		}
+		err = c.do(ctx, what, run)
+		if err == nil {
+			c.n.delivered(simCopy{c.name, what, run})
+			c.n.s.acknowledged(m)
+		}
+		return err
+	}
+	err = send(header)
+	for _, other := range c.lie(header) {
+		send(other)
+	}
+	return err
+}
+
+// Fetch implements worker.Coordinator.
+func (c *simClient) Fetch(ctx context.Context, digest consilium.Digest, offset, length uint64) (io.ReadCloser, error) {
+	var b []byte
+	err := c.do(ctx, "fetch", func(ctx context.Context, n *Node) error {
+		rc, err := n.server.Fetch(ctx, c.id, digest, offset, length)
+		if err != nil {
+			return err
+		}
+		defer rc.Close()
+		b, err = io.ReadAll(rc)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return io.NopCloser(bytes.NewReader(b)), nil
+}
+
+// PutBlob implements worker.Coordinator.
+func (c *simClient) PutBlob(ctx context.Context, r io.ReadSeeker, size uint64) (consilium.Digest, error) {
+	digest, err := wire.BlobDigest(r, size)
+	if err != nil {
+		return digest, err
+	}
+	b, err := func() ([]byte, error) {
+		if _, err := r.Seek(0, io.SeekStart); err != nil {
+			return nil, err
+		}
+		return io.ReadAll(r)
+	}()
+	if err != nil {
+		return digest, err
+	}
+	run := func(ctx context.Context, n *Node) error {
+		return n.server.PutBlob(ctx, c.id, digest, size, bytes.NewReader(b))
+	}
+	return digest, c.do(ctx, fmt.Sprintf("put %d", size), run)
+}
+
+// Follow implements worker.Coordinator.
+func (c *simClient) Follow(ctx context.Context, from uint64, fn func(*consilium.Event) error) error {
+	order := c.n.s.log.order
+	at := int(from) % len(order)
+	for ; ; at = (at + 1) % len(order) {
+		to := order[at]
+		var failed error
+		err := c.n.call(ctx, c.name, to, "follow", func(ctx context.Context, n *Node) error {
+			return n.server.Follow(ctx, c.id, "", from, func(ev *consilium.Event) error {
+				if _, err := c.n.await(ctx, string(to), c.name, "event"); err != nil {
+					return err
+				}
+				if c.n.isCut(string(to), c.name) || c.n.s.running(to) != n {
+					return errSimGone
+				}
+				c.watch(ev)
+				if failed = fn(ev); failed != nil {
+					return failed
+				}
+				from = ev.Seq + 1
+				return nil
+			})
+		})
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case failed != nil:
+			return failed
+		case err == nil || errors.Is(err, consilium.ErrUnavailable) || errors.Is(err, context.Canceled):
+		default:
+			return err
+		}
+		if err := pause(ctx, 50*time.Millisecond); err != nil {
+			return err
+		}
+	}
+}
+
+// watch lets a hostile member keep what others say.
+func (c *simClient) watch(ev *consilium.Event) {
+	if ev.Kind != consilium.EventMessage {
+		return
+	}
+	if m, err := consilium.ParseMessage(ev.Body); err == nil {
+		c.mu.Lock()
+		c.seen = append(c.seen, m)
+		c.mu.Unlock()
+	}
+}
