@@ -564,7 +564,6 @@ func (f *privateFit) Result(s *State) (*Result, error) {
 	type out struct {
 		head
 		Family   string      `json:"family"`
-		Baseline string      `json:"baseline_kind,omitempty"`
 		Terms    []term      `json:"terms"`
 		Vcov     [][]float64 `json:"vcov"`
 		Steps    int         `json:"steps"`

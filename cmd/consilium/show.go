@@ -10,11 +10,11 @@ import (
 
 // shown is as much of an analysis's result as a terminal shows.
 type shown struct {
-	Name     string `json:"name"`
-	Analysis string `json:"analysis"`
-	Rows     int64  `json:"rows"`
-	Patients int64  `json:"patients"`
-	Events   int64  `json:"events"`
+	Name     string   `json:"name"`
+	Analysis string   `json:"analysis"`
+	Rows     *float64 `json:"rows"`
+	Patients *float64 `json:"patients"`
+	Events   *float64 `json:"events"`
 	Terms    []struct {
 		Name     string   `json:"name"`
 		Coef     float64  `json:"coef"`
@@ -80,7 +80,11 @@ func showResult(w io.Writer, result []byte) error {
 			fmt.Fprintf(w, "\n%s (%s): no estimates\n  %s; %s\n", a.Name, a.Analysis, a.Error.Message, a.Error.Next)
 			continue
 		}
-		fmt.Fprintf(w, "\n%s (%s): %d rows, %d patients, %d events\n", a.Name, a.Analysis, a.Rows, a.Patients, a.Events)
+		fmt.Fprintf(w, "\n%s (%s): %s rows, %s patients", a.Name, a.Analysis, told("%.0f", a.Rows), told("%.0f", a.Patients))
+		if a.Events != nil { // a model of numbers has none
+			fmt.Fprintf(w, ", %.0f events", *a.Events)
+		}
+		fmt.Fprintln(w)
 		for _, x := range [][2]string{{"missing", "a missing value"}, {"cohort", "not in the cohort"}, {"consent", "no consent or no permission"}, {"integrity", "not as in the ledger"}} {
 			if n := a.Excluded[x[0]]; n > 0 {
 				fmt.Fprintf(w, "  %d rows left out: %s\n", n, x[1])
