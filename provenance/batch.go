@@ -199,6 +199,14 @@ func (m *Manifest) LeavesOf(p Pseudonym) []uint32 {
 	return out
 }
 
+// PatientOf is whose row a leaf is; false for decoys, stubs and numbers beyond.
+func (m *Manifest) PatientOf(leaf uint32) (Pseudonym, bool) {
+	if uint64(leaf) >= uint64(len(m.kinds)) || m.kinds[leaf] != leafRow {
+		return Pseudonym{}, false
+	}
+	return m.patients[leaf], true
+}
+
 // Erase turns a patient's leaves into stubs: their hashes stay, so that the
 // root re-derives, and nothing says whose they were. It returns how many.
 func (m *Manifest) Erase(p Pseudonym) int {
