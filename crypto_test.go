@@ -22,6 +22,7 @@ var nature = map[string]string{
 	"crypto/ed25519": "classical", "crypto/ecdsa": "classical", "crypto/ecdh": "classical", "crypto/elliptic": "classical", "crypto/rsa": "classical",
 	"crypto/dsa": "classical", "crypto/x509": "classical", "golang.org/x/mod/sumdb/note": "classical",
 	"github.com/cloudflare/circl/group": "classical", "github.com/ethereum/go-ethereum/crypto": "classical",
+	"github.com/cometbft/cometbft/crypto": "classical", "github.com/cometbft/cometbft/crypto/ed25519": "classical",
 	"github.com/cloudflare/circl/secretsharing":      "unconditional", // Shamir: no assumption to break
 	"github.com/cloudflare/circl/sign/mldsa/mldsa65": "post-quantum", "filippo.io/mldsa": "post-quantum", "crypto/mlkem": "post-quantum",
 	"github.com/transparency-dev/formats/note": "post-quantum", // ML-DSA-44 cosignatures, and Ed25519 ones beside them
@@ -33,10 +34,10 @@ var nature = map[string]string{
 // passive are packages that sign nothing, agree on nothing and encrypt
 // nothing: randomness, comparison, names, and the hashes with what is built of
 // them, which the page lists by use and not by package.
-var passive = []string{"crypto", "crypto/rand", "crypto/subtle", "crypto/x509/pkix", "crypto/sha256", "crypto/sha512", "crypto/sha3", "crypto/hmac", "crypto/hkdf",
+var passive = []string{"crypto", "crypto/rand", "crypto/subtle", "crypto/x509/pkix", "crypto/sha256", "crypto/sha512", "crypto/sha3", "golang.org/x/crypto/sha3", "crypto/hmac", "crypto/hkdf",
 	"crypto/fips140"}
 
-var isCrypto = regexp.MustCompile(`^crypto(/|$)|^golang.org/x/crypto/|^filippo.io/|/circl/|sumdb/note$|formats/note$|/lattigo/|^golang.org/x/crypto|(^|/)age$|jwx|go-jose|/secp256k1|go-ethereum/crypto|/bls12|/kyber|pqc`)
+var isCrypto = regexp.MustCompile(`^crypto(/|$)|^golang.org/x/crypto/|^filippo.io/|/circl/|sumdb/note$|formats/note$|/lattigo/|^golang.org/x/crypto|(^|/)age$|jwx|go-jose|/secp256k1|go-ethereum/crypto|cometbft/crypto|/bls12|/kyber|pqc`)
 
 // allowed lists the classes that docs/cryptography.md may give a library.
 var allowed = map[string][]string{"symmetric": {"symmetric"}, "classical": {"classical", "hybrid"}, "post-quantum": {"post-quantum", "hybrid"},

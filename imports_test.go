@@ -23,32 +23,37 @@ var walls = map[string][]string{
 	"consilium/internal/hybrid":  {"consilium"},
 	"consilium/internal/seal":    {"consilium"},
 	"consilium/internal/det":     {},
+	"consilium/internal/sha":     {},
 	"consilium/internal/vec":     {},
 	"consilium/internal/gemm":    {},
 	"consilium/internal/gram":    {},
 	"consilium/internal/dp":      {"internal/det"},
 	"consilium/internal/fixed":   {"consilium"},
 	"consilium/internal/durable": {"consilium"},
-	"consilium/internal/blob":    {"consilium", "internal/durable"},
+	"consilium/internal/blob":    {"consilium", "internal/durable", "internal/sha"},
 	"consilium/internal/span":    {"consilium"},
 
 	// The four engines do not know each other.
-	"consilium/he":         {"consilium", "internal/vec", "internal/seal"},
-	"consilium/he/party":   {"consilium", "he", "internal/vec", "internal/seal"},
+	"consilium/he":         {"consilium", "internal/sha", "internal/vec", "internal/seal"},
+	"consilium/he/party":   {"consilium", "he", "internal/sha", "internal/vec", "internal/seal"},
 	"consilium/models":     {"consilium", "internal/canon", "internal/det", "internal/dp", "internal/gram"},
 	"consilium/models/net": {"consilium", "models", "internal/canon", "internal/det", "internal/fixed", "internal/gemm"},
 	"consilium/policy":     {"consilium", "internal/canon", "internal/hybrid"},
-	"consilium/provenance": {"consilium", "internal/canon", "internal/hybrid", "provenance/did", "provenance/epcis", "provenance/guardian", "provenance/sdjwt", "provenance/status"},
+	"consilium/provenance": {"consilium", "internal/canon", "internal/hybrid", "internal/sha", "provenance/did", "provenance/epcis", "provenance/guardian", "provenance/sdjwt", "provenance/status"},
 
 	// Foreign consents become what the row rules read.
 	"consilium/policy/consent": {"policy"},
 
 	// What provenance says of people: names, credentials, their status, shares
 	// of a lost key. Pure functions on bytes.
-	"consilium/provenance/did":      {"consilium", "internal/canon", "internal/hybrid"},
+	"consilium/provenance/did":      {"consilium", "internal/canon", "internal/fetch", "internal/hybrid"},
 	"consilium/provenance/sdjwt":    {"consilium", "internal/canon", "provenance/did"},
-	"consilium/provenance/status":   {"consilium", "internal/canon", "provenance/did", "provenance/sdjwt"},
+	"consilium/provenance/status":   {"consilium", "internal/canon", "internal/fetch", "provenance/did", "provenance/sdjwt"},
 	"consilium/provenance/guardian": {"consilium"},
+
+	// Proofs that a chain holds an anchored epoch, without a chain's client.
+	"consilium/provenance/chain":           {"consilium", "provenance"},
+	"consilium/provenance/chain/chaintest": {"consilium", "provenance", "provenance/chain"}, // for tests
 
 	// Supply-chain events have GS1's own hash.
 	"consilium/provenance/epcis": {"consilium"},
@@ -57,6 +62,8 @@ var walls = map[string][]string{
 	"consilium/internal/table":     {"consilium"},
 	"consilium/internal/hatch":     {"consilium"},
 	"consilium/internal/report":    {"consilium"},
+	"consilium/internal/fetch":     {"consilium"},
+	"consilium/internal/pinned":    {"consilium", "internal/canon", "internal/hybrid"},
 	"consilium/internal/export":    {},
 
 	"consilium/internal/trail":   {"consilium", "internal/canon", "internal/durable", "internal/hybrid"},
@@ -69,10 +76,10 @@ var walls = map[string][]string{
 
 	// The side of teams and boards, and what is written for auditors.
 	"consilium/internal/client":  {"consilium", "internal/canon", "internal/hybrid", "internal/seal", "internal/wire"},
-	"consilium/internal/archive": {"consilium", "provenance", "internal/canon", "internal/client", "internal/hybrid", "internal/trail"},
+	"consilium/internal/archive": {"consilium", "provenance", "provenance/chain", "internal/canon", "internal/client", "internal/hybrid", "internal/trail"},
 
 	"consilium/api/v1":        {},
-	"consilium/internal/wire": {"consilium", "api/v1", "internal/hybrid", "internal/span"},
+	"consilium/internal/wire": {"consilium", "api/v1", "internal/hybrid", "internal/sha", "internal/span"},
 
 	// The coordinator cannot name a secret: not he/party, not models.
 	"consilium/coordinator": {"consilium", "api/v1", "he", "provenance", "policy", "internal/blob", "internal/canon",
@@ -81,7 +88,7 @@ var walls = map[string][]string{
 	"consilium/worker": {"consilium", "he", "he/party", "provenance", "internal/blob", "internal/canon", "internal/durable",
 		"internal/hatch", "internal/hybrid", "internal/seal", "internal/span", "internal/trail", "internal/wire"},
 	// The vault has rows; it has neither a socket nor an identity key.
-	"consilium/worker/vault": {"consilium", "models", "models/net", "policy", "provenance", "internal/canon", "internal/dp",
+	"consilium/worker/vault": {"consilium", "models", "models/net", "policy", "provenance", "provenance/chain", "internal/canon", "internal/dp",
 		"internal/durable", "internal/fixed", "internal/hatch", "internal/table"},
 
 	// Everything in one process, and the binary: they wire the rooms together.
@@ -90,8 +97,9 @@ var walls = map[string][]string{
 	"consilium/benchmarks/full":     {"consilium", "he", "he/party", "internal/seal"},
 
 	// Chains have a program of their own; nothing else links a chain's client.
-	"consilium/cmd/consilium-anchor":     {"consilium", "provenance", "internal/durable", "cmd/consilium-anchor/evm"},
-	"consilium/cmd/consilium-anchor/evm": {"consilium", "provenance", "internal/durable"},
+	"consilium/cmd/consilium-anchor":       {"provenance", "provenance/chain", "internal/durable", "cmd/consilium-anchor/evm", "cmd/consilium-anchor/heads"},
+	"consilium/cmd/consilium-anchor/heads": {"provenance", "internal/pinned"},
+	"consilium/cmd/consilium-anchor/evm":   {"consilium", "provenance", "provenance/chain", "internal/durable"},
 }
 
 // anyRoom is for the rooms whose promise is to put the others together.
@@ -115,7 +123,7 @@ var owners = map[string][]string{
 
 // offline rooms may not import a package that opens a socket.
 var offline = []string{"consilium", "consilium/he", "consilium/he/party", "consilium/models", "consilium/models/net",
-	"consilium/policy", "consilium/worker/vault", "consilium/internal/hatch", "consilium/internal/fixed",
+	"consilium/policy", "consilium/provenance/chain", "consilium/worker/vault", "consilium/internal/hatch", "consilium/internal/fixed",
 	"consilium/internal/det", "consilium/internal/seal", "consilium/internal/hybrid"}
 
 func TestWalls(t *testing.T) {

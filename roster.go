@@ -31,6 +31,60 @@ type Roster struct {
 	Coordinators []Coordinator `json:"coordinators"`
 	Researchers  []Researcher  `json:"researchers"`
 	Auditors     []Auditor     `json:"auditors"`
+
+	// Witnessing says whose cosignatures make a hospital's ledger believable.
+	// Without it, the board's one witness must have cosigned.
+	Witnessing *Witnessing `json:"witnessing,omitempty"`
+}
+
+// Witnessing is a quorum over named groups of witnesses, as in
+// c2sp.org/tlog-policy.
+type Witnessing struct {
+	Witnesses []Witness      `json:"witnesses"`
+	Groups    []WitnessGroup `json:"groups"` // each after the groups that it counts
+	Quorum    string         `json:"quorum"` // name of a witness or group; there is no quorum of nobody
+	MaxAge    int64          `json:"maxAge"` // seconds that a cosignature counts; 0 means fifteen minutes
+}
+
+// Witness is one witness of the ledgers.
+type Witness struct {
+	Name    string `json:"name"`
+	Key     string `json:"key"`     // vkey (C2SP signed-note)
+	Address string `json:"address"` // URL below which it answers add-checkpoint
+}
+
+// WitnessGroup counts as one when Threshold of its members do.
+type WitnessGroup struct {
+	Name      string   `json:"name"`
+	Threshold int      `json:"threshold"`
+	Members   []string `json:"members"` // names of witnesses or groups
+}
+
+// MaxWitnesses bounds the witnesses and the groups of a roster.
+const MaxWitnesses = 64
+
+// validate checks the shape; package provenance checks keys, names and that the
+// quorum can be met.
+func (w *Witnessing) validate() error {
+	switch {
+	case len(w.Witnesses) == 0 || len(w.Witnesses) > MaxWitnesses || len(w.Groups) > MaxWitnesses:
+		return fmt.Errorf("%d witnesses in %d groups: want 1 to %d, and at most as many groups", len(w.Witnesses), len(w.Groups), MaxWitnesses)
+	case w.Quorum == "":
+		return errors.New("no quorum")
+	case w.MaxAge < 0 || w.MaxAge > 7*24*3600:
+		return fmt.Errorf("maxAge %d: want at most a week, in seconds", w.MaxAge)
+	}
+	for _, x := range w.Witnesses {
+		if x.Name == "" || x.Key == "" || x.Address == "" || len(x.Name)+len(x.Key)+len(x.Address) > 8192 {
+			return fmt.Errorf("witness %q: name, key and address are all needed", clip(x.Name))
+		}
+	}
+	for _, g := range w.Groups {
+		if g.Name == "" || g.Threshold < 1 || g.Threshold > len(g.Members) || len(g.Members) > 2*MaxWitnesses {
+			return fmt.Errorf("group %q: %d of %d", clip(g.Name), g.Threshold, len(g.Members))
+		}
+	}
+	return nil
 }
 
 // Board is the ethics board: n members of whom Threshold must sign.
@@ -120,6 +174,11 @@ func (r *Roster) Validate() error {
 		return fmt.Errorf("board: threshold %d of %d members", r.Board.Threshold, len(r.Board.Members))
 	case len(r.Sites) > MaxSites:
 		return fmt.Errorf("%d sites: at most %d", len(r.Sites), MaxSites)
+	}
+	if r.Witnessing != nil {
+		if err := r.Witnessing.validate(); err != nil {
+			return fmt.Errorf("witnessing: %w", err)
+		}
 	}
 	names := map[string]bool{}
 	keys := map[PublicKey]string{}

@@ -37,21 +37,36 @@ done
 go run ./.ci/heads "$work"
 contract=$(anchor deploy --rpc "$ipc" --dir "$work/a")
 chain=(--rpc "$ipc" --dir "$work/a" --depth 3)
-put=(put "${chain[@]}" --roster "$work/roster.json" --checkpoint "$work/one" --checkpoint "$work/two")
+put=(put "${chain[@]}" --roster "$work/roster.json" --board "$work/board.json" --checkpoint "$work/one" --checkpoint "$work/two")
 anchor "${put[@]}" --epoch 1
 anchor "${put[@]}" --epoch 1 # again: the same transaction
 anchor status "${chain[@]}" --epoch 1 --wait 40s
 anchor prove "${chain[@]}" --epoch 1 --out "$work/anchor.json"
 number=$(anchor status "${chain[@]}" --epoch 1 | sed 's/.*block \([0-9]*\) .*/\1/')
 block=$(attach "eth.getBlock($number).hash" | tr -d '"') # as another client tells it
-anchor verify --anchor "$work/anchor.json" --block "$block"
+verify=(verify --contract "$contract")
+anchor "${verify[@]}" --anchor "$work/anchor.json" --block "$block"
 
-fails anchor verify --anchor "$work/anchor.json" --block "$(attach "eth.getBlock($number + 1).hash" | tr -d '"')"
+fails anchor verify --anchor "$work/anchor.json" --block "$block" # no contract named
+own=$(anchor account --dir "$work/own")
+attach "eth.sendTransaction({from: eth.accounts[0], to: '$own', value: web3.toWei(1, 'ether')})" >/dev/null
+for _ in $(seq 50); do
+	[ "$(attach "eth.getBalance('$own') > 0")" = true ] && break
+	sleep 0.2
+done
+anchor deploy --rpc "$ipc" --dir "$work/own" >/dev/null # a contract of one's own, on the same chain
+anchor "${put[@]}" --dir "$work/own" --epoch 1
+anchor status "${chain[@]}" --dir "$work/own" --epoch 1 --wait 40s
+anchor prove "${chain[@]}" --dir "$work/own" --epoch 1 --out "$work/own.json"
+ownnumber=$(anchor status "${chain[@]}" --dir "$work/own" --epoch 1 | sed 's/.*block \([0-9]*\) .*/\1/')
+fails anchor "${verify[@]}" --anchor "$work/own.json" --block "$(attach "eth.getBlock($ownnumber).hash" | tr -d '"')"
+fails anchor "${verify[@]}" --anchor "$work/anchor.json" --block "$(attach "eth.getBlock($number + 1).hash" | tr -d '"')"
 sed 's/"size":3/"size":2/' "$work/anchor.json" >"$work/bad.json"
 ! cmp -s "$work/anchor.json" "$work/bad.json"
-fails anchor verify --anchor "$work/bad.json" --block "$block"
-fails anchor put "${chain[@]}" --epoch 1 --roster "$work/roster.json" --checkpoint "$work/one" # another root
-fails anchor put "${chain[@]}" --epoch 2 --roster "$work/roster.json" --checkpoint "$work/foreign"
+fails anchor "${verify[@]}" --anchor "$work/bad.json" --block "$block"
+fails anchor put "${chain[@]}" --epoch 1 --roster "$work/roster.json" --board "$work/board.json" --checkpoint "$work/one" # another root
+fails anchor put "${chain[@]}" --epoch 2 --roster "$work/roster.json" --board "$work/board.json" --checkpoint "$work/foreign"
+fails anchor put "${chain[@]}" --epoch 2 --roster "$work/unsigned.json" --board "$work/board.json" --checkpoint "$work/one"
 anchor account --dir "$work/b" >/dev/null
 fails anchor "${put[@]}" --dir "$work/b" --contract "$contract" --epoch 2 # a stranger
 anchor "${put[@]}" --epoch 2

@@ -28,11 +28,12 @@ type simVault struct {
 }
 
 type simAnalysis struct {
-	sites    []consilium.SiteID // by position
-	position int
-	exact    bool
-	state    []byte
-	sums     []int64
+	all   []consilium.SiteID // of the roster: a slot outlives an epoch's positions
+	own   int                // the hospital's number among them
+	sites []consilium.SiteID // by position in the charter in force
+	exact bool
+	state []byte
+	sums  []int64
 }
 
 func newSimVault(s *sim, site consilium.SiteID) *simVault {
@@ -42,14 +43,14 @@ func newSimVault(s *sim, site consilium.SiteID) *simVault {
 // simRounds is how many rounds an analysis has at most.
 const simRounds = 3
 
-func (a *simAnalysis) slot(position, round int) int { return (position-1)*simRounds + round - 1 }
+func (a *simAnalysis) slot(site, round int) int { return site*simRounds + round - 1 }
 
 func (a *simAnalysis) shape(done bool) hatch.Shape {
 	if done {
 		return hatch.Shape{State: a.state, Done: true, Frozen: a.exact}
 	}
 	return hatch.Shape{State: a.state, Frozen: a.exact, Layout: consilium.Layout{Blocks: []consilium.Block{
-		{Name: "slots", Kind: consilium.Learned16, Length: len(a.sites) * simRounds, Clip: 1}}}}
+		{Name: "slots", Kind: consilium.Learned16, Length: len(a.all) * simRounds, Clip: 1}}}}
 }
 
 func (v *simVault) study(id consilium.StudyID) (*simAnalysis, error) {
@@ -77,11 +78,13 @@ func (v *simVault) Start(_ context.Context, r hatch.StartRequest) (hatch.Shape, 
 	}
 	a := v.studies[r.Study]
 	if a == nil {
-		a = &simAnalysis{position: int(r.Position), exact: v.s.isExact(r.Study), state: []byte("before round 1")}
-		for _, m := range c.Members {
-			a.sites = append(a.sites, m.Site)
-		}
+		a = &simAnalysis{exact: v.s.isExact(r.Study), state: []byte("before round 1"), all: sortedSiteIDs(v.s.sites)}
+		a.own = slices.Index(a.all, v.site)
 		v.studies[r.Study] = a
+	}
+	a.sites = nil // a later epoch has other members
+	for _, m := range c.Members {
+		a.sites = append(a.sites, m.Site)
 	}
 	return a.shape(false), nil
 }
@@ -97,7 +100,7 @@ func (v *simVault) Local(_ context.Context, r hatch.LocalRequest) (hatch.LocalRe
 	if v.s.site(v.site).dry {
 		return hatch.LocalReply{}, nil
 	}
-	return hatch.LocalReply{Contribute: true, Lanes: len(a.sites) * simRounds, RowSet: dig("rows", v.site), Decision: dig("decision"), Ledger: dig("ledger")}, nil
+	return hatch.LocalReply{Contribute: true, Lanes: len(a.all) * simRounds, RowSet: dig("rows", v.site), Decision: dig("decision"), Ledger: dig("ledger")}, nil
 }
 
 // Lanes implements hatch.Vault.
@@ -108,8 +111,8 @@ func (v *simVault) Lanes(_ context.Context, study consilium.StudyID, round uint3
 	if err != nil {
 		return nil, err
 	}
-	lanes := make([]int32, len(a.sites)*simRounds)
-	lanes[a.slot(a.position, int(round))] = 1
+	lanes := make([]int32, len(a.all)*simRounds)
+	lanes[a.slot(a.own, int(round))] = 1
 	return lanes[offset : offset+count], nil
 }
 
@@ -133,10 +136,10 @@ func (v *simVault) Update(_ context.Context, r hatch.UpdateRequest) (hatch.Shape
 	if err != nil {
 		return hatch.Shape{}, err
 	}
-	want := make([]int64, len(a.sites)*simRounds)
+	want := make([]int64, len(a.all)*simRounds)
 	var names []consilium.SiteID
 	for _, p := range r.Contributors {
-		want[a.slot(int(p), int(r.Round))] = 1
+		want[a.slot(slices.Index(a.all, a.sites[p-1]), int(r.Round))] = 1
 		names = append(names, a.sites[p-1])
 	}
 	if !slices.Equal(a.sums, want) {

@@ -529,8 +529,30 @@ func (s *sim) said(site string, m *consilium.Message) {
 
 // slotOf is the round and attempt that a statement is about, and about whom.
 func slotOf(m *consilium.Message) string {
-	at := func(a consilium.At, more ...any) string { return fmt.Sprint(a.Round, "/", a.Attempt, " ", more) }
+	at := func(a consilium.At, more ...any) string {
+		return fmt.Sprint(a.Charter.Short(), " ", a.Round, "/", a.Attempt, " ", more)
+	}
 	switch m.Kind {
+	case consilium.KindEnrol:
+		if v, err := consilium.ParseEnrol(m.Body); err == nil {
+			return v.Previous.Short()
+		}
+	case consilium.KindReveal:
+		if v, err := consilium.ParseReveal(m.Body); err == nil {
+			return v.Draft.Short()
+		}
+	case consilium.KindCharter:
+		if v, err := consilium.ParseCharter(m.Body); err == nil {
+			return fmt.Sprint("epoch ", v.Epoch)
+		}
+	case consilium.KindRelease:
+		if v, err := consilium.ParseRelease(m.Body); err == nil {
+			return at(v.At)
+		}
+	case consilium.KindPublish:
+		if v, err := consilium.ParsePublish(m.Body); err == nil {
+			return at(v.At)
+		}
 	case consilium.KindHeader:
 		if v, err := consilium.ParseHeader(m.Body); err == nil {
 			return at(v.At)
@@ -562,6 +584,10 @@ func slotOf(m *consilium.Message) string {
 	case consilium.KindShow:
 		if v, err := consilium.ParseShow(m.Body); err == nil {
 			return at(v.At)
+		}
+	case consilium.KindDepart:
+		if v, err := consilium.ParseDepart(m.Body); err == nil {
+			return fmt.Sprint(v.Charter)
 		}
 	case consilium.KindComplaint:
 		if v, err := consilium.ParseComplaint(m.Body); err == nil {

@@ -1,27 +1,24 @@
 package he
 
 import (
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
-	"hash"
 	"io"
 	"math/bits"
 	"sync"
 
 	"consilium"
+	"consilium/internal/sha"
 	"consilium/internal/vec"
 )
 
-// CiphertextHash computes Header.Ciphertext while bytes stream through it:
-// SHA-256 over the length-prefixed DomainCiphertext and then the raw bytes.
-type CiphertextHash struct{ h hash.Hash }
+// CiphertextHash computes Header.Ciphertext while bytes stream through it: the
+// tree hash of package sha, with the domain DomainCiphertext, over the raw bytes.
+type CiphertextHash struct{ h *sha.Stream }
 
 // NewCiphertextHash starts a digest.
 func NewCiphertextHash() *CiphertextHash {
-	c := &CiphertextHash{sha256.New()}
-	c.h.Write(consilium.DomainCiphertext.Message(nil))
-	return c
+	return &CiphertextHash{sha.NewStream(string(consilium.DomainCiphertext))}
 }
 
 // Write never fails.

@@ -188,6 +188,17 @@
 //   - Not reviewed: the composition as a whole, the release of locks, the bound on
 //     what blame shows, the hybrid over chunks with one hint for all of them.
 //
+// # Digests of long strings
+//
+// The digests of an encrypted vector, of a vector and of stored blobs are tree
+// hashes (package internal/sha): the Merkle tree of RFC 6962 §2.1 over pieces of
+// 4096 bytes, with a first block that names domain and kind (leaf, node, root) in
+// the place of RFC 6962's first byte, and a last hash over context, length and root.
+// They are collision resistant if SHA-256 is, since kind, domain and length are
+// bound: two strings with one digest give two different inputs of one hash. A piece
+// can be checked by itself, and sixteen are hashed at a time. The salt of a vector's
+// digest is the context of its last hash; the hashes below it are never published.
+//
 // # Untrusted bytes
 //
 // A peer's ciphertext is a fixed number of residues of a fixed number of bits;

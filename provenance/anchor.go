@@ -2,11 +2,14 @@ package provenance
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
+	"time"
 
 	"consilium"
 	"consilium/internal/canon"
@@ -18,7 +21,8 @@ import (
 // hospital later agree on another one.
 //
 // This file knows no chain. It makes the super-root and checks that a ledger is
-// under it; cmd/consilium-anchor speaks to chains and verifies their proofs.
+// under it; cmd/consilium-anchor speaks to chains, and package chain verifies
+// their proofs.
 
 // Head is one ledger's tree head.
 type Head struct {
@@ -60,6 +64,42 @@ func SuperRoot(epoch uint64, heads []Head) (consilium.Digest, error) {
 	return consilium.DomainSuperRoot.Digest(n[:], root[:]), nil
 }
 
+// Heads verifies checkpoints against a roster that the caller trusts and makes
+// an epoch's heads of them: each is of a ledger of the roster, cosigned by its
+// witnesses, at whatever time. They come back in the order of their origins.
+func Heads(r *consilium.Roster, checkpoints [][]byte, now time.Time) ([]Head, error) {
+	witnesses, err := WitnessesOf(r)
+	if err != nil {
+		return nil, err
+	}
+	ledgers := map[string]string{}
+	for i := range r.Sites {
+		name, err := LogName(r.Sites[i].Ledger)
+		if err != nil {
+			return nil, fmt.Errorf("anchor: the ledger of %s: %w", r.Sites[i].ID, err)
+		}
+		ledgers[name] = r.Sites[i].Ledger
+	}
+	heads := make([]Head, 0, len(checkpoints))
+	for i, raw := range checkpoints {
+		cp, err := ParseCheckpoint(raw)
+		if err != nil {
+			return nil, consilium.ErrLedger.Withf("anchor: checkpoint %d: %w", i+1, err)
+		}
+		key, ok := ledgers[cp.Origin]
+		if !ok {
+			return nil, consilium.ErrLedger.Withf("anchor: checkpoint %d: the ledger %s is not in the roster", i+1, cp.Origin)
+		}
+		cp, err = VerifyCheckpoint(raw, CheckpointPolicy{Log: key, Witnesses: witnesses.AnyAge()}, now)
+		if err != nil {
+			return nil, fmt.Errorf("anchor: checkpoint %d: %w", i+1, err)
+		}
+		heads = append(heads, Head{Origin: cp.Origin, Size: cp.Size, Root: cp.Root})
+	}
+	slices.SortFunc(heads, func(a, b Head) int { return strings.Compare(a.Origin, b.Origin) })
+	return heads, nil
+}
+
 // Kinds of chains.
 const (
 	ChainEVM   = "evm"
@@ -96,7 +136,8 @@ type Anchor struct {
 }
 
 // ParseAnchor reads a record and checks that the super-root is that of its
-// heads. Whether a chain holds it is the chain's verifier's question.
+// heads. Everything in it is its maker's word: that a chain holds it, package
+// chain verifies (or, for CometBFT, consilium-anchor-bft).
 func ParseAnchor(b []byte) (*Anchor, error) {
 	if len(b) > 1<<20 {
 		return nil, consilium.ErrInvalid.Withf("anchor: %d bytes", len(b))
@@ -107,8 +148,23 @@ func ParseAnchor(b []byte) (*Anchor, error) {
 	if err := d.Decode(a); err != nil {
 		return nil, consilium.ErrInvalid.Withf("anchor: %w", err)
 	}
+	if _, err := d.Token(); err != io.EOF {
+		return nil, consilium.ErrInvalid.Withf("anchor: bytes after the record")
+	}
 	if a.APIVersion != consilium.APIVersion || a.Kind != "Anchor" || a.Chain != ChainEVM && a.Chain != ChainComet {
 		return nil, consilium.ErrInvalid.Withf("anchor: apiVersion %q kind %q chain %q", clip(a.APIVersion), clip(a.Kind), clip(a.Chain))
+	}
+	switch a.Status {
+	case AnchorPending, AnchorReorged:
+		if len(a.Proof) > 0 {
+			return nil, consilium.ErrInvalid.Withf("anchor: %s, and yet with a proof", a.Status)
+		}
+	case AnchorIncluded, AnchorFinal:
+		if a.Block == "" || a.Height == 0 {
+			return nil, consilium.ErrInvalid.Withf("anchor: %s, and in no block", a.Status)
+		}
+	default:
+		return nil, consilium.ErrInvalid.Withf("anchor: status %q: want pending, included, final or reorged-out", clip(string(a.Status)))
 	}
 	root, err := SuperRoot(a.Epoch, a.Heads)
 	if err != nil {
@@ -144,6 +200,34 @@ func VerifyAnchored(a *Anchor, origin string, leaves []consilium.Digest) error {
 		return consilium.ErrLedger.Withf("%w: %d entries were anchored in epoch %d, %d are left", ErrAnchor, h.Size, a.Epoch, len(leaves))
 	case TreeRoot(leaves[:h.Size]) != h.Root:
 		return consilium.ErrLedger.Withf("%w: the first %d entries have another root than in epoch %d", ErrAnchor, h.Size, a.Epoch)
+	}
+	return nil
+}
+
+// VerifyContinues checks that the ledger in view, at the checkpoint cp that the
+// caller has verified, is a continuation of an anchored head. It asks the view for
+// a proof of consistency (RFC 6962 §2.1.2) and believes nothing else of it.
+func VerifyContinues(ctx context.Context, h Head, view View, cp *Checkpoint) error {
+	if h.Origin != cp.Origin {
+		return consilium.ErrLedger.Withf("%w: anchored was %s, this is %s", ErrAnchor, clip(h.Origin), cp.Origin)
+	}
+	if h.Size > cp.Size {
+		return consilium.ErrLedger.Withf("%w: %d entries were anchored, %d are left", ErrAnchor, h.Size, cp.Size)
+	}
+	path, err := view.Consistency(ctx, h.Size, cp.Size)
+	if err != nil {
+		return consilium.ErrLedger.Withf("%w: no proof from %d to %d entries: %w", ErrAnchor, h.Size, cp.Size, err)
+	}
+	return CheckContinues(h, cp, path)
+}
+
+// CheckContinues is VerifyContinues with the proof at hand.
+func CheckContinues(h Head, cp *Checkpoint, path []consilium.Digest) error {
+	if h.Origin != cp.Origin || h.Size == 0 || h.Size > cp.Size {
+		return consilium.ErrLedger.Withf("%w: %d entries of %s were anchored, this is %s with %d", ErrAnchor, h.Size, clip(h.Origin), cp.Origin, cp.Size)
+	}
+	if err := VerifyConsistency(h.Size, h.Root, cp.Size, cp.Root, path); err != nil {
+		return consilium.ErrLedger.Withf("%w: the first %d entries have another root now: %w", ErrAnchor, h.Size, err)
 	}
 	return nil
 }

@@ -36,7 +36,7 @@ func TestSuperRoot(t *testing.T) {
 	if _, err := SuperRoot(0, heads); err == nil {
 		t.Error("epoch 0")
 	}
-	a := &Anchor{APIVersion: consilium.APIVersion, Kind: "Anchor", Chain: ChainEVM, Epoch: 3, SuperRoot: root, Heads: heads, Status: AnchorFinal}
+	a := &Anchor{APIVersion: consilium.APIVersion, Kind: "Anchor", Chain: ChainEVM, Epoch: 3, SuperRoot: root, Heads: heads, Status: AnchorFinal, Block: "0x01", Height: 7}
 	b, _ := json.Marshal(a)
 	if a, err = ParseAnchor(b); err != nil {
 		t.Fatal(err)
@@ -58,5 +58,24 @@ func TestSuperRoot(t *testing.T) {
 	b, _ = json.Marshal(a)
 	if _, err := ParseAnchor(b); !errors.Is(err, consilium.ErrLedger) {
 		t.Errorf("heads off their super-root: %v", err)
+	}
+	a.Heads[0].Size = 2
+	for name, edit := range map[string]func(*Anchor){
+		"unknown status":        func(a *Anchor) { a.Status = "certain" },
+		"no status":             func(a *Anchor) { a.Status = "" },
+		"final in no block":     func(a *Anchor) { a.Block, a.Height = "", 0 },
+		"pending with a proof":  func(a *Anchor) { a.Status, a.Proof = AnchorPending, json.RawMessage("{}") },
+		"chain of another kind": func(a *Anchor) { a.Chain = "paper" },
+	} {
+		x := *a
+		edit(&x)
+		b, _ := json.Marshal(&x)
+		if _, err := ParseAnchor(b); !errors.Is(err, consilium.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	b, _ = json.Marshal(a)
+	if _, err := ParseAnchor(append(b, " {}"...)); !errors.Is(err, consilium.ErrInvalid) {
+		t.Errorf("two records in a file: %v", err)
 	}
 }

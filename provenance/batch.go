@@ -199,6 +199,14 @@ func (m *Manifest) LeavesOf(p Pseudonym) []uint32 {
 	return out
 }
 
+// PatientOf is whose row a leaf is; false for decoys, stubs and numbers beyond.
+func (m *Manifest) PatientOf(leaf uint32) (Pseudonym, bool) {
+	if uint64(leaf) >= uint64(len(m.kinds)) || m.kinds[leaf] != leafRow {
+		return Pseudonym{}, false
+	}
+	return m.patients[leaf], true
+}
+
 // Erase turns a patient's leaves into stubs: their hashes stay, so that the
 // root re-derives, and nothing says whose they were. It returns how many.
 func (m *Manifest) Erase(p Pseudonym) int {
@@ -318,10 +326,13 @@ func NewBatch(rec arrow.Record, salts *Salts, o BatchOptions) (*Draft, error) {
 		return nil, err
 	}
 	parallel(rc.rows, func(lo, hi int) {
-		buf, c := make([]byte, 0, 512), newChain()
-		for r := lo; r < hi; r++ {
-			salt := keys[r].saltWith(c, &m.batch, uint32(r))
-			m.leaves[r], buf = rc.leaf(buf, &salt, r)
+		h, rows := newRehasher(), make([]leafOf, 0, rehashRows)
+		for ; lo < hi; lo += len(rows) {
+			rows = rows[:0]
+			for r := lo; r < min(lo+rehashRows, hi); r++ {
+				rows = append(rows, leafOf{rc, r, keys[r], &m.batch, uint32(r)})
+			}
+			h.leaves(m.leaves[lo:], rows)
 		}
 	})
 	for i := rc.rows; i < n; i++ {

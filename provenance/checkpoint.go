@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -198,7 +199,7 @@ type Checkpoint struct {
 	Origin string
 	Size   uint64
 	Root   consilium.Digest
-	Time   time.Time // the oldest of the cosignatures that met the quorum; zero where none is needed
+	Time   time.Time // from then on the newest cosignatures make the quorum; zero where none is needed
 	Raw    []byte    // the signed note
 }
 
@@ -395,6 +396,97 @@ type WitnessPolicy struct {
 // SingleWitness is the policy of one witness, as in Roster.Board.Witness.
 func SingleWitness(vkey, url string) WitnessPolicy {
 	return WitnessPolicy{Witnesses: []WitnessKey{{Name: "board", Key: vkey, URL: url}}, Quorum: "board"}
+}
+
+// WitnessesOf is the policy that a roster sets for the hospitals' ledgers: its
+// quorum, or without one the board's witness alone. A policy that nobody or a
+// quantum computer could meet is an error here, before anything rests on it.
+func WitnessesOf(r *consilium.Roster) (WitnessPolicy, error) {
+	w := r.Witnessing
+	if w == nil {
+		p := SingleWitness(r.Board.Witness, "")
+		_, err := p.compile()
+		return p, err
+	}
+	p := WitnessPolicy{Quorum: w.Quorum, MaxAge: time.Duration(w.MaxAge) * time.Second}
+	own := r.Board.Witness == ""
+	for _, x := range w.Witnesses {
+		if strings.ContainsAny(x.Address, " \t\r\n#") || !strings.HasPrefix(x.Address, "http://") && !strings.HasPrefix(x.Address, "https://") {
+			return WitnessPolicy{}, fmt.Errorf("witness %s: address %q: want a URL", clip(x.Name), clip(x.Address))
+		}
+		own = own || x.Key == r.Board.Witness
+		p.Witnesses = append(p.Witnesses, WitnessKey{Name: x.Name, Key: x.Key, URL: x.Address})
+	}
+	if !own {
+		return WitnessPolicy{}, errors.New("witness policy: the board's own witness is not in it")
+	}
+	for _, g := range w.Groups {
+		p.Groups = append(p.Groups, WitnessGroup{Name: g.Name, Threshold: g.Threshold, Members: g.Members})
+	}
+	_, err := p.compile()
+	return p, err
+}
+
+// Witnessing writes p as a roster names it.
+func (p WitnessPolicy) Witnessing() *consilium.Witnessing {
+	w := &consilium.Witnessing{Quorum: p.Quorum, MaxAge: int64(p.MaxAge / time.Second), Witnesses: []consilium.Witness{}, Groups: []consilium.WitnessGroup{}}
+	for _, x := range p.Witnesses {
+		w.Witnesses = append(w.Witnesses, consilium.Witness{Name: x.Name, Key: x.Key, Address: x.URL})
+	}
+	for _, g := range p.Groups {
+		w.Groups = append(w.Groups, consilium.WitnessGroup{Name: g.Name, Threshold: g.Threshold, Members: g.Members})
+	}
+	return w
+}
+
+// Met reports whether the witnesses of these names make the quorum.
+func (p WitnessPolicy) Met(names map[string]bool) (bool, error) {
+	c, err := p.compile()
+	if err != nil {
+		return false, err
+	}
+	ok := make([]bool, len(p.Witnesses))
+	for i, w := range p.Witnesses {
+		ok[i] = names[w.Name]
+	}
+	return c.met(ok), nil
+}
+
+// Cosignature says when a witness cosigned a checkpoint; zero where it has not.
+type Cosignature struct {
+	Witness string
+	At      time.Time
+}
+
+// Cosignatures lists what each witness of p says of a checkpoint, for whoever
+// looks why a quorum is not met. It proves nothing: VerifyCheckpoint does.
+func (p WitnessPolicy) Cosignatures(checkpoint []byte) ([]Cosignature, error) {
+	c, err := p.compile()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Cosignature, len(p.Witnesses))
+	for i, w := range p.Witnesses {
+		out[i].Witness = w.Name
+	}
+	n, err := note.Open(checkpoint, note.VerifierList(c.verifiers...))
+	var none *note.UnverifiedNoteError
+	if errors.As(err, &none) {
+		return out, nil
+	}
+	if err != nil {
+		return nil, consilium.ErrLedger.With(err)
+	}
+	for i, v := range c.verifiers {
+		for _, s := range n.Sigs {
+			if s.Name == v.Name() && s.Hash == v.KeyHash() {
+				if out[i].At, err = fnote.CoSigV1Timestamp(s); err != nil {
+					return nil, consilium.ErrLedger.With(err)
+				}
+			}
+		}
+	}
+	return out, nil
 }
 
 // AnyAge returns p without its bound on age, for receipts and archives.
@@ -661,6 +753,7 @@ func (v *checkpointVerifier) verify(b []byte, now time.Time) (*Checkpoint, error
 	if v.log != nil && signed(v.log) == nil {
 		return nil, consilium.ErrLedger.Withf("checkpoint: the log's own signature is missing")
 	}
+	times := make([]time.Time, len(v.witnesses.verifiers))
 	all, fresh := make([]bool, len(v.witnesses.verifiers)), make([]bool, len(v.witnesses.verifiers))
 	for i, k := range v.witnesses.verifiers {
 		s := signed(k)
@@ -673,10 +766,7 @@ func (v *checkpointVerifier) verify(b []byte, now time.Time) (*Checkpoint, error
 		}
 		all[i] = true
 		if v.witnesses.maxAge < 0 || now.Sub(t) <= v.witnesses.maxAge && t.Sub(now) <= maxSkew {
-			fresh[i] = true
-			if c.Time.IsZero() || t.Before(c.Time) {
-				c.Time = t
-			}
+			fresh[i], times[i] = true, t
 		}
 	}
 	switch {
@@ -685,5 +775,29 @@ func (v *checkpointVerifier) verify(b []byte, now time.Time) (*Checkpoint, error
 	case !v.witnesses.met(fresh):
 		return nil, consilium.ErrLedger.Withf("checkpoint of %s at size %d: %w (within %v)", c.Origin, c.Size, ErrStaleCheckpoint, v.witnesses.maxAge)
 	}
+	c.Time = v.witnesses.since(fresh, times)
 	return c, nil
+}
+
+// since is the latest moment from which on the cosignatures make the quorum: an
+// old one beside enough newer ones does not age a checkpoint, nor does a new one
+// beside too few make it young.
+func (c *compiled) since(fresh []bool, times []time.Time) time.Time {
+	if c.unwitnessed {
+		return time.Time{}
+	}
+	var order []int
+	for i, ok := range fresh {
+		if ok {
+			order = append(order, i)
+		}
+	}
+	slices.SortFunc(order, func(a, b int) int { return times[b].Compare(times[a]) })
+	have := make([]bool, len(fresh))
+	for _, i := range order {
+		if have[i] = true; c.met(have) {
+			return times[i]
+		}
+	}
+	return time.Time{} // not reached: fresh makes the quorum
 }

@@ -260,3 +260,36 @@ func TestNodesCosignTheAuditLog(t *testing.T) {
 		t.Error("another log's checkpoint was accepted")
 	}
 }
+
+// The time of a checkpoint is when a quorum last was complete, whatever older
+// cosignatures stand beside it.
+func TestTimeOfTheQuorum(t *testing.T) {
+	w := witnessKeys(t, 3)
+	p := WitnessPolicy{Groups: []WitnessGroup{{Name: "two", Threshold: 2, Members: []string{"w0", "w1", "w2"}}}, Quorum: "two", MaxAge: -1}
+	for i, k := range w {
+		p.Witnesses = append(p.Witnesses, WitnessKey{Name: fmt.Sprintf("w%d", i), Key: k.Verifier()})
+	}
+	c, err := p.compile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := func(s ...int64) (out []time.Time) {
+		for _, x := range s {
+			out = append(out, time.Unix(x, 0))
+		}
+		return out
+	}
+	for _, x := range []struct {
+		fresh []bool
+		times []time.Time
+		want  int64
+	}{
+		{[]bool{true, true, true}, at(100, 900, 800), 800}, // the naive twin says 100
+		{[]bool{true, true, false}, at(100, 900, 999), 100},
+		{[]bool{true, true, true}, at(900, 100, 100), 100}, // one new cosignature makes nothing young
+	} {
+		if got := c.since(x.fresh, x.times); got.Unix() != x.want {
+			t.Errorf("%v: %d, want %d", x.times, got.Unix(), x.want)
+		}
+	}
+}

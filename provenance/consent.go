@@ -321,10 +321,6 @@ type ConsentConfig struct {
 	Signer consilium.Signer    // the hospital: signs what goes into the ledger; a vault may leave it nil and only read
 	Key    consilium.PublicKey // the hospital's; zero takes the Signer's
 	Now    func() time.Time
-
-	// EarlierKeys are the hospital's keys of earlier rosters: what they issued
-	// stays readable, and they issue nothing more.
-	EarlierKeys []consilium.PublicKey
 }
 
 // Appender is the part of a Ledger that consents need.
@@ -345,8 +341,9 @@ type Consents struct {
 	docs     []*storedDoc
 	byOwner  map[Pseudonym][]*storedDoc
 	verified bool
-	size     int64        // bytes of the file that are whole
-	bits     *status.List // of a store in memory
+	size     int64                           // bytes of the file that are whole
+	refs     map[consilium.Digest]RecordType // of the ledger, as of Verify; never changed
+	bits     *keptBits                       // of a store in memory
 }
 
 type storedDoc struct {
@@ -489,7 +486,7 @@ func (c *Consents) check(d *storedDoc) error {
 		return errors.New("about another patient")
 	}
 	if d.doc.token != nil {
-		return d.doc.VerifyCredential(append([]consilium.PublicKey{c.key}, c.cfg.EarlierKeys...), time.Unix(d.received, 0))
+		return d.doc.VerifyCredential([]consilium.PublicKey{c.key}, time.Unix(d.received, 0))
 	}
 	return d.doc.Verify()
 }
@@ -565,15 +562,19 @@ func (c *Consents) appendFile(docs []*storedDoc) error {
 		}
 		out = append(binary.BigEndian.AppendUint32(out, uint32(len(sealed))), sealed...)
 	}
-	f, err := os.OpenFile(filepath.Join(c.cfg.Dir, consentFile), os.O_WRONLY|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(filepath.Join(c.cfg.Dir, consentFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return fmt.Errorf("consents: %w", err)
 	}
 	// What an earlier failed write left beyond the whole frames goes first.
-	if err = f.Truncate(c.size); err == nil {
-		if _, err = f.WriteAt(out, c.size); err == nil {
-			err = f.Sync()
-		}
+	if err = c.ours(f); err == nil {
+		err = f.Truncate(c.size)
+	}
+	if err == nil {
+		_, err = f.WriteAt(out, c.size)
+	}
+	if err == nil {
+		err = f.Sync()
 	}
 	if cerr := f.Close(); err == nil {
 		err = cerr
@@ -586,6 +587,38 @@ func (c *Consents) appendFile(docs []*storedDoc) error {
 	}
 	c.size += int64(len(out))
 	return nil
+}
+
+// ours checks that the file is the one that was read, but for half a frame at
+// its end. A whole frame there is a document that another process has written,
+// and perhaps acknowledged, since.
+func (c *Consents) ours(f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Size() < c.size {
+		return consilium.ErrLedger.Withf("the file has become shorter since it was read: %d of %d bytes; restore it from a backup", info.Size(), c.size)
+	}
+	rest := make([]byte, min(info.Size()-c.size, 4+maxFrame))
+	if _, err := f.ReadAt(rest, c.size); err != nil {
+		return err
+	}
+	if len(rest) >= 4 && int64(binary.BigEndian.Uint32(rest)) <= info.Size()-c.size-4 {
+		return consilium.ErrUnavailable.Withf("another process has written to the store since it was read; nothing was written now: run the command again")
+	}
+	return nil
+}
+
+func (c *Consents) oursOnDisk() error {
+	if c.cfg.Dir == "" {
+		return nil
+	}
+	f, err := os.Open(filepath.Join(c.cfg.Dir, consentFile))
+	if err != nil {
+		return err
+	}
+	return errors.Join(c.ours(f), f.Close())
 }
 
 // log writes the references of docs into the ledger, one record for up to
@@ -655,7 +688,7 @@ func (c *Consents) Verify(g *Gate) error {
 	refs, seen := g.ledgerRefs()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.verified = false
+	c.verified, c.refs = false, refs
 	if seen == nil {
 		return consilium.ErrLedger.Withf("consents: the ledger was not read yet")
 	}
@@ -701,9 +734,13 @@ func (c *Consents) Erase(ctx context.Context, ledger Appender, p Pseudonym) (int
 		}
 		entries = append(entries, e)
 	}
+	if err := c.oursOnDisk(); err != nil {
+		return 0, fmt.Errorf("consents: %w", err)
+	}
 	// An erased credential must not come back to life in the status list.
 	bits, err := c.statusLocked()
 	if err == nil {
+		bits.Erased = append(bits.Erased, refs...)
 		if err = c.setLocked(bits, gone); err == nil {
 			err = c.keepStatusLocked(bits)
 		}
@@ -870,8 +907,8 @@ func (c *Consents) History(p Pseudonym, at time.Time) ([]Claims, error) {
 		return nil, consilium.ErrLedger.Withf("consents: not held against the ledger yet")
 	}
 	t := at.Unix()
-	docs := c.byOwner[p]
-	line := keyLine(docs)
+	s := c.standing(p)
+	docs, line := s.docs, s.line
 	var out []Claims
 	for place, d := range docs {
 		con := d.doc.Consent
@@ -888,7 +925,7 @@ func (c *Consents) History(p Pseudonym, at time.Time) ([]Claims, error) {
 				continue
 			}
 		} else {
-			m := mandateFor(docs, d)
+			m := s.mandateFor(d)
 			if m == nil {
 				continue
 			}

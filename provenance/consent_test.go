@@ -436,6 +436,58 @@ func TestConsentErasure(t *testing.T) {
 	}
 }
 
+// Two desks read the same store, and both write. The naive twin cuts the file at
+// the length that it has read, and the first desk's acknowledged document is gone;
+// ours writes nothing and says so.
+func TestTwoDesks(t *testing.T) {
+	c := newConsentHouse(t)
+	c.add(c.sign(consentFor("general")))
+	second, err := OpenConsents(c.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	third, err := OpenConsents(c.cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.add(c.sign(consentFor("genetic"))) // acknowledged
+	file := filepath.Join(c.cfg.Dir, consentFile)
+	before, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second.size >= int64(len(before)) {
+		t.Error("the naive twin would lose nothing")
+	}
+	if _, err := second.Add(t.Context(), c.ledger, ConsentEntry{c.p, c.sign(consentFor("hiv"))}); !errors.Is(err, consilium.ErrUnavailable) {
+		t.Errorf("the second desk wrote: %v", err)
+	}
+	if _, err := third.Erase(t.Context(), c.ledger, c.p); !errors.Is(err, consilium.ErrUnavailable) {
+		t.Errorf("the third desk erased: %v", err)
+	}
+	if after, err := os.ReadFile(file); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the file has changed: %v", err)
+	}
+	c.reopen()
+	c.verify()
+	if c.cs.Len() != 2 {
+		t.Errorf("%d documents", c.cs.Len())
+	}
+	// Half a frame that a crash left is no document: it goes.
+	if err := os.WriteFile(file, append(before, before[:len(before)/3]...), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.reopen()
+	c.add(c.sign(consentFor("hiv")))
+	// A file that has lost something since it was read takes nothing more.
+	if err := os.WriteFile(file, before[:len(before)/2], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.cs.Add(t.Context(), c.ledger, ConsentEntry{c.p, c.sign(consentFor("mental"))}); !errors.Is(err, consilium.ErrLedger) {
+		t.Errorf("written behind a hole: %v", err)
+	}
+}
+
 // A vault opens the store without the hospital's secret: it reads, it writes
 // nothing.
 func TestConsentReadOnly(t *testing.T) {

@@ -2,7 +2,6 @@ package provenance
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -12,12 +11,11 @@ import (
 
 // GateConfig says which ledger a vault believes.
 type GateConfig struct {
-	Ledger      string                // verifier key of the hospital's ledger, from the roster
-	Site        consilium.PublicKey   // the hospital's identity key, from the roster
-	EarlierKeys []consilium.PublicKey // of the hospital, from earlier rosters
-	Witnesses   WitnessPolicy
-	Seen        []byte // from Gate.Seen of the last run, nil for the first
-	Now         func() time.Time
+	Ledger    string              // verifier key of the hospital's ledger, from the roster
+	Site      consilium.PublicKey // the hospital's identity key, from the roster; it never changes
+	Witnesses WitnessPolicy
+	Seen      []byte // from Gate.Seen of the last run, nil for the first
+	Now       func() time.Time
 }
 
 // Gate stands before a hospital's rows: it follows the hospital's own ledger
@@ -27,7 +25,7 @@ type GateConfig struct {
 type Gate struct {
 	checkpoint *checkpointVerifier
 	seenPolicy *checkpointVerifier // the same, any age
-	keys       []consilium.PublicKey
+	site       consilium.PublicKey
 	now        func() time.Time
 
 	mu   sync.Mutex // guards seen and know
@@ -71,7 +69,7 @@ func NewGate(cfg GateConfig) (*Gate, error) {
 	if cfg.Ledger == "" || cfg.Site.IsZero() {
 		return nil, consilium.ErrInvalid.Withf("gate: the ledger's and the hospital's key are needed")
 	}
-	g := &Gate{now: cfg.Now, keys: append([]consilium.PublicKey{cfg.Site}, cfg.EarlierKeys...),
+	g := &Gate{now: cfg.Now, site: cfg.Site,
 		know: &knowledge{edge: &Edge{}, streams: map[ID][]*knownBatch{}, batches: map[ID]*knownBatch{}, refs: map[consilium.Digest]RecordType{}}}
 	if g.now == nil {
 		g.now = time.Now
@@ -176,19 +174,12 @@ func (g *Gate) explain(ctx context.Context, view View, c *Checkpoint) error {
 func (g *Gate) learn(ctx context.Context, view View, k *knowledge, entries [][]byte, c *Checkpoint) error {
 	type checked struct {
 		entry *Entry
-		key   consilium.PublicKey
 		err   error
 	}
 	out := make([]checked, len(entries))
 	parallel(len(entries), func(lo, hi int) {
 		for i := lo; i < hi; i++ {
-			o := &out[i]
-			for _, key := range g.keys {
-				o.key = key
-				if o.entry, o.err = checkEntry(entries[i], key); o.err == nil || !errors.Is(o.err, consilium.ErrSignature) {
-					break
-				}
-			}
+			out[i].entry, out[i].err = checkEntry(entries[i], g.site)
 		}
 	})
 	for i := range out {
@@ -202,7 +193,7 @@ func (g *Gate) learn(ctx context.Context, view View, k *knowledge, entries [][]b
 		if err := out[i].err; err != nil {
 			return consilium.ErrLedger.Withf("%w: entry %d: %w", ErrForgedEntry, at, err)
 		}
-		if err := k.apply(g.checkpoint.origin, out[i].entry, at, out[i].key); err != nil {
+		if err := k.apply(g.checkpoint.origin, out[i].entry, at, g.site); err != nil {
 			return consilium.ErrLedger.Withf("entry %d: %w", at, err)
 		}
 	}

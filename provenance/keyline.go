@@ -241,22 +241,31 @@ func SignMandate(s consilium.Signer, m Mandate, p Pseudonym) (*SignedDoc, error)
 // roleOf is the role that lets somebody give a consent of this kind.
 var roleOf = map[string]string{GivenByParent: RoleParent, GivenByGuardian: RoleGuardian, GivenByProxy: RoleProxy}
 
-// holds reports whether a mandate in the store gives key a power at a moment,
-// over all of scopes. Withdrawals of the mandate count however they came.
-func holds(docs []*storedDoc, d *storedDoc, key consilium.PublicKey, power string, scopes []string, at int64) bool {
+// standing is a patient's documents at one moment with what decides who may
+// act: the line of the patient's keys, and the hospital's own.
+type standing struct {
+	docs     []*storedDoc // in the order in which they came
+	line     line         // over docs
+	hospital consilium.PublicKey
+}
+
+// inForce reports whether the document at a place is a mandate that lets key act
+// at a moment. Withdrawals of the mandate count however they came.
+//
+// Who signed it is asked again each time, not only when it came: after a
+// recovery, what the thief of the old key signed since the theft is no mandate.
+// Otherwise he would name himself a proxy before he is noticed, and stay one.
+func (s *standing) inForce(place int, key consilium.PublicKey, at int64) bool {
+	d := s.docs[place]
 	m := d.doc.Mandate
-	if m == nil || d.erased || m.Holder != key || !slices.Contains(m.Powers, power) || at < m.From || at < d.received || m.Until != 0 && at >= m.Until {
+	if m == nil || d.erased || m.Holder != key || at < m.From || at < d.received || m.Until != 0 && at >= m.Until {
 		return false
 	}
-	if len(m.Scopes) > 0 {
-		for _, s := range scopes {
-			if !slices.Contains(m.Scopes, s) {
-				return false
-			}
-		}
+	if m.Key != s.hospital && !s.line.speaks(m.Key, place, d.received) {
+		return false
 	}
 	digest := d.doc.Digest()
-	for _, o := range docs {
+	for _, o := range s.docs {
 		if w := o.doc.Withdrawal; w != nil && !o.erased && w.Consent == digest && min(w.At, o.received) <= at {
 			return false
 		}
@@ -264,12 +273,28 @@ func holds(docs []*storedDoc, d *storedDoc, key consilium.PublicKey, power strin
 	return true
 }
 
+// holds is inForce for one power over all of scopes. No scopes means every
+// scope: a mandate that is limited to some does not reach so far.
+func (s *standing) holds(place int, key consilium.PublicKey, power string, scopes []string, at int64) bool {
+	if !s.inForce(place, key, at) {
+		return false
+	}
+	m := s.docs[place].doc.Mandate
+	if !slices.Contains(m.Powers, power) {
+		return false
+	}
+	if len(m.Scopes) == 0 {
+		return true
+	}
+	return len(scopes) > 0 && !slices.ContainsFunc(scopes, func(x string) bool { return !slices.Contains(m.Scopes, x) })
+}
+
 // mandateFor finds the mandate under which a consent was given, among those
 // that the ledger has.
-func mandateFor(docs []*storedDoc, d *storedDoc) *storedDoc {
+func (s *standing) mandateFor(d *storedDoc) *storedDoc {
 	con := d.doc.Consent
-	for _, m := range docs {
-		if m.logged && m.doc.Mandate != nil && m.doc.Mandate.Role == roleOf[con.GivenBy] && holds(docs, m, con.Key, PowerConsent, con.Scopes, d.received) {
+	for i, m := range s.docs {
+		if m.logged && m.doc.Mandate != nil && m.doc.Mandate.Role == roleOf[con.GivenBy] && s.holds(i, con.Key, PowerConsent, con.Scopes, d.received) {
 			return m
 		}
 	}
@@ -294,11 +319,15 @@ func (c *Consents) fitsLocked(d *storedDoc, batch []*storedDoc) error {
 		docs = append(docs, o)
 	}
 	line := stagedLine(docs)
+	now := &standing{docs: docs, line: line, hospital: c.key}
 	switch {
 	case d.doc.Consent != nil:
-		return c.mayConsent(d, docs, line)
+		if err := c.freeLocked(d); err != nil {
+			return err
+		}
+		return c.mayConsent(d, now)
 	case d.doc.Withdrawal != nil:
-		return c.mayWithdraw(d, docs, line)
+		return c.mayWithdraw(d, now)
 	case d.doc.KeyEvent != nil:
 		var last *SignedDoc
 		if len(line) > 0 {
@@ -324,7 +353,7 @@ func (c *Consents) fitsLocked(d *storedDoc, batch []*storedDoc) error {
 	if m.Role != RoleProxy {
 		return consilium.ErrForbidden.Withf("mandate: the hospital signs for a %s, having seen the papers", m.Role)
 	}
-	if !c.isPatient(m.Key, d.received, docs, line) {
+	if !now.isPatient(m.Key) {
 		return consilium.ErrForbidden.Withf("mandate: signed by neither the patient nor the hospital")
 	}
 	return nil
@@ -343,67 +372,77 @@ func stagedLine(docs []*storedDoc) line {
 
 // isPatient reports whether key speaks for the patient now: the current key
 // of the line, or without a line one that gave a consent.
-func (c *Consents) isPatient(key consilium.PublicKey, now int64, docs []*storedDoc, l line) bool {
-	if current, ok := l.current(); ok {
+func (s *standing) isPatient(key consilium.PublicKey) bool {
+	if current, ok := s.line.current(); ok {
 		return key == current
 	}
-	for _, o := range docs {
-		if con := o.doc.Consent; con != nil && con.GivenBy == GivenBySelf && con.Key == key {
+	for _, o := range s.docs {
+		if con := o.doc.Consent; con != nil && !o.erased && con.GivenBy == GivenBySelf && con.Key == key {
 			return true
 		}
 	}
 	return false
 }
 
-func (c *Consents) mayConsent(d *storedDoc, docs []*storedDoc, l line) error {
+func (c *Consents) mayConsent(d *storedDoc, s *standing) error {
 	con := d.doc.Consent
 	if con.GivenBy == GivenBySelf {
-		if current, ok := l.current(); ok && con.Key != current {
+		if current, ok := s.line.current(); ok && con.Key != current {
 			return consilium.ErrForbidden.Withf("consent: signed with a key that was replaced")
 		}
 		return nil
 	}
-	for _, m := range docs {
-		if m.doc.Mandate != nil && m.doc.Mandate.Role == roleOf[con.GivenBy] && holds(docs, m, con.Key, PowerConsent, con.Scopes, d.received) {
+	for i, m := range s.docs {
+		if m.doc.Mandate != nil && m.doc.Mandate.Role == roleOf[con.GivenBy] && s.holds(i, con.Key, PowerConsent, con.Scopes, d.received) {
 			return nil
 		}
 	}
 	return consilium.ErrForbidden.Withf("consent: given by a %s without a mandate that holds today for these data; enter the mandate first", con.GivenBy)
 }
 
-func (c *Consents) mayWithdraw(d *storedDoc, docs []*storedDoc, l line) error {
+func (c *Consents) mayWithdraw(d *storedDoc, s *standing) error {
 	w := d.doc.Withdrawal
-	if w.Key == c.key || c.isPatient(w.Key, d.received, docs, l) {
+	if w.Key == c.key || s.isPatient(w.Key) {
 		return nil
 	}
-	for _, o := range docs {
+	for i, o := range s.docs {
 		con := o.doc.Consent
 		// Who gave a consent may take it back; a key that was replaced may not.
 		if con != nil && con.GivenBy != GivenBySelf && con.Key == w.Key && (w.Consent.IsZero() || w.Consent == o.doc.Digest()) {
 			return nil
 		}
-		if holds(docs, o, w.Key, PowerWithdraw, nil, d.received) {
+		if s.holds(i, w.Key, PowerWithdraw, w.Scopes, d.received) {
 			return nil
 		}
 	}
-	return consilium.ErrForbidden.Withf("withdrawal: signed by neither who gave the consent nor the hospital")
+	return consilium.ErrForbidden.Withf("withdrawal: signed by neither who gave the consent nor the hospital; a representative takes back only what the mandate covers")
 }
 
 // May reports whether a key has a power over a patient's documents at a
-// moment: the patient's own has all, a representative's what a mandate says.
-func (c *Consents) May(p Pseudonym, key consilium.PublicKey, power string, at int64) bool {
+// moment, for all of scopes: the patient's own has all, a representative's what
+// a mandate in the ledger says. Before Verify succeeded, nobody has any.
+func (c *Consents) May(p Pseudonym, key consilium.PublicKey, power string, scopes []string, at int64) bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	docs := c.byOwner[p]
-	if c.isPatient(key, at, docs, keyLine(docs)) {
+	if !c.verified {
+		return false
+	}
+	s := c.standing(p)
+	if s.isPatient(key) {
 		return true
 	}
-	for _, d := range docs {
-		if d.logged && holds(docs, d, key, power, nil, at) {
+	for i, d := range s.docs {
+		if d.logged && s.holds(i, key, power, scopes, at) {
 			return true
 		}
 	}
 	return false
+}
+
+// standing is what the ledger confirms of a patient's documents.
+func (c *Consents) standing(p Pseudonym) *standing {
+	docs := c.byOwner[p]
+	return &standing{docs: docs, line: keyLine(docs), hospital: c.key}
 }
 
 // LastKeyEvent is the newest event of a patient's line; nil without one.
@@ -422,8 +461,9 @@ func (c *Consents) MandateOf(p Pseudonym, key consilium.PublicKey, at int64) (co
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	docs := c.byOwner[p]
+	s := &standing{docs: docs, line: stagedLine(docs), hospital: c.key}
 	for i := len(docs) - 1; i >= 0; i-- {
-		if m := docs[i].doc.Mandate; m != nil && len(m.Powers) > 0 && holds(docs, docs[i], key, m.Powers[0], nil, at) {
+		if s.inForce(i, key, at) {
 			return docs[i].doc.Digest(), true
 		}
 	}

@@ -3,6 +3,8 @@ package provenance
 import (
 	"bytes"
 	"errors"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -259,8 +261,7 @@ func TestKeyLossAndTheft(t *testing.T) {
 	if s := c.status(c.now.Unix()); s != ConsentWithdrawn {
 		t.Errorf("the new key's withdrawal: %s", s)
 	}
-	// The ledger's entries are of type keyrotation and name nobody.
-	if c.cs.May(c.p, c.patient.Public(), PowerSee, c.now.Unix()) || !c.cs.May(c.p, next.Public(), PowerSee, c.now.Unix()) {
+	if c.cs.May(c.p, c.patient.Public(), PowerSee, nil, c.now.Unix()) || !c.cs.May(c.p, next.Public(), PowerSee, nil, c.now.Unix()) {
 		t.Error("who may look")
 	}
 }
@@ -418,12 +419,194 @@ func TestConsentStatusList(t *testing.T) {
 	want(true, false, false)
 	c.add(c.withdraw(c.patient, Withdrawal{Consent: docs[1].Digest(), At: c.now.Unix()}))
 	want(true, true, false)
+	before, err := os.ReadFile(filepath.Join(c.cfg.Dir, statusFile))
+	if err != nil {
+		t.Fatal(err)
+	}
 	// Erased documents stay revoked, and their places are not given again.
 	if _, err := c.cs.Erase(t.Context(), c.ledger, c.p); err != nil {
 		t.Fatal(err)
 	}
-	c.reopen()
+	c.verify()
 	want(true, true, true)
+	c.reopen()
+	// Before the store was held against the ledger, no list is signed.
+	if _, err := c.cs.PublishStatus(time.Hour); !errors.Is(err, consilium.ErrLedger) {
+		t.Errorf("from an unverified store: %v", err)
+	}
+	c.verify()
+	want(true, true, true)
+	// The patient's copy of an erased consent does not bring it back.
+	if err := c.tryAdd(docs[2]); !errors.Is(err, consilium.ErrForbidden) {
+		t.Errorf("an erased credential came again: %v", err)
+	}
+	// Somebody removes the file of kept bits, or puts an earlier copy back: then
+	// nobody knows which place was the erased consent's, and no list is signed.
+	file := filepath.Join(c.cfg.Dir, statusFile)
+	kept, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, b := range map[string][]byte{"removed": nil, "an earlier copy": before, "cut": kept[:len(kept)/2], "empty": {}} {
+		if b == nil {
+			if err := os.Remove(file); err != nil {
+				t.Fatal(err)
+			}
+		} else if err := os.WriteFile(file, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c.reopen()
+		c.verify()
+		if _, err := c.cs.PublishStatus(time.Hour); !errors.Is(err, consilium.ErrLedger) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := os.WriteFile(file, kept, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.reopen()
+	c.verify()
+	want(true, true, true)
+}
+
+// A withdrawal is cut off the store's file. The naive twin, a list of what is in
+// the file, says that the consent still stands; ours is not signed.
+func TestStatusOfACutStore(t *testing.T) {
+	c := newConsentHouse(t)
+	entries, err := c.cs.NewStatus(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := IssueConsent(c.key, c.patient, consentFor("general"), c.p, &entries[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.add(doc)
+	file := filepath.Join(c.cfg.Dir, consentFile)
+	before, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.at(1)
+	c.add(c.withdraw(c.patient, Withdrawal{At: c.now.Unix()}))
+	if err := os.WriteFile(file, before, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.reopen()
+	if len(c.cs.docs) != 1 || (&standing{docs: c.cs.docs}).over(0, c.now.Unix()) {
+		t.Error("the naive twin noticed")
+	}
+	if _, err := c.cs.PublishStatus(time.Hour); !errors.Is(err, consilium.ErrLedger) {
+		t.Errorf("signed all the same: %v", err)
+	}
+	g := c.gate(nil)
+	if _, err := g.Update(t.Context(), c.ledger); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.cs.Verify(g); err == nil {
+		t.Error("the cut store verifies")
+	}
+	if _, err := c.cs.PublishStatus(time.Hour); !errors.Is(err, consilium.ErrLedger) {
+		t.Errorf("signed after the ledger contradicted: %v", err)
+	}
+}
+
+// The thief of a card names himself a proxy before he is noticed, so as to stay
+// one after the card was replaced. The naive twin, which asks who signed a
+// mandate only when it comes, lets him.
+func TestMandateOfAThief(t *testing.T) {
+	c := newConsentHouse(t)
+	first, shares := c.guarded()
+	honest := newHospitalKey(t)
+	c.add(first, c.issue(c.patient, consentFor("general")))
+	c.at(5)
+	early := c.mandate(c.patient, Mandate{Role: RoleProxy, Holder: honest.Public(), Powers: []string{PowerConsent, PowerSee, PowerWithdraw}, From: c.now.Unix()})
+	c.add(early)
+	// Day 10: the card is stolen.
+	c.at(10)
+	thief := newHospitalKey(t)
+	all := []string{PowerConsent, PowerSee, PowerWithdraw}
+	theft := c.mandate(c.patient, Mandate{Role: RoleProxy, Holder: thief.Public(), Powers: all, From: c.now.Unix()})
+	wide := consentFor("general", "genetic")
+	wide.GivenBy, wide.Given, wide.From, wide.Until = GivenByProxy, c.now.Unix(), c.now.Unix(), 0
+	stolen := c.issue(thief, wide)
+	c.add(theft, stolen)
+	if cl, _ := c.cs.Claims(c.p, c.now); cl.Consent != stolen.Digest() {
+		t.Error("the attack is not what it says")
+	}
+	// Day 20: the card is replaced; the old one is not believed from day 9 on.
+	c.at(20)
+	next := recoverKey(t, shares[:2])
+	rec, err := SignKeyEvent(next, KeyEvent{Site: "amsterdam", Type: KeyRecovery, Next: NextKey(newHospitalKey(t).Public()), Since: epoch.Unix() + 9*day, At: c.now.Unix()}, c.p, first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.add(rec)
+	naive := func(m *Mandate, at int64) bool { return m.Holder == thief.Public() && at >= m.From }
+	if !naive(theft.Mandate, c.now.Unix()) {
+		t.Error("the naive twin noticed")
+	}
+	if cl, err := c.cs.Claims(c.p, c.now); err != nil || slices.Contains(cl.Scopes, "genetic") || cl.GivenBy != GivenBySelf {
+		t.Errorf("the thief's consent counts: %+v %v", cl, err)
+	}
+	hist, err := c.cs.History(c.p, c.now)
+	if err != nil || slices.ContainsFunc(hist, func(cl Claims) bool { return cl.Consent == stolen.Digest() }) {
+		t.Errorf("it stands in the history: %v", err)
+	}
+	for _, power := range all {
+		if c.cs.May(c.p, thief.Public(), power, []string{"general"}, c.now.Unix()) {
+			t.Errorf("the thief may %s", power)
+		}
+		if !c.cs.May(c.p, honest.Public(), power, []string{"general"}, c.now.Unix()) {
+			t.Errorf("the proxy from before the theft may not %s", power)
+		}
+	}
+	if _, ok := c.cs.MandateOf(c.p, thief.Public(), c.now.Unix()); ok {
+		t.Error("his mandate is found")
+	}
+	again := wide
+	again.Given, again.From = c.now.Unix(), c.now.Unix()
+	if err := c.tryAdd(c.issue(thief, again)); !errors.Is(err, consilium.ErrForbidden) {
+		t.Errorf("he consents again: %v", err)
+	}
+	own := consentFor("general")
+	own.Given, own.From, own.Until = c.now.Unix(), c.now.Unix(), 0
+	mine := c.issue(next, own)
+	c.add(mine)
+	if err := c.tryAdd(c.withdraw(thief, Withdrawal{Consent: mine.Digest(), At: c.now.Unix()})); !errors.Is(err, consilium.ErrForbidden) {
+		t.Errorf("he withdraws: %v", err)
+	}
+}
+
+// A representative for some data acts for these only.
+func TestMandateScopes(t *testing.T) {
+	c := newConsentHouse(t)
+	proxy := newHospitalKey(t)
+	c.add(c.issue(c.patient, consentFor("general", "genetic")))
+	c.add(c.mandate(c.patient, Mandate{Role: RoleProxy, Holder: proxy.Public(), Powers: []string{PowerSee, PowerWithdraw}, Scopes: []string{"genetic"}, From: epoch.Unix()}))
+	c.at(1)
+	for name, scopes := range map[string][]string{"everything": nil, "other data": {"general"}, "more": {"general", "genetic"}} {
+		if err := c.tryAdd(c.withdraw(proxy, Withdrawal{Scopes: scopes, At: c.now.Unix()})); !errors.Is(err, consilium.ErrForbidden) {
+			t.Errorf("withdraws %s: %v", name, err)
+		}
+		if c.cs.May(c.p, proxy.Public(), PowerSee, scopes, c.now.Unix()) {
+			t.Errorf("sees %s", name)
+		}
+	}
+	if !c.cs.May(c.p, proxy.Public(), PowerSee, []string{"genetic"}, c.now.Unix()) || c.cs.May(c.p, proxy.Public(), PowerConsent, []string{"genetic"}, c.now.Unix()) {
+		t.Error("what the mandate covers")
+	}
+	c.add(c.withdraw(proxy, Withdrawal{Scopes: []string{"genetic"}, At: c.now.Unix()}))
+	if cl, _ := c.cs.Claims(c.p, c.now.Add(time.Second)); cl.Status != ConsentActive || !slices.Equal(cl.Scopes, []string{"general"}) {
+		t.Errorf("%+v", cl)
+	}
+	if _, ok := c.cs.MandateOf(c.p, proxy.Public(), c.now.Unix()); !ok {
+		t.Error("a mandate for some data is not found, so nobody could end it")
+	}
+	c.reopen()
+	if c.cs.May(c.p, c.patient.Public(), PowerSee, nil, c.now.Unix()) {
+		t.Error("before the store was held against the ledger")
+	}
 }
 
 func TestMembership(t *testing.T) {
@@ -440,16 +623,24 @@ func TestMembership(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	list := &status.Published{ID: "urn:list", Purpose: status.Revocation, List: l}
+	publish := func(by *hybrid.Key, l *status.List, from, until time.Time) string {
+		t.Helper()
+		token, err := status.Sign(by, status.Published{ID: "urn:list", Purpose: status.Revocation, From: from, Until: until, List: l})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return token
+	}
+	list := publish(board, l, epoch, epoch.Add(time.Hour))
 	issuers := []did.Key{did.Hybrid(board.Public())}
-	got, key, err := VerifyMembership(shown, issuers, b, epoch, []*status.Published{list})
+	got, key, err := VerifyMembership(shown, issuers, b, epoch, []string{list})
 	if err != nil || key != member.Public() || got.ID != "team-1" || got.Attributes["training"] != "GCP" || got.Attributes["ethics"] != "" {
 		t.Fatalf("%+v %v", got, err)
 	}
 	if strings.Contains(shown, "2026-17") {
 		t.Error("shows what was not chosen")
 	}
-	bad := func(name string, shown string, issuers []did.Key, b sdjwt.Binding, now time.Time, lists ...*status.Published) {
+	bad := func(name string, shown string, issuers []did.Key, b sdjwt.Binding, now time.Time, lists ...string) {
 		t.Helper()
 		if _, _, err := VerifyMembership(shown, issuers, b, now, lists); err == nil {
 			t.Errorf("%s: accepted", name)
@@ -460,8 +651,21 @@ func TestMembership(t *testing.T) {
 	bad("a stranger's", shown, []did.Key{did.Hybrid(member.Public())}, b, epoch, list)
 	bad("another audience", shown, issuers, sdjwt.Binding{Audience: "x", Nonce: "7"}, epoch, list)
 	bad("replayed", shown, issuers, sdjwt.Binding{Audience: b.Audience, Nonce: "8"}, epoch, list)
+	// A list of somebody else's, and one from before the revocation: the naive
+	// twin, which reads a list without asking whose it is and until when it
+	// counts, finds the credential good in both.
+	clean, _ := status.NewList(0)
+	for name, token := range map[string]string{
+		"a list of the member's own":  publish(member, clean, epoch, epoch.Add(time.Hour)),
+		"a list from before":          publish(board, clean, epoch.Add(-2*time.Hour), epoch.Add(-time.Hour)),
+		"a list of another time":      publish(board, clean, epoch.Add(time.Hour), epoch.Add(2*time.Hour)),
+		"a list that is no list":      "e30.e30.e30",
+		"a list under another's name": strings.Replace(list, "e", "f", 1),
+	} {
+		bad(name, shown, issuers, b, epoch, token)
+	}
 	l.Set(7, true)
-	bad("revoked", shown, issuers, b, epoch, list)
+	bad("revoked", shown, issuers, b, epoch, publish(board, l, epoch, epoch.Add(time.Hour)))
 	if _, err := IssueMembership(board, m, member.Public(), epoch, epoch, nil); err == nil {
 		t.Error("without an end")
 	}

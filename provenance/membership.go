@@ -78,8 +78,11 @@ func IssueMembership(issuer consilium.Signer, m Membership, holder consilium.Pub
 
 // VerifyMembership checks what a member presents: issued by one of issuers, in
 // force, shown by its holder to this audience in answer to nonce, and, where the
-// credential has a place in a list, not revoked in lists.
-func VerifyMembership(presentation string, issuers []did.Key, b sdjwt.Binding, now time.Time, lists []*status.Published) (*Membership, consilium.PublicKey, error) {
+// credential has a place in a list, not revoked in lists. These are published
+// lists as they were fetched: one that the credential's own issuer has not
+// signed, or that has run out, is passed over, for anybody could publish a list
+// in which nothing is revoked, and an old one hides what was revoked since.
+func VerifyMembership(presentation string, issuers []did.Key, b sdjwt.Binding, now time.Time, lists []string) (*Membership, consilium.PublicKey, error) {
 	var none consilium.PublicKey
 	t, err := sdjwt.Parse(presentation)
 	if err != nil {
@@ -101,7 +104,13 @@ func VerifyMembership(presentation string, issuers []did.Key, b sdjwt.Binding, n
 			return nil, none, consilium.ErrSignature.With(err)
 		}
 		known := false
-		for _, l := range lists {
+		var why error
+		for _, token := range lists {
+			l, err := status.Open(token, issuers[at], now)
+			if err != nil {
+				why = err
+				continue
+			}
 			if l.ID != e.List || l.Purpose != e.Purpose {
 				continue
 			}
@@ -115,7 +124,7 @@ func VerifyMembership(presentation string, issuers []did.Key, b sdjwt.Binding, n
 			known = true
 		}
 		if !known {
-			return nil, none, consilium.ErrSignature.Withf("membership: its status list %s is not at hand; without it nobody knows whether it was revoked", clip(e.List))
+			return nil, none, consilium.ErrSignature.Withf("membership: its status list %s is not at hand; without it nobody knows whether it was revoked; the last one that was passed over: %w", clip(e.List), why)
 		}
 	}
 	m := &Membership{Attributes: map[string]string{}}

@@ -418,11 +418,16 @@ func (rc *rowCoder) append(b []byte, r int) []byte {
 // leaf hashes row r of a record: SHA-256(0x00 || schema || salt || row). buf
 // is scratch space, returned for the next call.
 func (rc *rowCoder) leaf(buf []byte, salt *consilium.Digest, r int) (consilium.Digest, []byte) {
+	buf = rc.leafBytes(buf, salt, r)
+	return sha256.Sum256(buf), buf
+}
+
+// leafBytes is what leaf hashes.
+func (rc *rowCoder) leafBytes(buf []byte, salt *consilium.Digest, r int) []byte {
 	buf = append(buf[:0], 0)
 	buf = append(buf, rc.schema[:]...)
 	buf = append(buf, salt[:]...)
-	buf = rc.append(buf, r)
-	return sha256.Sum256(buf), buf
+	return rc.append(buf, r)
 }
 
 // CanonicalRow returns the canonical bytes of one row, for receipts, tests and

@@ -75,7 +75,7 @@ func pairUp(up, level []consilium.Digest) []consilium.Digest {
 	n := len(level) / 2
 	var b [65]byte
 	b[0] = 1
-	for i := range n {
+	for i := pairUpMany(up, level); i < n; i++ {
 		copy(b[1:], level[2*i][:])
 		copy(b[33:], level[2*i+1][:])
 		up[i] = sha256.Sum256(b[:])

@@ -377,7 +377,19 @@ func (m *matcher) match() {
 	}
 	// Where nothing was touched, the rows stand in the order of the leaves.
 	parallel(m.total, func(lo, hi int) {
-		s := newScratch()
+		h, rows, places := newRehasher(), make([]leafOf, 0, rehashRows), make([]int, 0, rehashRows)
+		var got [rehashRows]consilium.Digest
+		compare := func() {
+			h.leaves(got[:], rows)
+			for i, row := range places {
+				l := int(live[row])
+				if at := &m.leaves[l]; got[i] == m.manifests[at.batch].leaves[at.index] {
+					m.matched[row] = int32(l)
+					at.taken = true // row and leaf are one to one here
+				}
+			}
+			rows, places = rows[:0], places[:0]
+		}
 		for row := lo; row < hi; {
 			rec, r := m.at(row)
 			rc := m.coders[rec]
@@ -387,15 +399,18 @@ func (m *matcher) match() {
 					continue
 				}
 				l := int(live[row])
-				if *m.patientOf(l) != rc.patientOf(r) {
+				at := &m.leaves[l]
+				man := m.manifests[at.batch]
+				if *m.patientOf(l) != rc.patientOf(r) || man.schema != rc.schema {
 					continue
 				}
-				if m.fits(s, rc, r, l) {
-					m.matched[row] = int32(l)
-					m.leaves[l].taken = true // row and leaf are one to one here
+				rows, places = append(rows, leafOf{rc, r, m.keys[l], &man.batch, at.index}), append(places, row)
+				if len(rows) == rehashRows {
+					compare()
 				}
 			}
 		}
+		compare()
 	})
 	m.matchByPatient()
 }

@@ -165,3 +165,62 @@ func TestWitnessCosignsOneHistory(t *testing.T) {
 		t.Errorf("%d histories were cosigned", n)
 	}
 }
+
+// What a board may sign into a roster and nobody may rest anything on.
+func TestRosterWitnesses(t *testing.T) {
+	w := witnessKeys(t, 3)
+	old, err := NewClassicalWitnessKey("classical.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := func() *consilium.Roster {
+		r := &consilium.Roster{Board: consilium.Board{Witness: w[0].Verifier()}, Witnessing: &consilium.Witnessing{Quorum: "top"}}
+		for i, k := range w {
+			r.Witnessing.Witnesses = append(r.Witnessing.Witnesses, consilium.Witness{Name: fmt.Sprintf("w%d", i), Key: k.Verifier(), Address: "https://w.example"})
+		}
+		r.Witnessing.Groups = []consilium.WitnessGroup{{Name: "boards", Threshold: 1, Members: []string{"w0", "w1"}}, {Name: "top", Threshold: 2, Members: []string{"boards", "w2"}}}
+		return r
+	}
+	p, err := WitnessesOf(good())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again := p.Witnessing(); len(again.Witnesses) != 3 || len(again.Groups) != 2 || again.Quorum != "top" {
+		t.Errorf("%+v", again)
+	}
+	for _, x := range []struct {
+		who  []string
+		want bool
+	}{{[]string{"w0", "w2"}, true}, {[]string{"w1", "w2"}, true}, {[]string{"w0", "w1"}, false}, {[]string{"w2"}, false}, {nil, false}, {[]string{"boards", "top"}, false}} {
+		names := map[string]bool{}
+		for _, n := range x.who {
+			names[n] = true
+		}
+		if met, err := p.Met(names); err != nil || met != x.want {
+			t.Errorf("%v: %v %v", x.who, met, err)
+		}
+	}
+	for name, edit := range map[string]func(*consilium.Roster){
+		"no witness at all":        func(r *consilium.Roster) { r.Witnessing, r.Board.Witness = nil, "" },
+		"the board's is not there": func(r *consilium.Roster) { r.Witnessing.Witnesses[0].Key = old.Verifier() },
+		"nobody":                   func(r *consilium.Roster) { r.Witnessing.Witnesses = nil },
+		"no quorum":                func(r *consilium.Roster) { r.Witnessing.Quorum = "" },
+		"an unknown quorum":        func(r *consilium.Roster) { r.Witnessing.Quorum = "none" },
+		"a group of none":          func(r *consilium.Roster) { r.Witnessing.Groups[0].Threshold = 0 },
+		"more than there are":      func(r *consilium.Roster) { r.Witnessing.Groups[0].Threshold = 3 },
+		"one witness twice":        func(r *consilium.Roster) { r.Witnessing.Witnesses[1].Key = w[0].Verifier() },
+		"one member twice":         func(r *consilium.Roster) { r.Witnessing.Groups[1].Members[1] = "w0" },
+		"a stranger in a group":    func(r *consilium.Roster) { r.Witnessing.Groups[1].Members[1] = "w9" },
+		"no address":               func(r *consilium.Roster) { r.Witnessing.Witnesses[2].Address = "" },
+		"an address with a line":   func(r *consilium.Roster) { r.Witnessing.Witnesses[2].Address = "http://w\nquorum w2" },
+		"a classical quorum": func(r *consilium.Roster) {
+			r.Witnessing.Witnesses[2].Key, r.Witnessing.Quorum = old.Verifier(), "w2"
+		},
+	} {
+		r := good()
+		edit(r)
+		if p, err := WitnessesOf(r); err == nil {
+			t.Errorf("%s: %+v", name, p)
+		}
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"consilium"
 	"consilium/internal/canon"
 	"consilium/internal/hybrid"
+	"consilium/internal/pinned"
 	"consilium/provenance"
 )
 
@@ -66,9 +67,22 @@ func run(dir string) error {
 	if _, err := consilium.ParseRoster(payload); err != nil {
 		return err
 	}
-	b, err := json.Marshal(consilium.Signed{Payload: payload, Signatures: []consilium.Countersign{}})
+	sig, err := board.Sign(consilium.DomainRoster, payload)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, "roster.json"), b, 0o644)
+	for name, doc := range map[string]any{
+		"roster.json":   consilium.Signed{Payload: payload, Signatures: []consilium.Countersign{{By: "b1", Signature: sig}}},
+		"unsigned.json": consilium.Signed{Payload: payload, Signatures: []consilium.Countersign{}},
+		"board.json":    pinned.BoardOf(&r),
+	} {
+		b, err := json.Marshal(doc)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -11,7 +11,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -19,10 +18,11 @@ import (
 	"github.com/ethereum/go-ethereum/crypto"
 	"github.com/ethereum/go-ethereum/ethclient"
 
-	"consilium"
 	"consilium/cmd/consilium-anchor/evm"
+	"consilium/cmd/consilium-anchor/heads"
 	"consilium/internal/durable"
 	"consilium/provenance"
+	"consilium/provenance/chain"
 )
 
 // common flags of the commands that speak to a chain.
@@ -169,68 +169,17 @@ func runDeploy(ctx context.Context, f *flag.FlagSet, args []string, out io.Write
 	return nil
 }
 
-// headsOf verifies checkpoints against the roster and makes heads of them: each
-// is a ledger of the roster, cosigned by the board's witness.
-func headsOf(rosterFile string, files []string) ([]provenance.Head, error) {
-	b, err := os.ReadFile(rosterFile)
-	if err != nil {
-		return nil, err
-	}
-	var signed consilium.Signed
-	if err := json.Unmarshal(b, &signed); err != nil {
-		return nil, fmt.Errorf("%s: %w", rosterFile, err)
-	}
-	roster, err := consilium.ParseRoster(signed.Payload)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", rosterFile, err)
-	}
-	ledgers := map[string]string{}
-	for _, s := range roster.Sites {
-		name, err := provenance.LogName(s.Ledger)
-		if err != nil {
-			return nil, err
-		}
-		ledgers[name] = s.Ledger
-	}
-	var heads []provenance.Head
-	for _, file := range files {
-		raw, err := os.ReadFile(file)
-		if err != nil {
-			return nil, err
-		}
-		cp, err := provenance.ParseCheckpoint(raw)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", file, err)
-		}
-		key, ok := ledgers[cp.Origin]
-		if !ok {
-			return nil, fmt.Errorf("%s: the ledger %s is not in the roster", file, cp.Origin)
-		}
-		cp, err = provenance.VerifyCheckpoint(raw, provenance.CheckpointPolicy{Log: key, Witnesses: provenance.SingleWitness(roster.Board.Witness, "").AnyAge()}, time.Now())
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", file, err)
-		}
-		heads = append(heads, provenance.Head{Origin: cp.Origin, Size: cp.Size, Root: cp.Root})
-	}
-	slices.SortFunc(heads, func(a, b provenance.Head) int { return strings.Compare(a.Origin, b.Origin) })
-	return heads, nil
-}
-
-type list []string
-
-func (l *list) String() string     { return strings.Join(*l, ",") }
-func (l *list) Set(s string) error { *l = append(*l, s); return nil }
-
 func runPut(ctx context.Context, f *flag.FlagSet, args []string, out io.Writer) error {
-	var files list
+	var files heads.Files
 	c := newChainFlags(f)
 	epoch := f.Uint64("epoch", 0, "the epoch's `number`; each is larger than the one before")
-	roster := f.String("roster", "", "the federation's roster `file`")
+	roster := f.String("roster", "", "the federation's signed roster `file`")
+	board := f.String("board", "", "a kit's board.json `file`: the board whose roster it must be")
 	f.Var(&files, "checkpoint", "a ledger's checkpoint `file`; give the flag for each hospital")
-	if err := parse(f, args, "dir", "epoch", "roster", "checkpoint"); err != nil {
+	if err := parse(f, args, "dir", "epoch", "roster", "board", "checkpoint"); err != nil {
 		return err
 	}
-	heads, err := headsOf(*roster, files)
+	list, err := heads.Read(*roster, *board, files)
 	if err != nil {
 		return err
 	}
@@ -239,7 +188,7 @@ func runPut(ctx context.Context, f *flag.FlagSet, args []string, out io.Writer) 
 		return err
 	}
 	defer client.Close()
-	anchor, err := a.Put(ctx, *epoch, heads)
+	anchor, err := a.Put(ctx, *epoch, list)
 	if err != nil {
 		return err
 	}
@@ -309,14 +258,15 @@ func runProve(ctx context.Context, f *flag.FlagSet, args []string, out io.Writer
 	if err := durable.WriteFile(*to, append(b, '\n'), 0o644); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "%s: epoch %d, %s, %d bytes; verify it against block %s as another node tells it\n", *to, *epoch, proven.Status, len(b), proven.Block)
+	fmt.Fprintf(out, "%s: epoch %d, %s, %d bytes; verify it against contract %s and block %s as another node tells it\n", *to, *epoch, proven.Status, len(b), proven.Contract, proven.Block)
 	return nil
 }
 
 func runVerify(_ context.Context, f *flag.FlagSet, args []string, out io.Writer) error {
 	file := f.String("anchor", "", "the anchor's `file`")
-	block := f.String("block", "", "`hash` of a block that you trust, from a source of your own")
-	if err := parse(f, args, "anchor", "block"); err != nil {
+	contract := f.String("contract", "", "`address` of the federation's contract, as its operators announced it: anybody can deploy another one")
+	block := f.String("block", "", "`hash` of a final block that you trust, from a source of your own")
+	if err := parse(f, args, "anchor", "contract", "block"); err != nil {
 		return err
 	}
 	b, err := os.ReadFile(*file)
@@ -327,12 +277,19 @@ func runVerify(_ context.Context, f *flag.FlagSet, args []string, out io.Writer)
 	if err != nil {
 		return err
 	}
-	if len(common.FromHex(*block)) != common.HashLength {
-		return usagef("--block %q is no block hash", *block)
+	var trust chain.Trust
+	if trust.Contract, err = chain.ParseAddress(*contract); err != nil {
+		return usagef("--contract: %v", err)
 	}
-	if err := evm.Verify(a, common.HexToHash(*block)); err != nil {
+	hash, err := chain.ParseHash(*block)
+	if err != nil {
+		return usagef("--block: %v", err)
+	}
+	trust.Blocks = []chain.Hash{hash}
+	facts, err := chain.Verify(a, trust)
+	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "epoch %d with %d ledgers is in the state of block %s, contract %s\n", a.Epoch, len(a.Heads), *block, a.Contract)
+	fmt.Fprintf(out, "epoch %d with %d ledgers is in the state of block %d of %s, contract %s\n", facts.Epoch, len(a.Heads), facts.Number, facts.Time.Format(time.RFC3339), trust.Contract)
 	return nil
 }

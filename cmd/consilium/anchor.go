@@ -35,7 +35,8 @@ type step struct {
 	Done    bool           `json:"done"`    // with the dataset
 	Rows    int            `json:"rows"`    // of the dataset, or of the batch
 	New     int            `json:"new"`     // rows that were not anchored before
-	Gone    int            `json:"gone"`    // anchored rows that the table no longer holds as they were
+	Changed int            `json:"changed"` // anchored rows that these replace
+	Gone    int            `json:"gone"`    // anchored rows that the table no longer holds, and nothing replaces
 	Wrong   []string       `json:"wrong"`   // what a stream's own chain shows: gaps, forks, forged batches
 	Error   string         `json:"error"`
 	Code    consilium.Code `json:"code"`
@@ -57,7 +58,7 @@ type anchorer struct {
 }
 
 func (s *vaultSettings) anchor(ctx context.Context, e *env) error {
-	lock, err := vault.Take(s.Dir)
+	lock, err := vault.Prepare(s.Dir)
 	if err := greet(e, err); err != nil {
 		return err
 	}
@@ -82,7 +83,7 @@ func (s *vaultSettings) clerk(e *env) (*anchorer, error) {
 	if a.batches, err = provenance.OpenBatchDir(filepath.Join(s.Dir, "batches"), kek); err != nil {
 		return nil, err
 	}
-	a.gate, err = provenance.NewGate(provenance.GateConfig{Ledger: s.Ledger, Site: s.SiteKey, Witnesses: provenance.SingleWitness(s.Witness, "").AnyAge()})
+	a.gate, err = provenance.NewGate(provenance.GateConfig{Ledger: s.Ledger, Site: s.SiteKey, Witnesses: s.Witnesses.AnyAge()})
 	return a, err
 }
 
@@ -131,9 +132,11 @@ func (a *anchorer) dataset(ctx context.Context, d vault.Dataset) error {
 }
 
 // put anchors the rows of rec that no batch of the stream holds. A table's
-// owner corrects it, and the new rows replace those that are gone. Nobody
-// corrects what a device or a trading partner reported: what is gone from a
-// stream stays missing, and every audit says so.
+// owner corrects it: a patient's new rows replace those of the same patient that
+// are gone. A row that is gone without one, of a patient who has no new row,
+// stays missing, and every audit says so: otherwise one new row would hide any
+// number of deleted ones. Nobody corrects what a device or a trading partner reported: what is gone
+// from a stream stays missing.
 func (a *anchorer) put(ctx context.Context, name string, stream provenance.ID, rec provenance.Record, wrong []string, reported bool) error {
 	n := int(rec.NumRows())
 	list, err := a.batches.List()
@@ -167,8 +170,13 @@ func (a *anchorer) put(ctx context.Context, name string, stream provenance.ID, r
 			}
 		}
 	}
-	done := step{Dataset: name, Done: true, Rows: n, Gone: len(gone), Wrong: wrong}
+	gone, lost, err := replaced(rec, fresh, gone, list)
+	if err != nil {
+		return err
+	}
+	done := step{Dataset: name, Done: true, Rows: n, Changed: len(gone), Gone: lost, Wrong: wrong}
 	if reported {
+		done.Gone, done.Changed = lost+len(gone), 0
 		// What came in between earlier batches makes one batch all the same.
 		if rec, err = provenance.SelectRows(rec, fresh); err != nil {
 			return err
@@ -213,6 +221,38 @@ func (a *anchorer) put(ctx context.Context, name string, stream provenance.ID, r
 		from = to
 	}
 	return writeFrame(a.e.stdout, done)
+}
+
+// replaced parts the leaves that are gone into those of patients who have a
+// fresh row, which replaces them, and the number of the others.
+func replaced(rec provenance.Record, fresh []bool, gone []provenance.LeafRef, list []provenance.Batch) (mine []provenance.LeafRef, lost int, err error) {
+	if len(gone) == 0 {
+		return nil, 0, nil
+	}
+	patients, err := provenance.PatientsOf(rec)
+	if err != nil {
+		return nil, 0, err
+	}
+	renewed := map[provenance.Pseudonym]bool{}
+	for i, p := range patients {
+		if fresh[i] {
+			renewed[p] = true
+		}
+	}
+	manifests := map[provenance.ID]*provenance.Manifest{}
+	for _, b := range list {
+		manifests[b.Header.Header.Batch] = b.Manifest
+	}
+	for _, g := range gone {
+		if m := manifests[g.Batch]; m != nil {
+			if p, ok := m.PatientOf(g.Leaf); ok && renewed[p] {
+				mine = append(mine, g)
+				continue
+			}
+		}
+		lost++
+	}
+	return mine, lost, nil
 }
 
 // ofStream leaves the batches of one table: a hospital's tables are streams of
@@ -292,13 +332,14 @@ func (h *hospital) anchorOnce(ctx context.Context, e *env, quiet bool) error {
 	var wrong []string
 	for _, x := range done {
 		wrong = append(wrong, x.Wrong...)
-		if e.json || quiet && x.New == 0 && x.Gone == 0 {
+		if e.json || quiet && x.New == 0 && x.Gone == 0 && x.Changed == 0 {
 			continue
 		}
 		fmt.Fprintf(e.stdout, "%s: %d rows, %d of them newly anchored", x.Dataset, x.Rows, x.New)
-		if x.Gone > 0 && x.New > 0 && !h.isStream(x.Dataset) {
-			fmt.Fprintf(e.stdout, "; they replace %d earlier ones", x.Gone)
-		} else if x.Gone > 0 {
+		if x.Changed > 0 {
+			fmt.Fprintf(e.stdout, "; they replace %d earlier ones of the same patients", x.Changed)
+		}
+		if x.Gone > 0 {
 			fmt.Fprintf(e.stdout, "; %d anchored rows are gone from the table, and every audit names them", x.Gone)
 		}
 		fmt.Fprintln(e.stdout)
@@ -391,7 +432,7 @@ func (h *hospital) anchor(ctx context.Context) (done []step, checkpoint []byte, 
 		if kept, err := next(); err != nil || !kept.Kept {
 			return nil, nil, errors.Join(err, errors.New("the vault has not kept a batch"))
 		}
-		if last, err = d.ledger.Append(ctx, signed.Entry()); err != nil {
+		if last, err = d.ledger().Append(ctx, signed.Entry()); err != nil {
 			return nil, nil, err
 		}
 		if err := writeFrame(c.in, signedEntry{}); err != nil {
@@ -400,7 +441,7 @@ func (h *hospital) anchor(ctx context.Context) (done []step, checkpoint []byte, 
 	}
 	waiting, cancel := context.WithTimeout(ctx, publishWithin)
 	defer cancel()
-	checkpoint, err = d.ledger.Await(waiting, last)
+	checkpoint, err = d.ledger().Await(waiting, last)
 	return done, checkpoint, err
 }
 
@@ -408,7 +449,7 @@ func (h *hospital) anchor(ctx context.Context) (done []step, checkpoint []byte, 
 // index of the last entry.
 func (d *desk) relog(ctx context.Context, known [][]byte) (uint64, error) {
 	var cp provenance.Checkpoint
-	raw, err := d.ledger.Checkpoint(ctx)
+	raw, err := d.ledger().Checkpoint(ctx)
 	if err == nil {
 		var c *provenance.Checkpoint
 		if c, err = provenance.ParseCheckpoint(raw); err == nil {
@@ -424,7 +465,7 @@ func (d *desk) relog(ctx context.Context, known [][]byte) (uint64, error) {
 	}
 	var entries [][]byte
 	if cp.Size > 0 {
-		if entries, err = d.ledger.Entries(ctx, 0, cp.Size, cp.Size); err != nil {
+		if entries, err = d.ledger().Entries(ctx, 0, cp.Size, cp.Size); err != nil {
 			return 0, err
 		}
 	}
@@ -436,7 +477,7 @@ func (d *desk) relog(ctx context.Context, known [][]byte) (uint64, error) {
 	added := false
 	for _, k := range known {
 		if !logged[string(k)] {
-			if last, err = d.ledger.Append(ctx, slices.Clone(k)); err != nil {
+			if last, err = d.ledger().Append(ctx, slices.Clone(k)); err != nil {
 				return 0, err
 			}
 			added = true
@@ -445,7 +486,7 @@ func (d *desk) relog(ctx context.Context, known [][]byte) (uint64, error) {
 	if added {
 		waiting, cancel := context.WithTimeout(ctx, publishWithin)
 		defer cancel()
-		_, err = d.ledger.Await(waiting, last)
+		_, err = d.ledger().Await(waiting, last)
 	}
 	return last, err
 }

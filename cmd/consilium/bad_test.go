@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"consilium/internal/pinned"
 	"consilium/internal/wire"
 	"consilium/policy"
 )
@@ -206,7 +207,7 @@ func TestBadInput(t *testing.T) {
 		"roster: changed after signing": {func(t *testing.T) []string {
 			path := filepath.Join(team, kitRoster)
 			keep(t, path)
-			signed, _, err := readSigned(path)
+			signed, _, err := pinned.ParseRoster(path)
 			if err != nil {
 				t.Fatal(err)
 			}

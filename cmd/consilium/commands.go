@@ -50,6 +50,7 @@ func commands() []command {
 		{"consent guardians", "", "name guardians who can replace a lost consent card", runConsentGuardians},
 		{"consent recover", "", "a new consent card from guardians' letters", runConsentRecover},
 		{"consent mandate", "", "let a proxy, parent or guardian decide for a patient", runConsentMandate},
+		{"consent erase", "", "remove a patient's signed documents; the ledger says that there was an erasure", runConsentErase},
 		{"consent status", "", "publish which consents of a hospital still stand", runConsentStatus},
 		{"policy digest", "DIR", "the digest that a board publishes", runPolicyDigest},
 		{"policy test", "DIR", "run a desk's examples; or ask a policy about a study file", runPolicyTest},

@@ -23,6 +23,8 @@ import (
 	"consilium/internal/span"
 	"consilium/internal/studyfile"
 	"consilium/policy"
+	"consilium/provenance"
+	"consilium/provenance/chain"
 	"consilium/worker/vault"
 )
 
@@ -62,17 +64,83 @@ func (c *commonConfig) common() *commonConfig { return c }
 
 type workerConfig struct {
 	commonConfig `yaml:",inline"`
-	Site         string          `yaml:"site"`
-	Facts        string          `yaml:"facts"`
-	Register     string          `yaml:"register"`
-	Policies     string          `yaml:"policies"`
-	Witness      string          `yaml:"witness"`
-	Isolation    string          `yaml:"isolation"`
-	Privacy      privacyConfig   `yaml:"privacy"`
-	Datasets     []datasetConfig `yaml:"datasets"`
-	Streams      []streamConfig  `yaml:"streams"`
-	Retention    retentionConfig `yaml:"retention"`
-	Limits       limitsConfig    `yaml:"limits"`
+	Site         string            `yaml:"site"`
+	Facts        string            `yaml:"facts"`
+	Register     string            `yaml:"register"`
+	Policies     string            `yaml:"policies"`
+	Witness      string            `yaml:"witness"`   // URL of the board's own; where the roster gives addresses, in its place
+	Witnesses    map[string]string `yaml:"witnesses"` // the same for witnesses by name
+	Anchors      anchorsConfig     `yaml:"anchors"`
+	Isolation    string            `yaml:"isolation"`
+	Privacy      privacyConfig     `yaml:"privacy"`
+	Datasets     []datasetConfig   `yaml:"datasets"`
+	Streams      []streamConfig    `yaml:"streams"`
+	Retention    retentionConfig   `yaml:"retention"`
+	Limits       limitsConfig      `yaml:"limits"`
+}
+
+// witnesses is the roster's policy with the addresses at which this hospital
+// reaches them.
+func (c *workerConfig) witnesses(r *consilium.Roster) (provenance.WitnessPolicy, error) {
+	p, err := provenance.WitnessesOf(r)
+	if err != nil {
+		return p, err
+	}
+	known := map[string]bool{}
+	for i := range p.Witnesses {
+		w := &p.Witnesses[i]
+		known[w.Name] = true
+		if c.Witness != "" && w.Key == r.Board.Witness {
+			w.URL = c.Witness
+		}
+		if url := c.Witnesses[w.Name]; url != "" {
+			w.URL = url
+		}
+		if w.URL == "" {
+			return p, &consilium.Error{Code: consilium.ErrLedger.Code, Msg: "no witness is configured", Next: "set witness: to the URL of the board's ledger witness"}
+		}
+	}
+	for name := range c.Witnesses {
+		if !known[name] {
+			return p, consilium.ErrInvalid.Withf("witnesses: the roster has no witness %q", name)
+		}
+	}
+	return p, nil
+}
+
+// anchorsConfig demands anchors of the hospital's own ledger before a row is used.
+type anchorsConfig struct {
+	Path     string        `yaml:"path"`     // directory of the anchors with their proofs; "" demands none
+	Contract string        `yaml:"contract"` // address of the federation's contract
+	Blocks   string        `yaml:"blocks"`   // file of trusted block hashes, one a line
+	MaxAge   time.Duration `yaml:"max_age"`  // of the newest anchor's block; 0 means eight days
+}
+
+// watch is what the vault demands, or nil. A part of the settings without the
+// rest is a mistake, and not a demand of nothing.
+func (a *anchorsConfig) watch(path string) (*chain.Watch, error) {
+	if *a == (anchorsConfig{}) {
+		return nil, nil
+	}
+	next := "set path:, contract: and blocks: under anchors:, or remove it"
+	if a.Path == "" || a.Contract == "" || a.Blocks == "" || a.MaxAge < 0 {
+		return nil, configError(path, nil, next, "anchors: a directory, a contract and a file of trusted blocks are needed together")
+	}
+	contract, err := chain.ParseAddress(a.Contract)
+	if err != nil {
+		return nil, configError(path, nil, next, "anchors: %w", err)
+	}
+	dir, err := filepath.Abs(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	w := &chain.Watch{Dir: a.Path, Contract: contract, Blocks: a.Blocks, MaxAge: a.MaxAge}
+	for _, p := range []*string{&w.Dir, &w.Blocks} {
+		if !filepath.IsAbs(*p) {
+			*p = filepath.Join(dir, *p)
+		}
+	}
+	return w, nil
 }
 
 // retentionConfig is how long a hospital keeps what it need not keep.

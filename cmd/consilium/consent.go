@@ -20,6 +20,7 @@ import (
 	"consilium/internal/canon"
 	"consilium/internal/durable"
 	"consilium/internal/hybrid"
+	"consilium/internal/pinned"
 	"consilium/internal/table"
 	"consilium/internal/trail"
 	"consilium/policy"
@@ -30,8 +31,43 @@ import (
 // The consent desk: where a patient, or who acts for the patient, signs. The
 // documents rest sealed at the hospital; the ledger gets salted digests.
 
-// consentDesk opens the hospital's store of consents.
-func (h *hospital) consentDesk() (*provenance.Consents, []byte, error) {
+const (
+	consentDeskDir = "consent-desk" // whose lock is the right to write the store
+	deskBusy       = 30 * time.Second
+)
+
+// consentDesk opens the hospital's store of consents to write into it. There is
+// one writer at a time, from before it reads the store until done is called: a
+// second one that read the same store would write over what the first has
+// acknowledged. It waits for its turn.
+func (h *hospital) consentDesk(ctx context.Context) (store *provenance.Consents, alias []byte, done func(), err error) {
+	var lock *durable.Dir
+	for deadline := time.Now().Add(deskBusy); ; {
+		lock, err = durable.Prepare(filepath.Join(h.config.Data, consentDeskDir), "worker-consents")
+		if !errors.Is(err, durable.ErrLocked) {
+			break
+		}
+		if time.Now().After(deadline) {
+			return nil, nil, nil, &consilium.Error{Code: consilium.ErrUnavailable.Code, Msg: "another desk is entering a document", Next: "wait until it is done, and run this again", Err: err}
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, nil, nil, ctx.Err()
+		}
+	}
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	if store, alias, err = h.consents(); err != nil {
+		lock.Close()
+		return nil, nil, nil, err
+	}
+	return store, alias, func() { lock.Close() }, nil
+}
+
+// consents opens the store to read it.
+func (h *hospital) consents() (*provenance.Consents, []byte, error) {
 	kekBytes, err := readSecret(h.config.Keys, kekFile)
 	if err != nil {
 		return nil, nil, err
@@ -170,10 +206,11 @@ func runConsentIssue(ctx context.Context, e *env, args []string) error {
 			return usagef("--answers: %q; %s", a, suggestion(a, []string{"explicit", "informed", "assent"}))
 		}
 	}
-	store, alias, err := h.consentDesk()
+	store, alias, leave, err := h.consentDesk(ctx)
 	if err != nil {
 		return err
 	}
+	defer leave()
 	places, err := store.NewStatus(len(numbers))
 	if err != nil {
 		return err
@@ -217,26 +254,35 @@ func runConsentIssue(ctx context.Context, e *env, args []string) error {
 	return nil
 }
 
-// enter puts documents into the store and waits until the ledger's witness has
-// cosigned them.
+// enter puts documents into the store and waits until the ledger's witnesses
+// have cosigned them.
 func (h *hospital) enter(ctx context.Context, store *provenance.Consents, entries []provenance.ConsentEntry) error {
+	return h.write(ctx, func(ctx context.Context, ledger ledgerWriter) error {
+		_, err := store.Add(ctx, ledger, entries...)
+		return err
+	})
+}
+
+// write lets fn write into the ledger, and waits until a checkpoint that the
+// witnesses have cosigned covers it.
+func (h *hospital) write(ctx context.Context, fn func(context.Context, ledgerWriter) error) error {
 	quietLedger()
 	ctx, cancel := whileRoom(ctx, h.config.Data)
 	defer cancel()
 	ctx, cancel = context.WithTimeout(ctx, publishWithin)
 	defer cancel()
-	if err := h.enterNow(ctx, store, entries); err != nil {
+	if err := h.writeNow(ctx, fn); err != nil {
 		return noRoom(ctx, h.config.Data, err)
 	}
 	return nil
 }
 
-func (h *hospital) enterNow(ctx context.Context, store *provenance.Consents, entries []provenance.ConsentEntry) error {
+func (h *hospital) writeNow(ctx context.Context, fn func(context.Context, ledgerWriter) error) error {
 	ledger, done, err := writer(ctx, h.kit, &h.config)
 	if err != nil {
 		return err
 	}
-	_, err = store.Add(ctx, ledger, entries...)
+	err = fn(ctx, ledger)
 	if err == nil {
 		// One more entry, awaited, covers those before it.
 		var note []byte
@@ -315,10 +361,11 @@ func runConsentWithdraw(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	store, alias, err := h.consentDesk()
+	store, alias, leave, err := h.consentDesk(ctx)
 	if err != nil {
 		return err
 	}
+	defer leave()
 	name := provenance.Pseudonym(table.Pseudonym(alias, *patient))
 	// Without card or letter the hospital signs for a patient who says so at the
 	// desk: nobody needs anything to take a consent back.
@@ -391,35 +438,45 @@ func (e *env) withdrawAtHome(dir string, scopes []string, out string) error {
 
 // verifiedConsents opens the store as the vault does: held against the ledger.
 func (h *hospital) verifiedConsents(ctx context.Context) (*provenance.Consents, []byte, error) {
-	store, alias, err := h.consentDesk()
+	store, alias, err := h.consents()
 	if err != nil {
 		return nil, nil, err
 	}
+	return store, alias, h.verify(ctx, store)
+}
+
+// verify holds the store against the hospital's ledger as its witness saw it.
+func (h *hospital) verify(ctx context.Context, store *provenance.Consents) error {
 	site, _ := h.kit.roster.Site(h.site)
-	g, err := provenance.NewGate(provenance.GateConfig{Ledger: site.Ledger, Site: site.Key, Witnesses: provenance.SingleWitness(h.kit.roster.Board.Witness, "").AnyAge()})
+	witnesses, err := provenance.WitnessesOf(h.kit.roster)
 	if err != nil {
-		return nil, nil, err
+		return err
+	}
+	g, err := provenance.NewGate(provenance.GateConfig{Ledger: site.Ledger, Site: site.Key, Witnesses: witnesses.AnyAge()})
+	if err != nil {
+		return err
 	}
 	if _, err := g.Update(ctx, provenance.DirView(h.config.ledgerDir())); err != nil {
-		return nil, nil, err
+		return err
 	}
-	return store, alias, store.Verify(g)
+	return store.Verify(g)
 }
 
 func runConsentShow(ctx context.Context, e *env, args []string) error {
 	flags := e.flags()
 	config := flags.String("config", "", "the worker's config `file`")
 	patient := flags.String("patient", "", "the hospital's own patient `number`")
-	cardDir := flags.String("card", "", "instead, the `folder` of a consent card: shows the copies on it")
+	cardDir := flags.String("card", "", "`folder` of the consent card of who asks; without --config, shows the copies on it")
 	rest, err := e.parse(flags, args)
 	if err != nil {
 		return err
 	}
-	if len(rest) > 0 || (*cardDir == "") == (*patient == "" || *config == "") {
+	desk := *patient != "" && *config != ""
+	if len(rest) > 0 || !desk && (*cardDir == "" || *patient != "" || *config != "") {
 		return usagef("name your consent card: --card FOLDER; at the hospital, --config FILE and --patient NUMBER")
 	}
 	var list []provenance.Claims
-	if *cardDir != "" {
+	if !desk {
 		card, err := openCard(*cardDir, "", provenance.Pseudonym{})
 		if err != nil {
 			return err
@@ -440,8 +497,18 @@ func runConsentShow(ctx context.Context, e *env, args []string) error {
 		if err != nil {
 			return err
 		}
-		if list, err = store.History(provenance.Pseudonym(table.Pseudonym(alias, *patient)), time.Now()); err != nil {
+		name := provenance.Pseudonym(table.Pseudonym(alias, *patient))
+		if list, err = store.History(name, time.Now()); err != nil {
 			return err
+		}
+		if *cardDir != "" {
+			var scopes []string
+			for _, c := range list {
+				scopes = append(scopes, c.Scopes...)
+			}
+			if err := h.maySee(ctx, *cardDir, name, scopes); err != nil {
+				return err
+			}
 		}
 	}
 	if e.json {
@@ -456,7 +523,7 @@ func runConsentShow(ctx context.Context, e *env, args []string) error {
 	for i := range list {
 		fmt.Fprintln(e.stdout, claimsText(&list[i]))
 	}
-	if *cardDir != "" && len(list) > 0 {
+	if !desk && len(list) > 0 {
 		fmt.Fprintln(e.stdout, "These are the copies on your card. What was taken back since, the hospital knows.")
 	}
 	return nil
@@ -497,22 +564,51 @@ type accessProof struct {
 	Records   []*archive.SiteRecord `json:"records"`
 }
 
+// mayAll refuses a card whose owner may not see the list: the patient may see
+// all of it, a representative what the mandate covers, and a part is not shown as
+// if it were the whole.
+func (h *hospital) mayAll(ctx context.Context, dir string, name provenance.Pseudonym, list []access) error {
+	var scopes []string
+	for _, a := range list {
+		scopes = append(scopes, a.About.Categories...)
+	}
+	return h.maySee(ctx, dir, name, scopes)
+}
+
+// maySee refuses a card whose owner may not see what is about these categories of
+// data.
+func (h *hospital) maySee(ctx context.Context, dir string, name provenance.Pseudonym, scopes []string) error {
+	card, err := openCard(dir, "", provenance.Pseudonym{})
+	if err != nil {
+		return err
+	}
+	store, _, err := h.verifiedConsents(ctx)
+	if err != nil {
+		return err
+	}
+	if card.Site != h.site || card.Patient != name || !store.May(name, card.key.Public(), provenance.PowerSee, scopes, time.Now().Unix()) {
+		return &consilium.Error{Code: consilium.ErrForbidden.Code, Msg: "the owner of this card may not see that for this patient", Next: "bring the patient's own card, or enter a mandate with the power see for these data"}
+	}
+	return nil
+}
+
 // runConsentAccesses tells a patient which studies used the patient's rows:
-// from the book of opened cohorts, with the times of the signed trail.
+// from the vault's book of cohorts, with the times of the signed trail.
 func runConsentAccesses(ctx context.Context, e *env, args []string) error {
 	flags := e.flags()
 	config := flags.String("config", "", "the worker's config `file`")
 	patient := flags.String("patient", "", "the hospital's own patient `number`")
 	proof := flags.String("proof", "", "`file` for the signed list with its proofs, for the patient to keep")
 	check := flags.String("check", "", "instead, check such a `file` that a hospital gave you")
-	board := flags.String("roster", "", "with --check, the federation's roster `file`")
-	cardDir := flags.String("card", "", "with --check, the `folder` of your consent card: is the list about you?")
+	rosterFile := flags.String("roster", "", "with --check, the federation's signed roster `file`")
+	board := flags.String("board", "", "with --check, a kit's board.json `file`: check the roster against the board that you trust")
+	cardDir := flags.String("card", "", "`folder` of the consent card of who asks; with --check, is the list about you?")
 	rest, err := e.parse(flags, args)
 	if err != nil {
 		return err
 	}
-	if *check != "" && *board != "" && len(rest) == 0 {
-		return e.checkAccesses(*check, *board, *cardDir)
+	if *check != "" && *rosterFile != "" && len(rest) == 0 {
+		return e.checkAccesses(*check, *rosterFile, *board, *cardDir)
 	}
 	if len(rest) > 0 || *patient == "" || *check != "" {
 		return usagef("--config FILE and --patient NUMBER are needed; to check a list at home, --check FILE --roster FILE --card FOLDER")
@@ -530,6 +626,11 @@ func runConsentAccesses(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	if *cardDir != "" {
+		if err := h.mayAll(ctx, *cardDir, name, list); err != nil {
+			return err
+		}
+	}
 	out := accessProof{Records: []*archive.SiteRecord{}}
 	for i := range list {
 		signed, err := h.trailOf(list[i].Study)
@@ -540,7 +641,9 @@ func runConsentAccesses(ctx context.Context, e *env, args []string) error {
 		if err != nil {
 			return err
 		}
-		list[i].read(entries)
+		if err := list[i].read(entries); err != nil {
+			return err
+		}
 		if *proof == "" {
 			continue
 		}
@@ -578,37 +681,24 @@ func runConsentAccesses(ctx context.Context, e *env, args []string) error {
 	return nil
 }
 
-// accesses lists the studies of which this hospital has helped to open a sum with
-// the patient's rows in it.
+// accesses lists the studies whose analysis read rows of the patient, whether a
+// sum of them was opened or not.
 func (h *hospital) accesses(name provenance.Pseudonym) ([]access, error) {
 	who := consilium.DomainCohort.Digest(name[:])
-	me := policy.Member(who[:])
 	list := []access{}
 	err := h.replayCopy(filepath.Join(h.config.vaultDir(), "cohorts"), func(path string) error {
-		log, err := durable.Open(path)
-		if err != nil {
-			return err
+		reads, err := vault.Reads(path, policy.Member(who[:]))
+		for _, r := range reads {
+			list = append(list, access{Study: r.Study, Columns: r.Columns, About: r.About})
 		}
-		defer log.Close()
-		return log.Replay(func(_ uint8, data []byte) error {
-			var c struct {
-				policy.OpenedCohort
-				About vault.About `json:"about"`
-			}
-			if err := json.Unmarshal(data, &c); err != nil {
-				return err
-			}
-			if slices.Contains(c.Patients, me) {
-				list = append(list, access{Study: c.Study, Columns: c.Columns, About: c.About})
-			}
-			return nil
-		})
+		return err
 	})
 	return list, err
 }
 
-// read takes the times from a hospital's verified trail.
-func (a *access) read(entries []trail.Entry) {
+// read takes the times from a hospital's verified trail. A release that the
+// hospital refused is none.
+func (a *access) read(entries []trail.Entry) error {
 	a.First, a.Released, a.Rounds, a.ended = "", "", 0, false
 	for _, t := range entries {
 		switch t.Type {
@@ -618,11 +708,20 @@ func (a *access) read(entries []trail.Entry) {
 			}
 			a.Rounds = max(a.Rounds, t.Round)
 		case "release":
-			a.Released = when(t.Time / 1000)
+			var body struct {
+				Allow *bool `json:"allow"`
+			}
+			if err := json.Unmarshal(t.Body, &body); err != nil || body.Allow == nil {
+				return consilium.ErrInvalid.Withf("trail entry %d: a release that does not say whether it was allowed: %v", t.Seq, err)
+			}
+			if *body.Allow {
+				a.Released = when(t.Time / 1000)
+			}
 		case "ended", "withdraw":
 			a.ended = true
 		}
 	}
+	return nil
 }
 
 func showAccesses(w io.Writer, list []access) {
@@ -635,28 +734,35 @@ func showAccesses(w io.Writer, list []access) {
 			fmt.Fprintf(w, "  asked by %s, study %s, for %s\n", a.About.Team, a.About.Name, inWords(purposeWords, a.About.Purposes))
 			fmt.Fprintf(w, "  used: %s\n", inWords(categoryWords, a.About.Categories))
 		}
-		fmt.Fprintf(w, "  %s  first read %s, %d rounds, columns %s\n", a.Study, a.First, a.Rounds, strings.Join(a.Columns, ", "))
+		if a.First == "" {
+			fmt.Fprintf(w, "  %s  was about to read, and the worker ended before it recorded a use; columns %s\n", a.Study, strings.Join(a.Columns, ", "))
+		} else {
+			fmt.Fprintf(w, "  %s  first read %s, %d rounds, columns %s\n", a.Study, a.First, a.Rounds, strings.Join(a.Columns, ", "))
+		}
 		if a.Released != "" {
 			fmt.Fprintf(w, "  result released %s: numbers about groups, nothing about one person\n", a.Released)
 		}
 	}
 }
 
-// checkAccesses verifies a list offline: the hospital's signature under the
-// roster, every study's trail, and that the trail's head stands in the
+// checkAccesses verifies a list offline: the board's signatures on the roster,
+// the hospital's signature under it, every study's trail, and that the trail's head stands in the
 // hospital's witnessed ledger.
-func (e *env) checkAccesses(file, rosterFile, cardDir string) error {
+func (e *env) checkAccesses(file, rosterFile, boardFile, cardDir string) error {
 	b, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	_, roster, err := readSigned(rosterFile)
+	roster, err := pinned.OpenRoster(rosterFile, boardFile)
 	if err != nil {
 		return err
 	}
 	var p accessProof
 	if err := strictJSON(b, &p); err != nil {
 		return consilium.ErrInvalid.Withf("%s: %w", file, err)
+	}
+	if slices.Contains(p.Records, nil) {
+		return consilium.ErrInvalid.Withf("%s: a study without its proof", file)
 	}
 	var s accessStatement
 	if err := errors.Join(canon.Check(p.Statement), strictJSON(p.Statement, &s)); err != nil || s.Kind != "AccessStatement" || s.APIVersion != consilium.APIVersion {
@@ -690,18 +796,25 @@ func (e *env) checkAccesses(file, rosterFile, cardDir string) error {
 		if err != nil {
 			return err
 		}
-		if err := archive.VerifyRecord(rec, site, roster); err != nil {
+		if err := archive.VerifyRecord(rec, site, roster.Roster); err != nil {
 			return fmt.Errorf("study %s: %w", a.Study, err)
 		}
 		said := a
-		if a.read(entries); a.First != said.First || a.Released != said.Released || a.Rounds != said.Rounds {
+		if err := a.read(entries); err != nil {
+			return err
+		}
+		if a.First != said.First || a.Released != said.Released || a.Rounds != said.Rounds {
 			return consilium.ErrSignature.Withf("study %s: the list says other times than the signed trail", a.Study)
 		}
 	}
 	if e.json {
-		return json.NewEncoder(e.stdout).Encode(map[string]any{"site": s.Site, "at": s.At, "accesses": s.Accesses})
+		return json.NewEncoder(e.stdout).Encode(map[string]any{"site": s.Site, "at": s.At, "accesses": s.Accesses, "board": roster.Pinned})
 	}
-	fmt.Fprintf(e.stdout, "Genuine: %s signed this list on %s, and its witnessed ledger holds the record of every study.\n", s.Site, when(s.At))
+	if roster.Pinned {
+		fmt.Fprintf(e.stdout, "Genuine: %s signed this list on %s, and its witnessed ledger holds the record of every study.\n", s.Site, when(s.At))
+	} else {
+		fmt.Fprintf(e.stdout, "Signed by what this roster calls %s on %s, with a witnessed record of every study. Whether the roster is genuine was not checked:\n%s.\n", s.Site, when(s.At), roster.Unpinned())
+	}
 	if cardDir != "" {
 		fmt.Fprintln(e.stdout, "It is about you.")
 	}

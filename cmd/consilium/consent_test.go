@@ -3,7 +3,9 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +15,7 @@ import (
 	"consilium"
 	"consilium/policy"
 	"consilium/provenance"
+	"consilium/provenance/chain"
 	"consilium/provenance/did"
 	"consilium/provenance/status"
 )
@@ -113,6 +116,40 @@ func TestConsentDesk(t *testing.T) {
 		t.Error("a parent whose mandate ended decides")
 	}
 
+	// A representative sees what the mandate covers, a stranger's card nothing.
+	must(t, "consent", "mandate", "--config", config, "--patient", "100", "--card", folder("new"), "--role", "proxy", "--holder", folder("son"), "--powers", "see")
+	must(t, "consent", "mandate", "--config", config, "--patient", "100", "--card", folder("new"), "--role", "proxy", "--holder", folder("clerk"), "--powers", "withdraw")
+	for holder, may := range map[string]bool{"new": true, "son": true, "clerk": false, "mother": false, "card": false} {
+		for _, what := range []string{"show", "accesses"} {
+			if _, e, code := try(t.Context(), "consent", what, "--config", config, "--patient", "100", "--card", folder(holder)); may != (code == exitDone) || !may && !strings.Contains(e, "may not see") {
+				t.Errorf("%s with the card of %s: %d %s", what, holder, code, e)
+			}
+		}
+	}
+
+	// Two desks at once: both documents are entered, one after the other.
+	done := make(chan string)
+	for _, patient := range []string{"110", "111", "112"} {
+		go func() {
+			_, e, code := try(t.Context(), "consent", "issue", "--config", config, "--patient", patient, "--card", folder("card-"+patient), "--form", "f", "--level", "general", "--scopes", "general", "--purposes", "DUO:0000042", "--given-by", "self")
+			done <- fmt.Sprint(code, e)
+		}()
+	}
+	for range 3 {
+		if s := <-done; s != "0" {
+			t.Error(s)
+		}
+	}
+	for _, patient := range []string{"110", "111", "112"} {
+		says(t, must(t, "consent", "show", "--config", config, "--patient", patient), "in force")
+	}
+
+	// Erased, and the patient's copy does not count any more.
+	says(t, must(t, "consent", "erase", "--config", config, "--patient", "112"), "1 documents are erased")
+	says(t, must(t, "consent", "erase", "--config", config, "--patient", "112"), "nothing of this patient")
+	says(t, must(t, "consent", "show", "--config", config, "--patient", "112"), "There is no consent")
+	says(t, must(t, "consent", "show", "--config", config, "--patient", "111"), "in force")
+
 	// What others may look up.
 	must(t, "consent", "status", "--config", config, "--out", folder("status.jwt"))
 	h, err := openHospital(config, io.Discard)
@@ -122,6 +159,13 @@ func TestConsentDesk(t *testing.T) {
 	if l, err := status.Open(mustRead(t, folder("status.jwt")), did.Hybrid(h.kit.signer.Public()), time.Now()); err != nil || l.ID != "urn:consilium:status:"+id {
 		t.Errorf("%v", err)
 	}
+	served := freePort(t)
+	start(t, "status list served", "consent", "status", "--config", config, "--out", folder("served.jwt"), "--listen", served)
+	if resp, err := http.Get("http://" + served + "/status"); err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("%v %v", resp, err)
+	} else if b, err := io.ReadAll(resp.Body); err != nil || string(b) != mustRead(t, folder("served.jwt")) {
+		t.Errorf("%d bytes: %v", len(b), err)
+	}
 	says(t, must(t, "ledger", "verify", "--config", config), "entries verify")
 
 	// The ledger is the one that was anchored; an anchor of another one is not.
@@ -130,15 +174,22 @@ func TestConsentDesk(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, root := range []consilium.Digest{cp.Root, {1}} {
-		a := provenance.Anchor{APIVersion: consilium.APIVersion, Kind: "Anchor", Chain: provenance.ChainEVM, Epoch: 1, Heads: []provenance.Head{{Origin: cp.Origin, Size: cp.Size, Root: root}}, Status: provenance.AnchorFinal}
+		a := provenance.Anchor{APIVersion: consilium.APIVersion, Kind: "Anchor", Chain: provenance.ChainEVM, Epoch: 1, Heads: []provenance.Head{{Origin: cp.Origin, Size: cp.Size, Root: root}}, Status: provenance.AnchorFinal, Block: chain.Hash{1}.String(), Height: 7, Contract: chain.Address{1}.String()}
 		if a.SuperRoot, err = provenance.SuperRoot(1, a.Heads); err != nil {
 			t.Fatal(err)
 		}
 		b, _ := json.Marshal(a)
 		write(t, folder("anchor.json"), string(b))
 		out, e, code := try(t.Context(), "ledger", "verify", "--config", config, "--anchor", folder("anchor.json"))
-		if root == cp.Root && (code != exitDone || !strings.Contains(out, "that was anchored")) || root != cp.Root && (code != exitFailed || !strings.Contains(e, "another root")) {
+		if root == cp.Root && (code != exitDone || !strings.Contains(out, "was not proven here")) || root != cp.Root && (code != exitFailed || !strings.Contains(e, "another root")) {
 			t.Errorf("%d %s %s", code, out, e)
+		}
+		// A file that anybody can write proves nothing.
+		if _, e, code := try(t.Context(), "ledger", "verify", "--config", config, "--anchor", folder("anchor.json"), "--contract", a.Contract, "--block", a.Block); code == exitDone {
+			t.Errorf("an anchor without a proof: %s", e)
+		}
+		if _, _, code := try(t.Context(), "ledger", "verify", "--config", config, "--anchor", folder("anchor.json"), "--block", a.Block); code != exitUsage {
+			t.Errorf("a block without a contract: %d", code)
 		}
 	}
 }

@@ -104,10 +104,11 @@ func runConsentImport(ctx context.Context, e *env, args []string) error {
 	if out.Entry, err = form.Entry(h.consentRequest(now, *organisation)); err != nil {
 		return &consilium.Error{Code: consilium.ErrInvalid.Code, Msg: "the document cannot be entered", Next: "ask the patient, and enter the answer with `consent issue` or `consent withdraw`", Err: err}
 	}
-	store, alias, err := h.consentDesk()
+	store, alias, leave, err := h.consentDesk(ctx)
 	if err != nil {
 		return err
 	}
+	defer leave()
 	name := provenance.Pseudonym(table.Pseudonym(alias, *patient))
 	doc, card, err := h.importedDocument(store, &out, name, now, *answers, *cardDir, *keys)
 	if err != nil {

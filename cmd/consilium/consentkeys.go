@@ -3,7 +3,10 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -14,7 +17,9 @@ import (
 	"consilium/internal/hybrid"
 	"consilium/internal/table"
 	"consilium/provenance"
+	"consilium/provenance/did"
 	"consilium/provenance/guardian"
+	"consilium/provenance/status"
 )
 
 // A card can be lost. Before that, its owner may name guardians: each gets a
@@ -77,10 +82,11 @@ func runConsentGuardians(ctx context.Context, e *env, args []string) error {
 	if len(rest) > 0 || *config == "" || *patient == "" || *cardDir == "" || *out == "" {
 		return usagef("--config FILE, --patient NUMBER, --card FOLDER and --out FOLDER are needed")
 	}
-	h, store, name, err := deskFor(*config, *patient, e)
+	h, store, name, leave, err := deskFor(ctx, *config, *patient, e)
 	if err != nil {
 		return err
 	}
+	defer leave()
 	if store.LastKeyEvent(name) != nil {
 		return &consilium.Error{Code: consilium.ErrInvalid.Code, Msg: "this patient has guardians already", Next: "new ones are named when their letters have replaced the card"}
 	}
@@ -106,18 +112,16 @@ func runConsentGuardians(ctx context.Context, e *env, args []string) error {
 	return nil
 }
 
-// deskFor opens the desk for one patient.
-func deskFor(config, patient string, e *env) (*hospital, *provenance.Consents, provenance.Pseudonym, error) {
-	var name provenance.Pseudonym
-	h, err := openHospital(config, e.stderr)
-	if err != nil {
-		return nil, nil, name, err
+// deskFor opens the desk for one patient, until leave is called.
+func deskFor(ctx context.Context, config, patient string, e *env) (h *hospital, store *provenance.Consents, name provenance.Pseudonym, leave func(), err error) {
+	if h, err = openHospital(config, e.stderr); err != nil {
+		return nil, nil, name, nil, err
 	}
-	store, alias, err := h.consentDesk()
+	store, alias, leave, err := h.consentDesk(ctx)
 	if err != nil {
-		return nil, nil, name, err
+		return nil, nil, name, nil, err
 	}
-	return h, store, provenance.Pseudonym(table.Pseudonym(alias, patient)), nil
+	return h, store, provenance.Pseudonym(table.Pseudonym(alias, patient)), leave, nil
 }
 
 func runConsentRecover(ctx context.Context, e *env, args []string) error {
@@ -138,10 +142,11 @@ func runConsentRecover(ctx context.Context, e *env, args []string) error {
 	if len(rest) > 0 || *config == "" || *patient == "" || *cardDir == "" || *out == "" || len(letters) == 0 {
 		return usagef("--config FILE, --patient NUMBER, --card FOLDER, --out FOLDER and several --letter FILE are needed")
 	}
-	h, store, name, err := deskFor(*config, *patient, e)
+	h, store, name, leave, err := deskFor(ctx, *config, *patient, e)
 	if err != nil {
 		return err
 	}
+	defer leave()
 	last := store.LastKeyEvent(name)
 	if last == nil {
 		return &consilium.Error{Code: consilium.ErrInvalid.Code, Msg: "this patient has named no guardians", Next: "withdraw at the desk without a card, and issue the consent again with a new one"}
@@ -215,10 +220,11 @@ func runConsentMandate(ctx context.Context, e *env, args []string) error {
 	if len(rest) > 0 || *config == "" || *patient == "" || *holder == "" || *role == "" && !*end {
 		return usagef("--config FILE, --patient NUMBER, --role ROLE and --holder FOLDER are needed")
 	}
-	h, store, name, err := deskFor(*config, *patient, e)
+	h, store, name, leave, err := deskFor(ctx, *config, *patient, e)
 	if err != nil {
 		return err
 	}
+	defer leave()
 	acts, err := openCard(*holder, h.site, name)
 	if err != nil {
 		return err
@@ -271,10 +277,14 @@ func runConsentMandate(ctx context.Context, e *env, args []string) error {
 // an old one can hide a withdrawal.
 const statusValid = 7 * 24 * time.Hour
 
-func runConsentStatus(_ context.Context, e *env, args []string) error {
+// statusEvery is how often a served list is made anew.
+const statusEvery = 24 * time.Hour
+
+func runConsentStatus(ctx context.Context, e *env, args []string) error {
 	flags := e.flags()
 	config := flags.String("config", "", "the worker's config `file`")
 	out := flags.String("out", "", "`file` to publish, for whoever is shown a consent of this hospital")
+	listen := flags.String("listen", "", "go on, making the list anew each day, and serve it over HTTP at this `host:port`; put the hospital's web server with its certificate in front")
 	rest, err := e.parse(flags, args)
 	if err != nil {
 		return err
@@ -286,20 +296,104 @@ func runConsentStatus(_ context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	store, _, err := h.consentDesk()
+	n, err := h.publishStatus(ctx, *out)
 	if err != nil {
-		return err
-	}
-	list, err := store.PublishStatus(statusValid)
-	if err != nil {
-		return err
-	}
-	if err := durable.WriteFile(*out, []byte(list), 0o644); err != nil {
 		return err
 	}
 	if e.json {
-		return json.NewEncoder(e.stdout).Encode(map[string]any{"list": provenance.StatusListID(h.site), "bytes": len(list)})
+		err = json.NewEncoder(e.stdout).Encode(map[string]any{"list": provenance.StatusListID(h.site), "bytes": n})
+	} else {
+		fmt.Fprintf(e.stdout, "%s: the status list %s, valid for seven days; it names nobody\n", *out, provenance.StatusListID(h.site))
 	}
-	fmt.Fprintf(e.stdout, "%s: the status list %s, valid for seven days; it names nobody\n", *out, provenance.StatusListID(h.site))
+	if err != nil || *listen == "" {
+		return err
+	}
+	l, err := net.Listen("tcp", *listen)
+	if err != nil {
+		return err
+	}
+	read := func() (string, error) {
+		b, err := os.ReadFile(*out)
+		return string(b), err
+	}
+	s := &http.Server{Handler: status.Handler(read, did.Hybrid(h.kit.signer.Public()), time.Now), ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, MaxHeaderBytes: 8 << 10}
+	defer context.AfterFunc(ctx, func() { s.Close() })()
+	fmt.Fprintln(e.stderr, "status list served on", l.Addr())
+	go func() {
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(statusEvery):
+			}
+			// A failure leaves the last list, which its readers refuse when it has
+			// run out.
+			if _, err := h.publishStatus(ctx, *out); err != nil && ctx.Err() == nil {
+				h.log.Error("the status list was not made anew", "err", err)
+			}
+		}
+	}()
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// publishStatus writes the list as the verified store has it now.
+func (h *hospital) publishStatus(ctx context.Context, out string) (int, error) {
+	store, _, leave, err := h.consentDesk(ctx)
+	if err != nil {
+		return 0, err
+	}
+	defer leave()
+	if err := h.verify(ctx, store); err != nil {
+		return 0, err
+	}
+	list, err := store.PublishStatus(statusValid)
+	if err != nil {
+		return 0, err
+	}
+	return len(list), durable.WriteFile(out, []byte(list), 0o644)
+}
+
+// runConsentErase removes everything that a patient ever signed. It is for a
+// patient who asks for erasure, not for one who withdraws: a withdrawal keeps the
+// proof that there was a consent while it was used.
+func runConsentErase(ctx context.Context, e *env, args []string) error {
+	flags := e.flags()
+	config := flags.String("config", "", "the worker's config `file`")
+	patient := flags.String("patient", "", "the hospital's own patient `number`")
+	rest, err := e.parse(flags, args)
+	if err != nil {
+		return err
+	}
+	if len(rest) > 0 || *config == "" || *patient == "" {
+		return usagef("--config FILE and --patient NUMBER are needed")
+	}
+	h, store, name, leave, err := deskFor(ctx, *config, *patient, e)
+	if err != nil {
+		return err
+	}
+	defer leave()
+	// From a store that lacks a document, not all of the patient's would be erased.
+	if err := h.verify(ctx, store); err != nil {
+		return err
+	}
+	n := 0
+	if err := h.write(ctx, func(ctx context.Context, ledger ledgerWriter) (err error) {
+		n, err = store.Erase(ctx, ledger, name)
+		return err
+	}); err != nil {
+		return err
+	}
+	if e.json {
+		return json.NewEncoder(e.stdout).Encode(map[string]any{"erased": n})
+	}
+	if n == 0 {
+		fmt.Fprintln(e.stdout, "the store holds nothing of this patient; is the number right?")
+		return nil
+	}
+	fmt.Fprintf(e.stdout, "%d documents are erased; the ledger says how many, and not whose. Publish the status list again: the patient's copies no longer count.\n", n)
+	fmt.Fprintln(e.stdout, "backups and copies that were handed out are yours to erase; the patient's rows have `consilium ledger erase`")
 	return nil
 }

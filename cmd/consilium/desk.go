@@ -11,6 +11,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
+	"sync"
 	"time"
 
 	"consilium"
@@ -53,8 +55,12 @@ type ledgerWriter interface {
 
 // desk is the right to write a hospital's ledger.
 type desk struct {
-	lock   *durable.Dir
-	ledger *provenance.Ledger
+	lock *durable.Dir
+	open func(context.Context, *consilium.Roster) (*provenance.Ledger, provenance.WitnessPolicy, error)
+
+	mu     sync.RWMutex // guards the two below
+	writes *provenance.Ledger
+	policy provenance.WitnessPolicy
 }
 
 // openDesk takes the ledger for this process. It fails with durable.ErrLocked
@@ -69,20 +75,57 @@ func openDesk(ctx context.Context, k *kit, c *workerConfig) (*desk, error) {
 		lock.Close()
 		return nil, err
 	}
-	if c.Witness == "" {
-		lock.Close()
-		return nil, &consilium.Error{Code: consilium.ErrLedger.Code, Msg: "no witness is configured", Next: "set witness: to the URL of the board's ledger witness"}
-	}
-	l, err := provenance.OpenLedger(ctx, provenance.LedgerConfig{Dir: c.ledgerDir(), Key: key, Site: k.signer.Public(),
-		Witnesses: provenance.SingleWitness(k.roster.Board.Witness, c.Witness)})
-	if err != nil {
+	d := &desk{lock: lock, open: func(ctx context.Context, r *consilium.Roster) (*provenance.Ledger, provenance.WitnessPolicy, error) {
+		p, err := c.witnesses(r)
+		if err != nil {
+			return nil, p, err
+		}
+		l, err := provenance.OpenLedger(ctx, provenance.LedgerConfig{Dir: c.ledgerDir(), Key: key, Site: k.signer.Public(), Witnesses: p})
+		return l, p, err
+	}}
+	if d.writes, d.policy, err = d.open(ctx, k.roster); err != nil {
 		lock.Close()
 		return nil, err
 	}
-	return &desk{lock, l}, nil
+	return d, nil
 }
 
-func (d *desk) Close() error { return errors.Join(d.ledger.Close(), d.lock.Close()) }
+// ledger is the ledger as it is open now.
+func (d *desk) ledger() *provenance.Ledger {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	return d.writes
+}
+
+// renew opens the ledger anew where a roster names other witnesses: from then on
+// their quorum cosigns. What was appended is on disk, and is published again.
+func (d *desk) renew(ctx context.Context, r *consilium.Roster, c *workerConfig) error {
+	next, err := c.witnesses(r)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if reflect.DeepEqual(next, d.policy) {
+		return nil
+	}
+	// Not every entry may have been cosigned by witnesses that are leaving: those
+	// that come will.
+	if err := d.writes.Close(); err != nil {
+		slog.Warn("the ledger's last entries were not published before its witnesses changed", "err", err)
+	}
+	d.writes, d.policy, err = d.open(ctx, r)
+	return err
+}
+
+func (d *desk) Close() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.writes == nil {
+		return d.lock.Close()
+	}
+	return errors.Join(d.writes.Close(), d.lock.Close())
+}
 
 func (c *workerConfig) ledgerDir() string { return filepath.Join(c.Data, "ledger") }
 func (c *workerConfig) gateDir() string   { return filepath.Join(c.Data, "gate") }
@@ -134,10 +177,10 @@ func (d *desk) answer(ctx context.Context, conn net.Conn, busy func() (int, erro
 		if req.Busy {
 			reply.Busy, err = busy()
 		} else {
-			reply.Indices, err = d.ledger.AppendAll(ctx, req.Entries)
+			reply.Indices, err = d.ledger().AppendAll(ctx, req.Entries)
 		}
 		if err == nil && req.Await && len(reply.Indices) > 0 {
-			_, err = d.ledger.Await(ctx, reply.Indices[len(reply.Indices)-1])
+			_, err = d.ledger().Await(ctx, reply.Indices[len(reply.Indices)-1])
 		}
 		if err != nil {
 			reply.Error = err.Error()
@@ -172,6 +215,10 @@ func (r *remoteDesk) call(ctx context.Context, req deskRequest) ([]uint64, error
 	if reply.Error != "" {
 		return reply.Indices, consilium.ErrLedger.Withf("%s", reply.Error)
 	}
+	// An answer that does not say where the entries stand is no acknowledgement.
+	if len(reply.Indices) != len(req.Entries) {
+		return nil, consilium.ErrLedger.Withf("the worker acknowledged %d of %d entries; run the command again", len(reply.Indices), len(req.Entries))
+	}
 	return reply.Indices, nil
 }
 
@@ -181,7 +228,7 @@ func (r *remoteDesk) AppendAll(ctx context.Context, entries [][]byte) ([]uint64,
 
 func (r *remoteDesk) Append(ctx context.Context, entry []byte) (uint64, error) {
 	at, err := r.call(ctx, deskRequest{Entries: [][]byte{entry}, Await: true})
-	if err != nil || len(at) != 1 {
+	if err != nil {
 		return 0, errors.Join(err, ctx.Err())
 	}
 	return at[0], nil
@@ -195,7 +242,7 @@ func writer(ctx context.Context, k *kit, c *workerConfig) (ledgerWriter, func() 
 	for tries := 0; ; tries++ {
 		d, err := openDesk(ctx, k, c)
 		if err == nil {
-			return d.ledger, d.Close, nil
+			return d.ledger(), d.Close, nil
 		}
 		if !errors.Is(err, durable.ErrLocked) {
 			return nil, nil, err

@@ -87,7 +87,10 @@ func (h *hospital) withdrawalDuties(ctx context.Context, name provenance.Pseudon
 		if err != nil {
 			return nil, err
 		}
-		if a.read(entries); a.ended {
+		if err := a.read(entries); err != nil {
+			return nil, err
+		}
+		if a.ended {
 			out.Ended = append(out.Ended, a)
 		} else {
 			out.Running = append(out.Running, a)

@@ -26,10 +26,14 @@ import (
 
 	"consilium"
 	"consilium/internal/federation"
+	"consilium/internal/pinned"
 	"consilium/internal/studyfile"
 	"consilium/internal/wire"
 	"consilium/policy"
 	"consilium/provenance"
+	"consilium/provenance/chain"
+	"consilium/provenance/chain/chaintest"
+	"consilium/worker/vault"
 )
 
 // buildBinary builds the program once for all tests.
@@ -239,6 +243,7 @@ func freePort(t *testing.T) string {
 
 // kits is a federation on disk.
 type kits struct {
+	block   string // that holds the anchor of all ledgers
 	dir     string
 	health  map[string]string // of coordinators
 	policy  string            // digest
@@ -302,7 +307,11 @@ func makeTable(site int) string {
 
 // provisionAll makes every kit with its owner's own command and distributes
 // nothing but cards and the signed roster.
-func provisionAll(t *testing.T) *kits {
+func provisionAll(t *testing.T) *kits { return provisionWitnessed(t, 1) }
+
+// provisionWitnessed lets some of the three board members run witnesses, all but
+// one of whom must cosign.
+func provisionWitnessed(t *testing.T, witnesses int) *kits {
 	t.Helper()
 	k := &kits{dir: short(t), health: map[string]string{}, tables: map[string]string{}}
 	cards := filepath.Join(k.dir, "cards")
@@ -328,12 +337,26 @@ func provisionAll(t *testing.T) *kits {
 		provision("coordinator", id, "--country", "US", "--address", freePort(t), "--raft", freePort(t))
 		k.health[id] = freePort(t)
 	}
-	provision("board", "board-1", "--witness", k.witness)
-	provision("board", "board-2")
-	provision("board", "board-3")
+	assemble := []string{}
+	for i := range 3 {
+		more := []string{}
+		if i == 0 {
+			more = []string{"--witness", k.witness}
+		} else if i < witnesses {
+			more = []string{"--witness", freePort(t)}
+		}
+		provision("board", fmt.Sprintf("board-%d", i+1), more...)
+	}
 	provision("team", policy.DefaultTeam, "--country", "US")
 	roster := filepath.Join(k.dir, "roster.json")
-	must(t, "provision", "roster", "--cards", cards, "--name", testName, "--threshold", "2", "--out", roster)
+	assemble = append(assemble, "provision", "roster", "--cards", cards, "--name", testName, "--threshold", "2", "--out", roster)
+	if witnesses > 1 {
+		if _, e, code := try(t.Context(), assemble...); code != exitUsage || !strings.Contains(e, "--quorum") {
+			t.Errorf("several witnesses and no quorum: %d %s", code, e)
+		}
+		assemble = append(assemble, "--quorum", fmt.Sprint(witnesses-1))
+	}
+	must(t, assemble...)
 	must(t, "provision", "sign", "--roster", roster, "--board", k.kit("board-1"))
 	if _, stderr, code := try(t.Context(), "provision", "install", "--roster", roster, "--dir", k.kit(site(0))); code != exitFailed || !strings.Contains(stderr, "provision sign") {
 		t.Errorf("a roster with one of two signatures was installed: %d %s", code, stderr)
@@ -699,8 +722,58 @@ func vaultRestarts(t *testing.T, p *process) {
 	}
 }
 
+var anchorContract = chain.Address{0xc0, 0x11}
+
+// inChain anchors the heads of all hospitals' ledgers and makes every worker
+// demand it.
+func (k *kits) inChain(t *testing.T) {
+	t.Helper()
+	roster, err := pinned.OpenRoster(filepath.Join(k.kit(site(0)), kitRoster), filepath.Join(k.kit(site(0)), kitBoard))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var checkpoints [][]byte
+	for i := range testSites {
+		checkpoints = append(checkpoints, []byte(mustRead(t, filepath.Join(k.kit(site(i)), "data", "ledger", "checkpoint"))))
+	}
+	heads, err := provenance.Heads(roster.Roster, checkpoints, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, block, err := chaintest.Anchor(anchorContract, 1, heads, 700, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.block = block.String()
+	for i := range testSites {
+		home := k.kit(site(i))
+		if err := os.MkdirAll(filepath.Join(home, "anchors"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		write(t, filepath.Join(home, "anchors", "epoch-1.json"), string(b))
+		write(t, filepath.Join(home, "blocks"), k.block+"\n")
+		write(t, k.config(site(i)), mustRead(t, k.config(site(i)))+"\nanchors: {path: anchors, contract: "+anchorContract.String()+", blocks: blocks, max_age: 24h}\n")
+	}
+}
+
 // audit verifies the archive and changes one byte of each of its files.
 func audit(t *testing.T, k *kits, out string) {
+	if s := must(t, "study", "audit", out); !strings.Contains(s, "give --contract and --block to prove it") {
+		t.Errorf("anchors that were not proven:\n%s", s)
+	}
+	if s := must(t, "study", "audit", out, "--contract", anchorContract.String(), "--block", k.block); strings.Count(s, "stand in a chain, epoch 1") != testSites {
+		t.Errorf("anchors that were proven:\n%s", s)
+	}
+	if _, e, code := try(t.Context(), "study", "audit", out, "--contract", chain.Address{1}.String(), "--block", k.block); code != exitFailed || !strings.Contains(e, "anchor") {
+		t.Errorf("anchors in another contract: %d %s", code, e)
+	}
+	if !strings.Contains(mustRead(t, filepath.Join(out, "audit", "site-"+site(0)+".json")), "epoch") {
+		t.Error("the trail does not say under which anchor rows were used")
+	}
 	stdout := must(t, "study", "audit", out, "--board", filepath.Join(k.kit(policy.DefaultTeam), kitBoard))
 	for _, want := range []string{"took part: site-1, site-2, site-3, site-4, site-5", "release allowed by", "everything fits", "uses of records"} {
 		if !strings.Contains(stdout, want) {
@@ -749,7 +822,23 @@ func atTheDesk(t *testing.T, k *kits, study string) {
 	proof := filepath.Join(k.dir, "accesses.json")
 	must(t, "consent", "accesses", "--config", config, "--patient", "100", "--proof", proof)
 	roster := filepath.Join(k.kit(site(0)), kitRoster)
-	genuine := must(t, "consent", "accesses", "--check", proof, "--roster", roster)
+	board := filepath.Join(k.kit(site(0)), kitBoard)
+	genuine := must(t, "consent", "accesses", "--check", proof, "--roster", roster, "--board", board)
+	if s := must(t, "consent", "accesses", "--check", proof, "--roster", roster); strings.Contains(s, "Genuine") || !strings.Contains(s, "compare them") {
+		t.Errorf("under a roster that nobody checked: %s", s)
+	}
+	if s, err := pinned.OpenRoster(roster, board); err != nil {
+		t.Error(err)
+	} else if err := writeSigned(roster+".unsigned", &consilium.Signed{Payload: s.Signed.Payload}); err != nil {
+		t.Error(err)
+	}
+	if _, e, code := try(t.Context(), "consent", "accesses", "--check", proof, "--roster", roster+".unsigned"); code == exitDone || !strings.Contains(e, "has not signed") {
+		t.Errorf("under an unsigned roster: %d %s", code, e)
+	}
+	write(t, proof+".bad", `{"statement":{},"signature":"","records":[null]}`)
+	if _, _, code := try(t.Context(), "consent", "accesses", "--check", proof+".bad", "--roster", roster); code == exitDone {
+		t.Error("a list without proofs")
+	}
 	if !strings.Contains(genuine, "Genuine") || !strings.Contains(genuine, study) || !strings.Contains(genuine, "ordinary health records") {
 		t.Error(genuine)
 	}
@@ -761,7 +850,7 @@ func atTheDesk(t *testing.T, k *kits, study string) {
 		bad := bytes.Clone(b)
 		bad[i] ^= 1
 		write(t, proof+".bad", string(bad))
-		if s, _, code := try(t.Context(), "consent", "accesses", "--check", proof+".bad", "--roster", roster); code == exitDone && s != genuine {
+		if s, _, code := try(t.Context(), "consent", "accesses", "--check", proof+".bad", "--roster", roster, "--board", board); code == exitDone && s != genuine {
 			// The trail's links to other studies are bare digests, and say nothing here.
 			t.Errorf("byte %d of %d may change what is believed: %s", i, len(b), s)
 		}
@@ -787,7 +876,7 @@ func atTheDesk(t *testing.T, k *kits, study string) {
 	if s := must(t, "worker", "disclosed", "--config", config); !strings.Contains(s, study+", asked by "+policy.DefaultTeam) || !strings.Contains(s, "over 5 hospitals") || !strings.Contains(s, "result released") {
 		t.Errorf("what was disclosed:\n%s", s)
 	}
-	if s := must(t, "worker", "check", "--config", config); strings.Contains(s, "FAILS") || strings.Count(s, "coordinator c") != testNodes || !strings.Contains(s, "agrees with the witness") {
+	if s := must(t, "worker", "check", "--config", config); strings.Contains(s, "FAILS") || strings.Count(s, "coordinator c") != testNodes || !strings.Contains(s, "1 anchors are proven; epoch 1, in block 700") || !strings.Contains(s, "agrees with the witness") {
 		t.Errorf("preflight of a hospital in order:\n%s", s)
 	}
 	broken := filepath.Join(k.kit(site(0)), "broken.yaml")
@@ -796,6 +885,15 @@ func atTheDesk(t *testing.T, k *kits, study string) {
 		t.Fatal(err)
 	}
 	write(t, broken, strings.Replace(strings.Replace(string(b), "path: cohort.csv", "path: gone.csv", 1), "http://"+k.witness, "http://127.0.0.1:1", 1))
+	elsewhere := filepath.Join(k.kit(site(0)), "elsewhere.yaml")
+	write(t, elsewhere, strings.Replace(string(b), anchorContract.String(), chain.Address{2}.String(), 1))
+	if s, _, code := try(t.Context(), "worker", "check", "--config", elsewhere); code != exitFailed || !strings.Contains(s, "FAILS  anchors") {
+		t.Errorf("anchors of another contract: %d %s", code, s)
+	}
+	write(t, elsewhere, strings.Replace(string(b), ", blocks: blocks", "", 1))
+	if s, _, code := try(t.Context(), "worker", "check", "--config", elsewhere); code != exitFailed || !strings.Contains(s, "needed together") {
+		t.Errorf("half a demand: %d %s", code, s)
+	}
 	var doc struct {
 		OK     bool
 		Checks []finding
@@ -841,7 +939,7 @@ func unanchored(t *testing.T, k *kits) {
 	write(t, filepath.Join(other, "streams.json"), fmt.Sprintf(`{"cohort": %q}`, provenance.NewID()))
 	check("no batch of cohort")
 	copyTree(t, filepath.Join(kit, "data", "vault"), filepath.Join(other, "vault"))
-	if err := os.Mkdir(filepath.Join(other, "stops"), 0o700); err != nil {
+	if err := os.MkdirAll(vault.StopDir(filepath.Join(other, "vault")), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(other, "ledger", "checkpoint"), "")
@@ -871,7 +969,7 @@ func newRows(t *testing.T, k *kits, workers map[string]*process, again func(id s
 	}
 	first := strings.SplitN(k.tables[id], "\n", 3)[1]
 	write(t, path, strings.Replace(k.tables[id], first, strings.Replace(first, ",placebo,", ",active,", 1), 1)+"398,active,51,1\n399,placebo,52,0\n")
-	if s := anchor(); len(s) != 1 || s[0].Rows != rows+2 || s[0].New != 3 || s[0].Gone != 1 {
+	if s := anchor(); len(s) != 1 || s[0].Rows != rows+2 || s[0].New != 3 || s[0].Changed != 1 || s[0].Gone != 0 {
 		t.Errorf("two new rows and a corrected one: %+v", s)
 	}
 	if s := anchor(); len(s) != 1 || s[0].Rows != rows+2 || s[0].New != 0 || s[0].Gone != 0 {

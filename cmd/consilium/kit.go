@@ -19,6 +19,7 @@ import (
 	"consilium/internal/client"
 	"consilium/internal/durable"
 	"consilium/internal/hybrid"
+	"consilium/internal/pinned"
 	"consilium/internal/seal"
 	"consilium/internal/wire"
 	"consilium/provenance"
@@ -154,14 +155,15 @@ func randomSecret(keys, file string, size int) error {
 
 // card is what a member publishes: everything of it stands in the roster.
 type card struct {
-	APIVersion  string                 `json:"apiVersion"`
-	Kind        string                 `json:"kind"` // "Card"
-	Federation  string                 `json:"federation"`
-	Site        *consilium.Site        `json:"site,omitempty"`
-	Coordinator *consilium.Coordinator `json:"coordinator,omitempty"`
-	Member      *consilium.BoardMember `json:"member,omitempty"`
-	Researcher  *consilium.Researcher  `json:"researcher,omitempty"`
-	Witness     string                 `json:"witness,omitempty"` // of the board member that runs the ledger witness
+	APIVersion     string                 `json:"apiVersion"`
+	Kind           string                 `json:"kind"` // "Card"
+	Federation     string                 `json:"federation"`
+	Site           *consilium.Site        `json:"site,omitempty"`
+	Coordinator    *consilium.Coordinator `json:"coordinator,omitempty"`
+	Member         *consilium.BoardMember `json:"member,omitempty"`
+	Researcher     *consilium.Researcher  `json:"researcher,omitempty"`
+	Witness        string                 `json:"witness,omitempty"`        // verifier key of the ledger witness that a board member runs
+	WitnessAddress string                 `json:"witnessAddress,omitempty"` // its URL
 }
 
 // name is how the card's owner is called in messages.
@@ -224,75 +226,13 @@ func (c *card) fingerprint() string {
 }
 
 // groups prints the first half of a digest in groups of four.
-func groups(d consilium.Digest) string {
-	s := d.String()[:32]
-	var parts []string
-	for i := 0; i < len(s); i += 4 {
-		parts = append(parts, s[i:i+4])
-	}
-	return strings.Join(parts, " ")
-}
-
-// pinnedBoard is the board that a kit trusts.
-type pinnedBoard struct {
-	APIVersion string                         `json:"apiVersion"`
-	Kind       string                         `json:"kind"` // "Board"
-	Threshold  int                            `json:"threshold"`
-	Keys       map[string]consilium.PublicKey `json:"keys"`
-}
-
-func boardOf(r *consilium.Roster) *pinnedBoard {
-	b := &pinnedBoard{APIVersion: consilium.APIVersion, Kind: "Board", Threshold: r.Board.Threshold, Keys: map[string]consilium.PublicKey{}}
-	for _, m := range r.Board.Members {
-		b.Keys[m.ID] = m.Key
-	}
-	return b
-}
-
-func (b *pinnedBoard) digest() consilium.Digest {
-	doc, err := canon.Marshal(b)
-	if err != nil {
-		panic("board: " + err.Error()) // plain values only
-	}
-	return consilium.DomainBlob.Digest(doc)
-}
-
-func readBoard(path string) (*pinnedBoard, error) {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	var b pinnedBoard
-	if err := strictJSON(raw, &b); err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	if b.APIVersion != consilium.APIVersion || b.Kind != "Board" || b.Threshold < 1 || b.Threshold > len(b.Keys) {
-		return nil, fmt.Errorf("%s: not a pinned board; run `consilium provision install`", path)
-	}
-	return &b, nil
-}
-
-func readSigned(path string) (*consilium.Signed, *consilium.Roster, error) {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	var s consilium.Signed
-	if err := strictJSON(raw, &s); err != nil {
-		return nil, nil, fmt.Errorf("%s: %w; it is not a roster file", path, err)
-	}
-	r, err := consilium.ParseRoster(s.Payload)
-	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return &s, r, nil
-}
+func groups(d consilium.Digest) string { return pinned.Groups(d) }
 
 // kit is a loaded directory: the member's own keys, and the roster as the
 // pinned board signed it.
 type kit struct {
 	keys   string
-	board  *pinnedBoard
+	board  *pinned.Board
 	signed *consilium.Signed
 	roster *consilium.Roster
 	book   *wire.Book
@@ -305,16 +245,16 @@ type kit struct {
 func openKit(keys, rosterPath, boardPath, name string) (*kit, error) {
 	k := &kit{keys: keys}
 	var err error
-	if k.board, err = readBoard(boardPath); err != nil {
+	if k.board, err = pinned.ReadBoard(boardPath); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, &consilium.Error{Code: consilium.ErrUnauthenticated.Code, Msg: "this kit has no roster yet", Next: "run `consilium provision install --roster FILE --dir KIT`", Err: err}
 		}
 		return nil, err
 	}
-	if k.signed, k.roster, err = readSigned(rosterPath); err != nil {
+	if k.signed, k.roster, err = pinned.ParseRoster(rosterPath); err != nil {
 		return nil, err
 	}
-	if err := hybrid.VerifyThreshold(k.board.Keys, k.board.Threshold, consilium.DomainRoster, k.signed); err != nil {
+	if err := k.board.Check(k.signed); err != nil {
 		return nil, fmt.Errorf("%s: the board pinned in this kit has not signed it: %w; ask the board for the signed roster", rosterPath, err)
 	}
 	if k.book, err = wire.NewBook(k.signed.Payload); err != nil {

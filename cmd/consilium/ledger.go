@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -17,6 +18,7 @@ import (
 	"consilium/internal/archive"
 	"consilium/internal/durable"
 	"consilium/provenance"
+	"consilium/provenance/chain"
 )
 
 // runLedgerWitness serves the board's witness: it cosigns a hospital's
@@ -52,7 +54,11 @@ func runLedgerWitness(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	if key.Verifier() != k.roster.Board.Witness {
+	policy, err := provenance.WitnessesOf(k.roster)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(policy.Witnesses, func(w provenance.WitnessKey) bool { return w.Key == key.Verifier() }) {
 		return consilium.ErrUnauthenticated.Withf("the roster names another witness; send the board this kit's card.json")
 	}
 	lock, err := durable.Prepare(c.Data, "witness", "the last checkpoint that was cosigned of each ledger; never restore it from an older copy")
@@ -78,10 +84,36 @@ func runLedgerWitness(ctx context.Context, e *env, args []string) error {
 		defer cancel()
 		s.Shutdown(drain)
 	})()
+	if c.Health != "" {
+		if err := witnessHealth(ctx, c.Health, len(logs)); err != nil {
+			return err
+		}
+	}
 	log.Info("witness runs", "listen", l.Addr().String(), "ledgers", len(logs))
 	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 		return err
 	}
+	return nil
+}
+
+// witnessHealth answers /healthz, /readyz and /metrics until ctx ends. It runs
+// from after the state of every ledger was read, so ready is alive.
+func witnessHealth(ctx context.Context, address string, ledgers int) error {
+	l, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("health: %w", err)
+	}
+	mux := http.NewServeMux()
+	ok := func(rw http.ResponseWriter, _ *http.Request) { io.WriteString(rw, "ok\n") }
+	mux.HandleFunc("GET /healthz", ok)
+	mux.HandleFunc("GET /readyz", ok)
+	mux.HandleFunc("GET /metrics", func(rw http.ResponseWriter, _ *http.Request) {
+		rw.Header().Set("Content-Type", "text/plain; version=0.0.4")
+		fmt.Fprintf(rw, "# HELP consilium_witness_ledgers Ledgers that this witness watches.\n# TYPE consilium_witness_ledgers gauge\nconsilium_witness_ledgers %d\n", ledgers)
+	})
+	s := &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 10 * time.Second, MaxHeaderBytes: 8 << 10}
+	context.AfterFunc(ctx, func() { s.Close() })
+	go s.Serve(l) // until s is closed
 	return nil
 }
 
@@ -95,7 +127,9 @@ func runLedgerVerify(ctx context.Context, e *env, args []string) error {
 	receipt := flags.String("receipt", "", "instead, check this receipt `file`; needs --roster and no network")
 	roster := flags.String("roster", "", "the federation's signed roster `file`, for --receipt")
 	board := flags.String("board", "", "a kit's board.json `file`: check the roster against the board that you trust")
-	var anchors files
+	var anchors, blocks files
+	contract := flags.String("contract", "", "with --anchor, the `address` of the federation's contract")
+	flags.Var(&blocks, "block", "with --anchor, the `hash` of a final block, from a source of your own")
 	flags.Var(&anchors, "anchor", "an anchor that consilium-anchor wrote, a `file`: is this the ledger that was anchored?")
 	rest, err := e.parse(flags, args)
 	if err != nil {
@@ -103,6 +137,10 @@ func runLedgerVerify(ctx context.Context, e *env, args []string) error {
 	}
 	if len(rest) > 0 {
 		return usagef("unexpected %q", rest[0])
+	}
+	trust, err := anchorTrust(*contract, blocks)
+	if err != nil {
+		return err
 	}
 	if *receipt != "" {
 		return verifyReceipt(e, *receipt, *roster, *board)
@@ -112,7 +150,11 @@ func runLedgerVerify(ctx context.Context, e *env, args []string) error {
 		return err
 	}
 	site, _ := h.kit.roster.Site(h.site)
-	g, err := provenance.NewGate(provenance.GateConfig{Ledger: site.Ledger, Site: site.Key, Witnesses: provenance.SingleWitness(h.kit.roster.Board.Witness, "").AnyAge()})
+	witnesses, err := provenance.WitnessesOf(h.kit.roster)
+	if err != nil {
+		return err
+	}
+	g, err := provenance.NewGate(provenance.GateConfig{Ledger: site.Ledger, Site: site.Key, Witnesses: witnesses.AnyAge()})
 	if err != nil {
 		return err
 	}
@@ -126,20 +168,32 @@ func runLedgerVerify(ctx context.Context, e *env, args []string) error {
 			return err
 		}
 	}
-	anchored, err := h.verifyAnchors(ctx, cp, anchors)
+	anchored, err := h.verifyAnchors(ctx, cp, anchors, trust)
 	if err != nil {
 		return err
+	}
+	var demanded *chain.Report
+	if h.anchors != nil {
+		if demanded, err = h.anchors.Check(ctx, provenance.DirView(h.config.ledgerDir()), cp, time.Now()); err != nil {
+			return err
+		}
 	}
 	if e.json {
 		doc := map[string]any{"origin": cp.Origin, "size": cp.Size, "root": cp.Root, "time": cp.Time.UTC().Format(time.RFC3339), "anchors": anchored}
 		if *rows {
 			doc["tables"] = tables
 		}
+		if demanded != nil {
+			doc["demanded"] = map[string]any{"anchors": demanded.Anchors, "epoch": demanded.Newest.Epoch, "block": demanded.Newest.Block.String(), "time": demanded.Newest.Time.Format(time.RFC3339), "size": demanded.Size}
+		}
 		if err := json.NewEncoder(e.stdout).Encode(doc); err != nil {
 			return err
 		}
 	} else {
 		fmt.Fprintf(e.stdout, "%s: %d entries verify under root %s, cosigned %s\n", cp.Origin, cp.Size, cp.Root.Short(), cp.Time.UTC().Format(time.RFC3339))
+		if demanded != nil {
+			fmt.Fprintln(e.stdout, anchorReport(demanded, cp))
+		}
 		showAnchored(e.stdout, anchored)
 	}
 	return showTables(e, tables)
@@ -180,6 +234,9 @@ func runLedgerAudit(ctx context.Context, e *env, args []string) error {
 		return err
 	}
 	if rec.Trail, err = h.trailOf(id); err != nil {
+		return err
+	}
+	if rec.Anchors, err = h.anchorsFor(ctx, rec); err != nil {
 		return err
 	}
 	b, err := json.Marshal(rec)

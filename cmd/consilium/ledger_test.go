@@ -149,17 +149,50 @@ func TestLedgerCommands(t *testing.T) {
 	if stdout, _, code := try(t.Context(), "ledger", "verify", "--config", config, "--rows"); code != exitFailed || !strings.Contains(stdout, "verified 20, erased 0, altered 1") {
 		t.Errorf("%d %s", code, stdout)
 	}
-	must(t, "ledger", "anchor", "--config", config)
+	if out := must(t, "ledger", "anchor", "--config", config); !strings.Contains(out, "they replace 1 earlier ones") {
+		t.Error(out)
+	}
 	if out := must(t, "ledger", "verify", "--config", config, "--rows"); !strings.Contains(out, "cohort: verified 21, erased 0, in 2 batches") {
 		t.Error(out)
+	}
+
+	// Three patients' rows are deleted, and one corrected row is to hide it.
+	whole := mustRead(t, path)
+	lines = strings.Split(whole, "\n")
+	cells = strings.Split(lines[5], ",")
+	cells[2] = "34"
+	lines[5] = strings.Join(cells, ",")
+	write(t, path, strings.Join(append(append([]string{}, lines[:8]...), lines[11:]...), "\n"))
+	if out := must(t, "ledger", "anchor", "--config", config); !strings.Contains(out, "they replace 1 earlier ones") || !strings.Contains(out, "3 anchored rows are gone") {
+		t.Error(out)
+	}
+	if stdout, _, code := try(t.Context(), "ledger", "verify", "--config", config, "--rows"); code != exitFailed || !strings.Contains(stdout, "cohort: verified 18, erased 0, missing 3") {
+		t.Errorf("%d %s", code, stdout)
+	}
+	write(t, path, strings.Join(lines, "\n"))
+	if out := must(t, "ledger", "verify", "--config", config, "--rows"); !strings.Contains(out, "cohort: verified 21, erased 0, in 3 batches") {
+		t.Error(out)
+	}
+
+	// A mistyped number puts no signed erasure into the ledger.
+	size := func() string { return strings.Fields(must(t, "ledger", "verify", "--config", config))[1] }
+	entries := size()
+	if out := must(t, "ledger", "erase", "--config", config, "--patient", "1000"); !strings.Contains(out, "nothing of this patient") || size() != entries {
+		t.Errorf("%s to %s entries: %s", entries, size(), out)
 	}
 
 	// Erasure: refused while the rows are there, and then they are not.
 	if _, stderr, code := try(t.Context(), "ledger", "erase", "--config", config, "--patient", "100"); code != exitFailed || !strings.Contains(stderr, "cohort, heart still holds") {
 		t.Errorf("%d %s", code, stderr)
 	}
+	if size() != entries {
+		t.Error("a refused erasure was recorded")
+	}
 	if out := must(t, "ledger", "erase", "--config", config, "--patient", "100", "--rows"); !strings.Contains(out, "10 leaves are hashes of nothing now, 1 rows and 3 deliveries") {
 		t.Error(out)
+	}
+	if size() == entries {
+		t.Error("an erasure was not recorded")
 	}
 	out = must(t, "ledger", "verify", "--config", config, "--rows")
 	for _, want := range []string{"cohort: verified 20, erased 1", "heart: verified 3, erased 9"} {

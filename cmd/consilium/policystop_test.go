@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"consilium"
+	"consilium/internal/pinned"
 	"consilium/policy"
 )
 
@@ -16,7 +17,7 @@ import (
 // pinned board takes, and that stops what it names and nothing else.
 func TestPolicyStop(t *testing.T) {
 	k := provisionAll(t)
-	board, err := readBoard(filepath.Join(k.kit(site(0)), kitBoard))
+	board, err := pinned.ReadBoard(filepath.Join(k.kit(site(0)), kitBoard))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,7 @@ import (
 	"consilium/internal/canon"
 	"consilium/internal/durable"
 	"consilium/internal/hybrid"
+	"consilium/internal/pinned"
 	"consilium/internal/seal"
 	"consilium/internal/wire"
 	"consilium/policy"
@@ -152,7 +153,7 @@ roster: roster.json
 board: board.json
 data: data
 listen: {{.}}
-health: ""
+health: ""               # host:port of /healthz, /readyz and /metrics; "" for none
 log: info
 `))
 
@@ -251,7 +252,8 @@ func runProvisionCoordinator(_ context.Context, e *env, args []string) error {
 
 func runProvisionBoard(_ context.Context, e *env, args []string) error {
 	p := newProvisionFlags(e)
-	witness := p.String("witness", "", "`host:port` on which this member runs the board's ledger witness; exactly one member does")
+	witness := p.String("witness", "", "`host:port` on which this member runs a ledger witness; one member does, or several with a quorum")
+	address := p.String("witness-url", "", "`URL` at which hospitals reach it; default http:// and the host and port")
 	if err := p.parse(e, args); err != nil {
 		return err
 	}
@@ -263,7 +265,10 @@ func runProvisionBoard(_ context.Context, e *env, args []string) error {
 	config := (*template.Template)(nil)
 	if *witness != "" {
 		config = witnessTemplate
-		note, err := provenance.NewWitnessKey(*p.federation + "/board")
+		if c.WitnessAddress = *address; *address == "" {
+			c.WitnessAddress = "http://" + *witness
+		}
+		note, err := provenance.NewWitnessKey(*p.federation + "/" + *p.id)
 		if c.Witness, err = makeNoteKey(p.keys(), witnessFile, note, err); err != nil {
 			return err
 		}
@@ -332,6 +337,36 @@ func runProvisionRenew(_ context.Context, e *env, args []string) error {
 
 const nextPrefix = "next-"
 
+// witnessing is the roster's policy for the ledgers: nil for one witness, which
+// must cosign, else a quorum of the board members' own or what a file says.
+func witnessing(own []provenance.WitnessKey, quorum int, file string, within time.Duration) (*consilium.Witnessing, error) {
+	var p provenance.WitnessPolicy
+	switch {
+	case file != "" && quorum != 0:
+		return nil, usagef("--quorum and --witnesses say the same thing: give one")
+	case file != "":
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		if p, err = provenance.ParseWitnessPolicy(b, within); err != nil {
+			return nil, consilium.ErrInvalid.Withf("%s: %w", file, err)
+		}
+	case quorum < 0 || quorum > len(own):
+		return nil, usagef("--quorum %d: %d board members run a witness", quorum, len(own))
+	case len(own) > 1 && quorum == 0:
+		return nil, usagef("%d board members run a ledger witness: --quorum says how many must cosign", len(own))
+	case quorum == 0 && within == 0:
+		return nil, nil
+	default:
+		p = provenance.WitnessPolicy{Witnesses: own, Quorum: "board", MaxAge: within, Groups: []provenance.WitnessGroup{{Name: "board", Threshold: max(quorum, 1)}}}
+		for _, w := range own {
+			p.Groups[0].Members = append(p.Groups[0].Members, w.Name)
+		}
+	}
+	return p.Witnessing(), nil
+}
+
 func runProvisionRoster(_ context.Context, e *env, args []string) error {
 	fs := e.flags()
 	cards := fs.String("cards", "", "`directory` with the members' cards, *.json")
@@ -342,6 +377,9 @@ func runProvisionRoster(_ context.Context, e *env, args []string) error {
 	previous := fs.String("previous", "", "the roster `file` in force, for its successor")
 	fresh := fs.Bool("fresh-cluster", false, "let the coordinators begin again with nothing: the old ones and all that they held are lost")
 	out := fs.String("out", "", "`file` to write")
+	quorum := fs.Int("quorum", 0, "how many of the board members' witnesses must cosign; needed where more than one member runs one")
+	witnesses := fs.String("witnesses", "", "instead, a C2SP tlog-policy `file`: witness, group and quorum lines; the board's own stand in it too")
+	cosigned := fs.Duration("cosigned-within", 0, "how old cosignatures may be; default 15m")
 	rest, err := e.parse(fs, args)
 	if err != nil {
 		return err
@@ -361,12 +399,13 @@ func runProvisionRoster(_ context.Context, e *env, args []string) error {
 	var old *consilium.Roster
 	if *previous != "" {
 		var signed *consilium.Signed
-		if signed, old, err = readSigned(*previous); err != nil {
+		if signed, old, err = pinned.ParseRoster(*previous); err != nil {
 			return err
 		}
 		r.Version, r.Previous, r.Auditors = old.Version+1, consilium.RosterDigest(signed.Payload), old.Auditors
 	}
 	seen := map[string]string{}
+	var own []provenance.WitnessKey
 	type line struct{ Name, Fingerprint, File string }
 	var list []line
 	for _, f := range files {
@@ -394,14 +433,18 @@ func runProvisionRoster(_ context.Context, e *env, args []string) error {
 			r.Researchers = append(r.Researchers, *c.Researcher)
 		}
 		if c.Witness != "" {
-			if r.Board.Witness != "" {
-				return &consilium.Error{Code: consilium.ErrInvalid.Code, Msg: fmt.Sprintf("%s is a second ledger witness", f), Next: "one board member runs the witness"}
-			}
-			r.Board.Witness = c.Witness
+			own = append(own, provenance.WitnessKey{Name: c.id(), Key: c.Witness, URL: c.WitnessAddress})
 		}
 	}
-	if r.Board.Witness == "" {
+	if len(own) == 0 {
 		return &consilium.Error{Code: consilium.ErrInvalid.Code, Msg: "no board member runs the ledger witness", Next: "provision one with `provision board --witness HOST:PORT`"}
+	}
+	r.Board.Witness = own[0].Key
+	if r.Witnessing, err = witnessing(own, *quorum, *witnesses, *cosigned); err != nil {
+		return err
+	}
+	if _, err := provenance.WitnessesOf(r); err != nil {
+		return consilium.ErrInvalid.With(err)
 	}
 	if old != nil && !*fresh {
 		if err := r.KeepsCoordinators(old); err != nil {
@@ -419,7 +462,7 @@ func runProvisionRoster(_ context.Context, e *env, args []string) error {
 		return err
 	}
 	if e.json {
-		return json.NewEncoder(e.stdout).Encode(map[string]any{"roster": consilium.RosterDigest(payload), "version": r.Version, "members": list, "board": groups(boardOf(r).digest())})
+		return json.NewEncoder(e.stdout).Encode(map[string]any{"roster": consilium.RosterDigest(payload), "version": r.Version, "members": list, "board": groups(pinned.BoardOf(r).Digest())})
 	}
 	fmt.Fprintf(e.stdout, "roster version %d of %s: %d hospitals, %d coordinators, %d teams, a board of %d of whom %d sign\n", r.Version, r.Name, len(r.Sites), len(r.Coordinators), len(r.Researchers), len(r.Board.Members), r.Board.Threshold)
 	fmt.Fprintln(e.stdout, "compare every fingerprint with its owner before anybody signs:")
@@ -448,7 +491,7 @@ func runProvisionSign(_ context.Context, e *env, args []string) error {
 	if len(rest) > 0 || *file == "" || *dir == "" {
 		return usagef("--roster FILE and --board KIT are needed, and nothing else")
 	}
-	signed, roster, err := readSigned(*file)
+	signed, roster, err := pinned.ParseRoster(*file)
 	if err != nil {
 		return err
 	}
@@ -469,9 +512,9 @@ func runProvisionSign(_ context.Context, e *env, args []string) error {
 	}
 	// A successor is signed by the board that this member's kit pins, the
 	// first roster by its own.
-	board := boardOf(roster)
-	if pinned, err := readBoard(filepath.Join(*dir, kitBoard)); err == nil {
-		board = pinned
+	board := pinned.BoardOf(roster)
+	if trusted, err := pinned.ReadBoard(filepath.Join(*dir, kitBoard)); err == nil {
+		board = trusted
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -510,7 +553,7 @@ func runProvisionInstall(_ context.Context, e *env, args []string) error {
 	if len(rest) > 0 || *file == "" || *dir == "" {
 		return usagef("--roster FILE and --dir KIT are needed, and nothing else")
 	}
-	signed, roster, err := readSigned(*file)
+	signed, roster, err := pinned.ParseRoster(*file)
 	if err != nil {
 		return err
 	}
@@ -518,26 +561,26 @@ func runProvisionInstall(_ context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	own := boardOf(roster)
-	print := groups(own.digest())
-	pinned, err := readBoard(filepath.Join(*dir, kitBoard))
+	own := pinned.BoardOf(roster)
+	print := groups(own.Digest())
+	trusted, err := pinned.ReadBoard(filepath.Join(*dir, kitBoard))
 	switch {
 	case *want != "":
 		if strings.ReplaceAll(*want, " ", "") != strings.ReplaceAll(print, " ", "") {
 			return consilium.ErrSignature.Withf("the roster's board has the fingerprint %s, not %s; do not install it and ask the board", print, *want)
 		}
-		pinned = own
+		trusted = own
 	case errors.Is(err, fs.ErrNotExist):
-		pinned = own
+		trusted = own
 	case err != nil:
 		return err
-	case pinned.digest() != own.digest():
+	case trusted.Digest() != own.Digest():
 		return consilium.ErrSignature.Withf("the roster names another board than the one pinned in %s; if the board has changed, compare its fingerprint (%s) with what the old board publishes and install with --board", *dir, print)
 	}
-	if err := hybrid.VerifyThreshold(pinned.Keys, pinned.Threshold, consilium.DomainRoster, signed); err != nil {
-		return fmt.Errorf("%s: %w; %d board members sign with `consilium provision sign`", *file, err, pinned.Threshold)
+	if err := trusted.Check(signed); err != nil {
+		return fmt.Errorf("%s: %w; %d board members sign with `consilium provision sign`", *file, err, trusted.Threshold)
 	}
-	if old, before, err := readSigned(filepath.Join(*dir, kitRoster)); err == nil {
+	if old, before, err := pinned.ParseRoster(filepath.Join(*dir, kitRoster)); err == nil {
 		if roster.Version < before.Version || roster.Version == before.Version && !bytes.Equal(old.Payload, signed.Payload) {
 			return consilium.ErrStale.Withf("roster version %d is installed, %s is version %d; ask the board for the newest", before.Version, *file, roster.Version)
 		}
@@ -550,10 +593,13 @@ func runProvisionInstall(_ context.Context, e *env, args []string) error {
 	if err := c.known(roster); err != nil {
 		return err
 	}
+	if _, err := provenance.WitnessesOf(roster); err != nil {
+		return fmt.Errorf("%s: %w; ask the board for a roster whose witnesses can be believed", *file, err)
+	}
 	if err := switchCertificate(*dir, roster); err != nil {
 		return err
 	}
-	b, err := json.MarshalIndent(pinned, "", " ")
+	b, err := json.MarshalIndent(trusted, "", " ")
 	if err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"consilium"
+	"consilium/internal/pinned"
 )
 
 // rosterEvery is how often a running process looks at its roster file.
@@ -35,7 +36,7 @@ func watchRoster(ctx context.Context, path string, every time.Duration, log *slo
 			continue // install replaces the file whole; in between there may be none
 		}
 		last = now
-		signed, roster, err := readSigned(path)
+		signed, roster, err := pinned.ParseRoster(path)
 		if err == nil {
 			err = take(signed, roster)
 		}

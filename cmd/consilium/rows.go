@@ -13,7 +13,7 @@ import (
 
 	"consilium"
 	"consilium/internal/durable"
-	"consilium/internal/hybrid"
+	"consilium/internal/pinned"
 	"consilium/internal/table"
 	"consilium/provenance"
 	"consilium/worker/vault"
@@ -59,7 +59,7 @@ type erasure struct {
 }
 
 func (s *vaultSettings) clerical(ctx context.Context, e *env) error {
-	lock, err := vault.Take(s.Dir)
+	lock, err := vault.Prepare(s.Dir)
 	if err := greet(e, err); err != nil {
 		return err
 	}
@@ -77,12 +77,13 @@ func (s *vaultSettings) clerical(ctx context.Context, e *env) error {
 		}
 	}
 	if err != nil {
-		reply = clerkReply{Error: table.Local(durable.Full(err)), Code: consilium.CodeOf(err)}
+		reply = clerkReply{Erased: reply.Erased, Error: table.Local(durable.Full(err)), Code: consilium.CodeOf(err)}
 	}
 	return errors.Join(writeFrame(e.stdout, reply), err)
 }
 
-// clerk runs one task in a vault of its own.
+// clerk runs one task in a vault of its own. With an error there may be a reply:
+// what was done before it.
 func (h *hospital) clerk(ctx context.Context, task string, set func(*vaultSettings)) (*clerkReply, error) {
 	settings, err := h.settings(task)
 	if err != nil {
@@ -109,7 +110,7 @@ func (h *hospital) clerk(ctx context.Context, task string, set func(*vaultSettin
 		return nil, errors.Join(context.Cause(ctx), fmt.Errorf("the vault: %w", err), c.err)
 	}
 	if reply.Error != "" {
-		return nil, &consilium.Error{Code: reply.Code, Msg: reply.Error}
+		return &reply, &consilium.Error{Code: reply.Code, Msg: reply.Error}
 	}
 	return &reply, nil
 }
@@ -322,18 +323,13 @@ func verifyReceipt(e *env, path, rosterPath, boardPath string) error {
 	if rosterPath == "" {
 		return usagef("--receipt needs --roster FILE, the federation's signed roster")
 	}
-	signed, roster, err := readSigned(rosterPath)
+	roster, err := pinned.OpenRoster(rosterPath, boardPath)
 	if err != nil {
 		return err
 	}
-	board := boardOf(roster)
-	if boardPath != "" {
-		if board, err = readBoard(boardPath); err != nil {
-			return err
-		}
-	}
-	if err := hybrid.VerifyThreshold(board.Keys, board.Threshold, consilium.DomainRoster, signed); err != nil {
-		return fmt.Errorf("%s: the board has not signed it: %w", rosterPath, err)
+	witnesses, err := provenance.WitnessesOf(roster.Roster)
+	if err != nil {
+		return err
 	}
 	b, err := os.ReadFile(path)
 	if err != nil {
@@ -352,16 +348,16 @@ func verifyReceipt(e *env, path, rosterPath, boardPath string) error {
 		if name, err := provenance.LogName(s.Ledger); err != nil || name != cp.Origin {
 			continue
 		}
-		facts, err := r.Verify(provenance.ReceiptPolicy{Ledger: s.Ledger, Sites: []consilium.PublicKey{s.Key}, Witnesses: provenance.SingleWitness(roster.Board.Witness, "")})
+		facts, err := r.Verify(provenance.ReceiptPolicy{Ledger: s.Ledger, Sites: []consilium.PublicKey{s.Key}, Witnesses: witnesses})
 		if err != nil {
 			return fmt.Errorf("%s does not verify: %w", path, err)
 		}
-		return showReceipt(e, s, facts, boardPath != "")
+		return showReceipt(e, s, facts, roster)
 	}
 	return consilium.ErrLedger.Withf("%s is of the ledger %s, which is of no hospital in the roster", path, cp.Origin)
 }
 
-func showReceipt(e *env, s *consilium.Site, f *provenance.ReceiptFacts, pinned bool) error {
+func showReceipt(e *env, s *consilium.Site, f *provenance.ReceiptFacts, roster *pinned.Roster) error {
 	if e.json {
 		values := map[string]any{}
 		for _, v := range f.Values {
@@ -372,7 +368,7 @@ func showReceipt(e *env, s *consilium.Site, f *provenance.ReceiptFacts, pinned b
 			}
 		}
 		return json.NewEncoder(e.stdout).Encode(map[string]any{"site": s.ID, "origin": f.Origin, "batch": f.Header.Batch, "size": f.Checkpoint.Size,
-			"cosigned": f.Checkpoint.Time.UTC().Format(time.RFC3339), "values": values, "board": pinned})
+			"cosigned": f.Checkpoint.Time.UTC().Format(time.RFC3339), "values": values, "board": roster.Pinned})
 	}
 	fmt.Fprintf(e.stdout, "%s committed to this row; batch %s of its ledger, cosigned %s\n", s.Name, f.Header.Batch, f.Checkpoint.Time.UTC().Format(time.RFC3339))
 	for _, v := range f.Values {
@@ -386,13 +382,14 @@ func showReceipt(e *env, s *consilium.Site, f *provenance.ReceiptFacts, pinned b
 		}
 		fmt.Fprintln(e.stdout)
 	}
-	if !pinned {
-		fmt.Fprintln(e.stdout, "the board's keys are those of this roster: compare them with what the board publishes, or give --board")
+	if !roster.Pinned {
+		fmt.Fprintln(e.stdout, roster.Unpinned())
 	}
 	return nil
 }
 
-// erase destroys a patient's key and rows. The key goes before the manifests'
+// erase destroys a patient's key and rows, and says what it destroyed, with an
+// error too. The key goes before the manifests'
 // names: if we crash here, the leaves are stubs already, and the next run
 // finishes.
 func (a *anchorer) erase() (*erasure, error) {
@@ -402,7 +399,7 @@ func (a *anchorer) erase() (*erasure, error) {
 	for _, d := range a.Datasets {
 		n, err := a.eraseRows(d, patient)
 		if err != nil {
-			return nil, err
+			return out, err
 		}
 		if out.Rows += n; n > 0 {
 			held = append(held, d.Name)
@@ -411,22 +408,22 @@ func (a *anchorer) erase() (*erasure, error) {
 	for i := range a.Streams {
 		n, err := a.eraseDevices(&a.Streams[i])
 		if err != nil {
-			return nil, err
+			return out, err
 		}
 		if out.Files += n; n > 0 {
 			held = append(held, a.Streams[i].Name)
 		}
 	}
 	if len(held) > 0 && !a.Remove {
-		return nil, &consilium.Error{Code: consilium.ErrData.Code, Msg: strings.Join(held, ", ") + " still holds rows of this patient",
+		return &erasure{}, &consilium.Error{Code: consilium.ErrData.Code, Msg: strings.Join(held, ", ") + " still holds rows of this patient",
 			Next: "delete them at their source and run this again, or give --rows: they are then taken out of the files"}
 	}
 	var err error
 	if out.Key, err = a.salts.Erase(patient); err != nil {
-		return nil, err
+		return out, err
 	}
 	if out.Leaves, err = a.batches.Erase(patient); err != nil {
-		return nil, err
+		return out, err
 	}
 	return out, nil
 }
@@ -533,23 +530,43 @@ func runLedgerErase(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	r, err := h.clerk(ctx, "erase", func(s *vaultSettings) { s.Patient, s.Remove = *patient, *rows })
-	if err != nil {
+	// The mark stays until the ledger has the record: if we crash in between, the
+	// next run finds nothing left to erase, and records what this one did.
+	mark := filepath.Join(h.config.Data, "erasure-to-record")
+	_, err = os.Stat(mark)
+	before := err == nil
+	if err := durable.WriteFile(mark, nil, 0o600); err != nil {
 		return err
 	}
-	if err := h.recordErasure(ctx); err != nil {
+	r, err := h.clerk(ctx, "erase", func(s *vaultSettings) { s.Patient, s.Remove = *patient, *rows })
+	if err != nil {
+		if r != nil && r.Erased != nil && *r.Erased == (erasure{}) && !before {
+			err = errors.Join(err, os.Remove(mark)) // nothing was
+		}
 		return err
 	}
 	x := r.Erased
+	// A mistyped number erases nobody, and no signed record says that it did.
+	if before || *x != (erasure{}) {
+		if err := h.recordErasure(ctx); err != nil {
+			return err
+		}
+	}
+	if err := os.Remove(mark); err != nil {
+		return err
+	}
 	if e.json {
 		return json.NewEncoder(e.stdout).Encode(x)
 	}
-	if !x.Key && x.Leaves == 0 {
-		fmt.Fprintln(e.stdout, "the ledger holds nothing of this patient")
+	if *x == (erasure{}) {
+		fmt.Fprintln(e.stdout, "there is nothing of this patient to erase; is the number right?")
+		if before {
+			fmt.Fprintln(e.stdout, "an erasure that was interrupted before is recorded in the ledger now")
+		}
 		return nil
 	}
 	fmt.Fprintf(e.stdout, "the patient's salt key is destroyed; %d leaves are hashes of nothing now, %d rows and %d deliveries were removed\n", x.Leaves, x.Rows, x.Files)
-	fmt.Fprintln(e.stdout, "backups, snapshots and copies of the tables are yours to erase; consents have their own command")
+	fmt.Fprintln(e.stdout, "backups, snapshots and copies of the tables are yours to erase; signed consents are erased with `consilium consent erase`")
 	return nil
 }
 

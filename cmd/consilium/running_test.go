@@ -59,6 +59,7 @@ func bringWith(t *testing.T, k *kits) *running {
 	if t.Failed() {
 		t.FailNow()
 	}
+	k.inChain(t)
 	workers := map[string]*process{}
 	for i := range testSites {
 		workers[site(i)] = k.startSite(t, site(i))

@@ -17,6 +17,7 @@ import (
 	"consilium/internal/archive"
 	"consilium/internal/client"
 	"consilium/internal/federation"
+	"consilium/internal/pinned"
 	"consilium/internal/studyfile"
 	"consilium/internal/table"
 	"consilium/models"
@@ -450,6 +451,9 @@ func (r *remote) contents(ctx context.Context, team *client.Team, out *client.Ou
 func runStudyAudit(_ context.Context, e *env, args []string) error {
 	flags := e.flags()
 	board := flags.String("board", "", "a kit's board.json `file`, to check against the board that you trust")
+	var blocks files
+	contract := flags.String("contract", "", "to prove the archived anchors, the `address` of the federation's contract")
+	flags.Var(&blocks, "block", "to prove the archived anchors, the `hash` of a final block from a source of your own; may be given several times")
 	rest, err := e.parse(flags, args)
 	if err != nil {
 		return err
@@ -463,11 +467,14 @@ func runStudyAudit(_ context.Context, e *env, args []string) error {
 	}
 	var o archive.Options
 	if *board != "" {
-		b, err := readBoard(*board)
+		b, err := pinned.ReadBoard(*board)
 		if err != nil {
 			return err
 		}
 		o.Board, o.Threshold = b.Keys, b.Threshold
+	}
+	if o.Anchors, err = anchorTrust(*contract, blocks); err != nil {
+		return err
 	}
 	list, err := archive.VerifyAll(dir, o)
 	if err != nil {
@@ -515,10 +522,19 @@ func showAudit(e *env, s *archive.Summary) {
 	}
 	p("release allowed by: %s", names(s.Released))
 	p("%d events stand in the coordinators' audit log of %d, root %s; %d signatures verify, each Ed25519 and ML-DSA-65", s.Events, s.Size, s.Root.Short(), s.Signatures)
-	if s.Uses > 0 {
-		p("hospitals recorded %d uses of records in their own witnessed ledgers", s.Uses)
-	} else {
-		p("no hospital's own trail is in this archive: what the hospitals recorded themselves was not checked")
+	if n := len(s.Enrolled) - len(s.Missing); n > 0 {
+		p("%d of %d hospitals' own trails are here, anchored in their witnessed ledgers; they recorded %d uses of records", n, len(s.Enrolled), s.Uses)
+	}
+	for _, a := range s.Anchors {
+		what := fmt.Sprintf("the first %d entries of its ledger", a.Size)
+		if a.Trail {
+			what += ", with the record of this study,"
+		}
+		if a.Proven {
+			p("  %s: %s stand in a chain, epoch %d, block of %s", a.Site, what, a.Epoch, a.Time)
+		} else {
+			p("  %s: %s are what an anchor says, epoch %d, block %s; give --contract and --block to prove it", a.Site, what, a.Epoch, a.Block)
+		}
 	}
 	for _, f := range s.Findings {
 		p("  %s left out: %s record %s", f.Site, f.Kind, f.Name.Short())
@@ -526,5 +542,9 @@ func showAudit(e *env, s *archive.Summary) {
 	for _, n := range s.Notes {
 		p("note: %s", n)
 	}
-	p("everything fits")
+	if len(s.Missing) > 0 {
+		p("everything that is here fits; %d trails are not here", len(s.Missing))
+	} else {
+		p("everything fits")
+	}
 }

@@ -22,6 +22,7 @@ import (
 	"consilium/internal/wire"
 	"consilium/policy"
 	"consilium/provenance"
+	"consilium/provenance/chain"
 	"consilium/worker/vault"
 )
 
@@ -44,7 +45,8 @@ type vaultSettings struct {
 	Origin    string                         `json:"origin"`  // of the ledger
 	Ledger    string                         `json:"ledger"`  // its verifier key
 	SiteKey   consilium.PublicKey            `json:"siteKey"` // the hospital's public identity key
-	Witness   string                         `json:"witness"`
+	Witnesses provenance.WitnessPolicy       `json:"witnesses"`
+	Anchors   *chain.Watch                   `json:"anchors,omitempty"`
 	BoardKeys map[string]consilium.PublicKey `json:"boardKeys"`
 	Threshold int                            `json:"threshold"`
 	Facts     json.RawMessage                `json:"facts"`
@@ -158,7 +160,7 @@ func (s *vaultSettings) open(stderr io.Writer) (*vault.Vault, error) {
 	}
 	return vault.Open(vault.Config{
 		Site: s.Site, Dir: s.Dir, Datasets: s.Datasets, Pseudonym: s.Pseudonym, KEK: kek, LedgerDir: s.LedgerDir,
-		Witnesses: provenance.SingleWitness(s.Witness, ""), BoardKeys: s.BoardKeys, Threshold: s.Threshold,
+		Witnesses: s.Witnesses, Anchors: s.Anchors, BoardKeys: s.BoardKeys, Threshold: s.Threshold,
 		Keep: s.Keep, Facts: facts, Register: s.Register.of, Policies: policies.find, Learned: learned(), Budget: s.Budget,
 		Log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: s.Log})).With("room", "vault"),
 	})

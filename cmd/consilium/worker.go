@@ -19,6 +19,7 @@ import (
 	"consilium/internal/wire"
 	"consilium/policy"
 	"consilium/provenance"
+	"consilium/provenance/chain"
 	"consilium/worker"
 	"consilium/worker/vault"
 )
@@ -34,6 +35,7 @@ type hospital struct {
 	budget   *vault.Budget
 	datasets []vault.Dataset
 	streamed []streamSource
+	anchors  *chain.Watch // nil demands none
 	log      *slog.Logger
 }
 
@@ -57,6 +59,9 @@ func openHospital(path string, stderr io.Writer) (*hospital, error) {
 	}
 	if h.site, err = consilium.ParseSiteID(h.config.Site); err != nil {
 		return nil, configError(path, nil, "correct site:", "%w", err)
+	}
+	if h.anchors, err = h.config.Anchors.watch(path); err != nil {
+		return nil, err
 	}
 	if h.budget, err = h.config.Privacy.budget(path); err != nil {
 		return nil, err
@@ -130,8 +135,12 @@ func (h *hospital) settings(task string) (*vaultSettings, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &vaultSettings{Task: task, Site: h.site, Dir: h.config.vaultDir(), LedgerDir: h.config.ledgerDir(), Witness: h.kit.roster.Board.Witness,
-		BoardKeys: h.kit.board.Keys, Threshold: h.kit.board.Threshold, Facts: h.facts.JSON(), Register: h.register, Policies: h.config.Policies, Budget: h.budget, Log: slog.LevelInfo}
+	witnesses, err := provenance.WitnessesOf(h.kit.roster)
+	if err != nil {
+		return nil, err
+	}
+	s := &vaultSettings{Task: task, Site: h.site, Dir: h.config.vaultDir(), LedgerDir: h.config.ledgerDir(), Witnesses: witnesses,
+		Anchors: h.anchors, BoardKeys: h.kit.board.Keys, Threshold: h.kit.board.Threshold, Facts: h.facts.JSON(), Register: h.register, Policies: h.config.Policies, Budget: h.budget, Log: slog.LevelInfo}
 	if keep := h.config.Retention.Replays; keep != nil {
 		if s.Keep = *keep; s.Keep <= 0 {
 			s.Keep = -1
@@ -269,13 +278,16 @@ func (w *runningWorker) takeRoster(next *consilium.Signed, r *consilium.Roster) 
 }
 
 // adopt takes over a roster that came while the last gate ran.
-func (w *runningWorker) adopt() error {
+func (w *runningWorker) adopt(ctx context.Context) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.next == nil {
 		return nil
 	}
 	w.kit.signed, w.kit.roster, w.next = w.next, w.kit.book.Roster(), nil
+	if err := w.desk.renew(ctx, w.kit.roster, &w.config); err != nil {
+		return err
+	}
 	var err error
 	w.settings, err = w.hospital.settings("serve")
 	return err
@@ -294,7 +306,7 @@ func (w *runningWorker) run(ctx context.Context) error {
 	wait := firstRestart
 	for {
 		started := time.Now()
-		err := w.adopt()
+		err := w.adopt(ctx)
 		if err != nil {
 			return err
 		}
@@ -359,7 +371,7 @@ func (w *runningWorker) once(ctx context.Context) error {
 	gate, err := worker.Open(worker.Config{
 		Anchored: anchored, Trace: w.trace, Limits: w.limits,
 		Site: w.site, Dir: w.config.gateDir(), Signer: w.kit.signer, Secret: w.kit.signer.Seed(), Roster: w.kit.signed,
-		BoardKeys: w.kit.board.Keys, Threshold: w.kit.board.Threshold, Coordinator: w.wire, Vault: calls, Ledger: w.desk.ledger, Log: w.log,
+		BoardKeys: w.kit.board.Keys, Threshold: w.kit.board.Threshold, Coordinator: w.wire, Vault: calls, Ledger: w.desk.ledger(), Log: w.log,
 	})
 	if err != nil {
 		return errors.Join(err, c.stop(5*time.Second))

@@ -201,8 +201,13 @@ func (p *preflight) ledger(ctx context.Context, h *hospital) {
 		p.bad("ledger", err, "")
 		return
 	}
+	witnesses, err := provenance.WitnessesOf(h.kit.roster)
+	if err != nil {
+		p.bad("ledger", err, "ask the board for a roster whose witnesses can be believed")
+		return
+	}
 	g, err := provenance.NewGate(provenance.GateConfig{Ledger: site.Ledger, Site: site.Key,
-		Witnesses: provenance.SingleWitness(h.kit.roster.Board.Witness, "").AnyAge(), Seen: seen})
+		Witnesses: witnesses.AnyAge(), Seen: seen})
 	if err != nil {
 		p.bad("ledger", err, "restore "+vault.SeenFile+" from its newest backup")
 		return
@@ -228,6 +233,21 @@ func (p *preflight) ledger(ctx context.Context, h *hospital) {
 		return
 	}
 	p.good("ledger", "%d entries verify; every table has batches in it; cosigned %s", cp.Size, cp.Time.UTC().Format(time.RFC3339))
+	p.anchors(ctx, h, cp)
+}
+
+// anchors holds the ledger against the anchors that the vault demands.
+func (p *preflight) anchors(ctx context.Context, h *hospital, cp *provenance.Checkpoint) {
+	if h.anchors == nil {
+		p.good("anchors", "none are demanded: the ledger rests on its witnesses")
+		return
+	}
+	r, err := h.anchors.Check(ctx, provenance.DirView(h.config.ledgerDir()), cp, time.Now())
+	if err != nil {
+		p.bad("anchors", err, "put the proof of a new epoch into "+h.anchors.Dir+" and its block's hash, from a node of your own choice, into "+h.anchors.Blocks+"; until then no row is used")
+		return
+	}
+	p.good("anchors", "%s", anchorReport(r, cp))
 }
 
 func (p *preflight) space(h *hospital) {
@@ -280,20 +300,82 @@ func (p *preflight) policies(h *hospital) {
 	}
 }
 
-// witness asks for the one resource that a witness has, without giving it
-// anything: a witness answers that it takes POST there (c2sp.org/tlog-witness,
-// RFC 9110 §15.5.6). A proxy's page, a captive portal or another service does not.
+// witness looks for every witness of the roster. One that does not answer is a
+// failure where the others do not make the quorum.
 func (p *preflight) witness(ctx context.Context, h *hospital) {
-	if h.config.Witness == "" {
-		p.bad("witness", errors.New("no witness is configured"), "set witness: to the URL of the board's ledger witness")
+	policy, err := h.config.witnesses(h.kit.roster)
+	if err != nil {
+		p.bad("witness", err, "")
 		return
 	}
+	answers := map[string]bool{}
+	wrong := map[string]error{}
+	for _, w := range policy.Witnesses {
+		if wrong[w.Name] = p.oneWitness(ctx, w.URL); wrong[w.Name] == nil {
+			answers[w.Name] = true
+		}
+	}
+	met, err := policy.Met(answers)
+	if err != nil {
+		p.bad("witness", err, "")
+		return
+	}
+	for _, w := range policy.Witnesses {
+		check := "witness"
+		if len(policy.Witnesses) > 1 {
+			check = "witness " + w.Name
+		}
+		next := "open the firewall to it, or correct its address or the proxy in between; without it no row can be used"
+		switch err := wrong[w.Name]; {
+		case err == nil:
+			p.good(check, "%s answers", w.URL)
+		case met:
+			p.found = append(p.found, finding{Check: check, OK: true, Found: err.Error(), Next: "the others make the quorum; open the firewall to it, or tell who runs it"})
+		default:
+			p.bad(check, err, next)
+		}
+	}
+	if len(policy.Witnesses) > 1 {
+		p.cosigned(ctx, h, policy, met)
+	}
+}
+
+// cosigned says who has cosigned the ledger as it stands.
+func (p *preflight) cosigned(ctx context.Context, h *hospital, policy provenance.WitnessPolicy, met bool) {
+	raw, err := provenance.DirView(h.config.ledgerDir()).Checkpoint(ctx)
+	if err != nil {
+		return // said of the ledger
+	}
+	list, err := policy.Cosignatures(raw)
+	if err != nil {
+		p.bad("cosignatures", err, "")
+		return
+	}
+	var said []string
+	for _, c := range list {
+		if c.At.IsZero() {
+			said = append(said, c.Witness+" has not")
+		} else {
+			said = append(said, c.Witness+" "+c.At.UTC().Format(time.RFC3339))
+		}
+	}
+	text := strings.Join(said, ", ")
+	if !met {
+		p.bad("quorum", fmt.Errorf("%s is not met by those that answer; of the ledger as it stands: %s", policy.Quorum, text), "without a quorum no row can be used once the cosignatures are too old")
+		return
+	}
+	p.good("quorum", "%s can be met; of the ledger as it stands: %s", policy.Quorum, text)
+}
+
+// oneWitness asks for the one resource that a witness has, without giving it
+// anything: a witness answers that it takes POST there (c2sp.org/tlog-witness,
+// RFC 9110 §15.5.6). A proxy's page, a captive portal or another service does not.
+func (p *preflight) oneWitness(ctx context.Context, url string) error {
 	ctx, cancel := context.WithTimeout(ctx, checkCall)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(h.config.Witness, "/")+"/add-checkpoint", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, strings.TrimSuffix(url, "/")+"/add-checkpoint", nil)
 	if err != nil {
-		p.bad("witness", err, "correct witness:")
-		return
+		return err
 	}
 	sent := time.Now()
 	// As the ledger's own client: no proxy, no redirect.
@@ -301,24 +383,22 @@ func (p *preflight) witness(ctx context.Context, h *hospital) {
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	resp, err := client.Do(req)
 	if err != nil {
-		p.bad("witness", err, "open the firewall to it, or correct witness:; without it no row can be used")
-		return
+		return err
 	}
 	resp.Body.Close()
 	if resp.StatusCode != http.StatusMethodNotAllowed || resp.Header.Get("Allow") != http.MethodPost {
-		p.bad("witness", fmt.Errorf("%s is not a witness: it answers %s", h.config.Witness, resp.Status), "correct witness:, or the proxy in between; without it no row can be used")
-		return
+		return fmt.Errorf("%s is not a witness: it answers %s", url, resp.Status)
 	}
-	p.good("witness", "%s answers", h.config.Witness)
 	theirs, err := http.ParseTime(resp.Header.Get("Date"))
 	if err != nil {
-		return // it keeps no clock; nothing to compare with
+		return nil // it keeps no clock; nothing to compare with
 	}
 	if skew := theirs.Sub(sent).Abs(); skew > maxSkew {
 		p.bad("clock", fmt.Errorf("this machine says %s, the witness %s", sent.UTC().Format(time.RFC3339), theirs.UTC().Format(time.RFC3339)), "synchronise this machine's clock: consents and rosters are judged by it")
-		return
+		return nil
 	}
 	p.good("clock", "agrees with the witness's")
+	return nil
 }
 
 // coordinators calls every node of the roster by itself, as the worker would.

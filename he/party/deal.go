@@ -203,6 +203,7 @@ func (e *engine) encryptStream(ctx context.Context, in *Encryption, rk key, d *D
 		clear(s.rand.buf[:])
 	}
 	errors.aes.Wipe()
+	defer f.vector.Wipe()
 	if err != nil {
 		return err
 	}

@@ -4,10 +4,11 @@ import (
 	"crypto/hkdf"
 	"crypto/sha256"
 	"encoding/binary"
-	"hash"
 	"io"
+	"slices"
 
 	"consilium"
+	"consilium/internal/sha"
 	"consilium/internal/vec"
 )
 
@@ -46,18 +47,23 @@ func (l *Lanes) Read(lanes []int32) (int, error) {
 // else ever checks the digest, and under a salt that the group shares one
 // dishonest hospital would find a small table again by trying all.
 //
-// It is SHA-256 over the length-prefixed DomainVector, the salt, and the lanes
-// in blocks of 1024 (the last may be shorter): one byte that says how many
-// bytes a lane takes, 2 if all of the block fit and else 4, then the lanes,
-// little-endian. Learned vectors hash twice as fast for it.
+// It is a tree hash of package sha with the domain DomainVector: a piece is 2048
+// lanes, little-endian in two bytes each if all of them fit (its leaf has the kind
+// of an ordinary one), and else in four (sha.KindWide); the last may be shorter.
+// The context is the salt, the length the number of lanes. Learned vectors hash
+// twice as fast for it.
 type VectorHash struct {
-	h   hash.Hash
-	buf [vectorBlock]int32
-	n   int
-	out []byte
+	tree         *sha.Tree
+	narrow, wide sha.State
+	salt         [32]byte
+	lanes        uint64
+	buf          [vectorPiece]int32 // of an unfinished piece
+	n            int
+	out          []byte // whole pieces of one kind, less than a batch
+	width        int    // of a lane in out: 2 or 4
 }
 
-const vectorBlock = 1024
+const vectorPiece = sha.LeafSize / 2
 
 // VectorSalt is the salt of a hospital's vector in one round of a study, for all
 // attempts: from its identity secret, of at least 32 bytes, which nobody else has.
@@ -75,37 +81,69 @@ func VectorSalt(identity []byte, study consilium.StudyID, round uint32) ([32]byt
 
 // NewVectorHash starts a digest under a salt from VectorSalt.
 func NewVectorHash(salt [32]byte) *VectorHash {
-	v := &VectorHash{h: sha256.New(), out: make([]byte, 0, 1+4*vectorBlock)}
-	v.h.Write(consilium.DomainVector.Message(nil))
-	v.h.Write(salt[:])
-	return v
+	const domain = string(consilium.DomainVector)
+	return &VectorHash{
+		tree: sha.NewTree(domain), narrow: sha.Prefix(domain, sha.KindLeaf), wide: sha.Prefix(domain, sha.KindWide),
+		salt: salt, out: make([]byte, 0, sha.Lanes*4*vectorPiece),
+	}
 }
 
 // Write continues with lanes.
 func (v *VectorHash) Write(lanes []int32) {
+	v.lanes += uint64(len(lanes))
 	for len(lanes) > 0 {
-		if v.n == 0 && len(lanes) >= vectorBlock {
-			v.block(lanes[:vectorBlock])
-			lanes = lanes[vectorBlock:]
+		if v.n == 0 && len(lanes) >= vectorPiece {
+			v.piece(lanes[:vectorPiece])
+			lanes = lanes[vectorPiece:]
 			continue
 		}
 		n := copy(v.buf[v.n:], lanes)
 		v.n += n
 		lanes = lanes[n:]
-		if v.n == vectorBlock {
-			v.block(v.buf[:])
+		if v.n == vectorPiece {
+			v.piece(v.buf[:])
 			v.n = 0
 		}
 	}
 }
 
-func (v *VectorHash) block(lanes []int32) { v.h.Write(v.encode(lanes)) }
+// piece appends a whole piece to those that wait, or hashes them first if it is
+// of another kind.
+func (v *VectorHash) piece(lanes []int32) {
+	out, width := encodeLanes(v.out, lanes)
+	if len(v.out) > 0 && width != v.width {
+		v.flush(v.tree)
+		out, width = encodeLanes(v.out, lanes)
+	}
+	v.out, v.width = out, width
+	if len(out) == sha.Lanes*width*vectorPiece {
+		v.flush(v.tree)
+	}
+}
 
-func (v *VectorHash) encode(lanes []int32) []byte {
-	if vec.Enabled && len(lanes) == vectorBlock {
-		out := v.out[:1+2*vectorBlock]
-		if out[0] = 2; vec.Narrow(out[1:], lanes) {
-			return out
+func (v *VectorHash) flush(t *sha.Tree) {
+	if len(v.out) > 0 {
+		t.Leaves(v.kind(v.width), v.out, v.width*vectorPiece)
+	}
+	if t == v.tree {
+		v.out = v.out[:0]
+	}
+}
+
+func (v *VectorHash) kind(width int) *sha.State {
+	if width == 2 {
+		return &v.narrow
+	}
+	return &v.wide
+}
+
+// encodeLanes appends a piece to out and says how many bytes a lane takes.
+func encodeLanes(out []byte, lanes []int32) ([]byte, int) {
+	at, n := len(out), len(lanes)
+	out = slices.Grow(out, 4*n)
+	if vec.Enabled && len(lanes) == vectorPiece {
+		if b := out[at : at+2*vectorPiece]; vec.Narrow(b, lanes) {
+			return out[:at+len(b)], 2
 		}
 	}
 	var wide uint32
@@ -113,9 +151,7 @@ func (v *VectorHash) encode(lanes []int32) []byte {
 		wide |= uint32(m+1<<15) >> 16
 	}
 	if wide == 0 {
-		out := v.out[:1+2*len(lanes)]
-		out[0] = 2
-		b := out[1:]
+		b := out[at : at+2*len(lanes)]
 		for ; len(lanes) >= 4 && len(b) >= 8; lanes, b = lanes[4:], b[8:] {
 			binary.LittleEndian.PutUint64(b, uint64(uint16(lanes[0]))|uint64(uint16(lanes[1]))<<16|
 				uint64(uint16(lanes[2]))<<32|uint64(uint16(lanes[3]))<<48)
@@ -123,30 +159,36 @@ func (v *VectorHash) encode(lanes []int32) []byte {
 		for i, m := range lanes {
 			binary.LittleEndian.PutUint16(b[2*i:], uint16(m))
 		}
-		return out
+		return out[:at+2*n], 2
 	}
-	out := v.out[:1+4*len(lanes)]
-	out[0] = 4
+	b := out[at : at+4*len(lanes)]
+	for ; len(lanes) >= 2 && len(b) >= 8; lanes, b = lanes[2:], b[8:] {
+		binary.LittleEndian.PutUint64(b, uint64(uint32(lanes[0]))|uint64(uint32(lanes[1]))<<32)
+	}
 	for i, m := range lanes {
-		binary.LittleEndian.PutUint32(out[1+4*i:], uint32(m))
+		binary.LittleEndian.PutUint32(b[4*i:], uint32(m))
 	}
-	return out
+	return out[:at+4*n], 4
 }
 
-// Digest names the lanes written so far.
-func (v *VectorHash) Digest() (d consilium.Digest) {
-	if v.n == 0 {
-		v.h.Sum(d[:0])
-		return d
+// Wipe overwrites the lanes that were held, best effort.
+func (v *VectorHash) Wipe() {
+	clear(v.buf[:])
+	clear(v.out[:cap(v.out)])
+	v.tree.Wipe()
+}
+
+// Digest names the lanes written so far; Write can go on.
+func (v *VectorHash) Digest() consilium.Digest {
+	t := v.tree.Clone()
+	v.flush(t)
+	if v.n > 0 || v.lanes == 0 {
+		last, width := encodeLanes(nil, v.buf[:v.n])
+		t.Leaf(v.kind(width), last)
+		clear(last)
 	}
-	// The last block is hashed in a copy, so that Write can go on.
-	h, err := v.h.(hash.Cloner).Clone()
-	if err != nil {
-		panic("party: SHA-256 can be cloned: " + err.Error())
-	}
-	h.Write(v.encode(v.buf[:v.n]))
-	h.Sum(d[:0])
-	return d
+	root := sha.RootPrefix(string(consilium.DomainVector))
+	return t.Digest(&root, v.salt[:], v.lanes)
 }
 
 // VectorDigest is the digest of lanes in memory.

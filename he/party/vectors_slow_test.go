@@ -5,6 +5,7 @@ package party_test
 // he/testdata/README.md says.
 
 import (
+	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hmac"
@@ -38,7 +39,7 @@ type slowFile struct {
 		Hospitals                          []struct {
 			Seed, Masks     string
 			Lanes           []int64
-			Vector          string
+			Salt, Vector    string
 			Key, Error      []int64
 			KeySum          string
 			Coefficients    []string
@@ -93,6 +94,28 @@ func prefixed(parts ...[]byte) []byte {
 func digest(domain string, parts ...[]byte) []byte {
 	h := sha256.Sum256(prefixed(append([][]byte{[]byte(domain)}, parts...)...))
 	return h[:]
+}
+
+// treeHash is the digest of b, in pieces of 4096 bytes.
+func treeHash(domain string, context []byte, length int, b []byte) []byte {
+	hash := func(kind byte, parts ...[]byte) []byte {
+		first := append(prefixed([]byte(domain)), kind)
+		h := sha256.Sum256(bytes.Join(append([][]byte{append(first, make([]byte, 64-len(first))...)}, parts...), nil))
+		return h[:]
+	}
+	var row [][]byte
+	for rest := b; len(rest) > 0 || len(row) == 0; {
+		n := min(4096, len(rest))
+		row, rest = append(row, hash(0, rest[:n])), rest[n:]
+	}
+	for len(row) > 1 {
+		var up [][]byte
+		for ; len(row) > 1; row = row[2:] {
+			up = append(up, hash(1, row[0], row[1]))
+		}
+		row = append(up, row...)
+	}
+	return hash(2, context, u64(uint64(length)), row[0])
 }
 
 // expand is HKDF-Expand (RFC 5869 §2.3) to 32 bytes: one block.
@@ -344,7 +367,12 @@ func TestVectorsBySlowPath(t *testing.T) {
 		}
 		wire := packBits(c, bits.Len64(q))
 		same("ciphertext's start", hex.EncodeToString(wire[:32]), h.CiphertextStart)
-		same("ciphertext", sha(append(prefixed([]byte("consilium/ciphertext/v1")), wire...)), h.Ciphertext)
+		same("ciphertext", hex.EncodeToString(treeHash("consilium/ciphertext/v1", nil, len(wire), wire)), h.Ciphertext)
+		var small []byte
+		for _, m := range h.Lanes {
+			small = binary.LittleEndian.AppendUint16(small, uint16(m))
+		}
+		same("vector", hex.EncodeToString(treeHash("consilium/vector/v1", unhex(t, h.Salt), len(h.Lanes), small)), h.Vector)
 
 		// Dealing.
 		ss := newKeystream(t, sub("sharing"), 0)

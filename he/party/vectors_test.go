@@ -55,6 +55,7 @@ type roundVector struct {
 
 type hospitalVector struct {
 	Seed, Masks     string
+	Salt            string // of the vector
 	Lanes           []int32
 	Vector          consilium.Digest
 	Key, Error      []int64 // first 16
@@ -145,7 +146,7 @@ func makeVectors(t *testing.T) *vectorFile {
 		fresh.b = masks
 		salts := d.share(in, s, &fresh)
 		share := make([]uint64, len(d.poly))
-		h := hospitalVector{Seed: hex.EncodeToString(seed[:]), Masks: hex.EncodeToString(masks[:]), Lanes: values[i], Vector: in.Vector, Key: s[:16], KeySum: hashOf(signedBytes(s))}
+		h := hospitalVector{Seed: hex.EncodeToString(seed[:]), Masks: hex.EncodeToString(masks[:]), Salt: hex.EncodeToString(in.Salt[:]), Lanes: values[i], Vector: in.Vector, Key: s[:16], KeySum: hashOf(signedBytes(s))}
 		for holder := 1; holder <= n; holder++ {
 			plain := d.plain(nil, share, salts, holder)
 			plains[i] = append(plains[i], plain)

@@ -57,6 +57,14 @@ type SiteRecord struct {
 	Index      uint64             `json:"index"`
 	Inclusion  []consilium.Digest `json:"inclusion"`
 	Checkpoint []byte             `json:"checkpoint"`
+	Anchors    []Anchored         `json:"anchors,omitempty"` // of the ledger, where the hospital has any
+}
+
+// Anchored is an anchor of a hospital's ledger, with the proof that the ledger
+// at the record's checkpoint continues what was anchored.
+type Anchored struct {
+	Anchor      json.RawMessage    `json:"anchor"`
+	Consistency []consilium.Digest `json:"consistency"`
 }
 
 // savedEvent is one event with its proof.

@@ -16,6 +16,7 @@ import (
 	"consilium/internal/hybrid"
 	"consilium/internal/trail"
 	"consilium/provenance"
+	"consilium/provenance/chain"
 )
 
 // Options say what a verifier already trusts.
@@ -23,6 +24,10 @@ type Options struct {
 	Board     map[string]consilium.PublicKey // the board's keys; nil takes those of the archived roster and says so
 	Threshold int
 	Now       time.Time
+
+	// Anchors is what the verifier trusts of a chain; nil proves no anchor, and
+	// says so.
+	Anchors *chain.Trust
 }
 
 // Summary is what a verified archive proves.
@@ -43,8 +48,10 @@ type Summary struct {
 	Root       consilium.Digest       `json:"root"` // of the coordinators' audit log, at Size
 	Size       uint64                 `json:"size"`
 	Signatures int                    `json:"signatures"`
-	Uses       int                    `json:"uses"`     // entries of hospitals' trails about rows used
+	Uses       int                    `json:"uses"` // entries of hospitals' trails about rows used
+	Anchors    []AnchoredSite         `json:"anchors"`
 	Findings   []Finding              `json:"findings"` // what hospitals' ledger checks found
+	Missing    []consilium.SiteID     `json:"missing"`  // enrolled hospitals whose own trail is not in the archive
 	By         string                 `json:"by"`
 	Notes      []string               `json:"notes"`
 	Ended      string                 `json:"ended"`
@@ -68,6 +75,17 @@ type Round struct {
 	Agreed       int                `json:"agreed"` // equal signatures on the next state
 }
 
+// AnchoredSite says how far a hospital's ledger stands in a chain.
+type AnchoredSite struct {
+	Site   consilium.SiteID `json:"site"`
+	Epoch  uint64           `json:"epoch"`
+	Size   uint64           `json:"size"`   // entries that the anchor fixes
+	Trail  bool             `json:"trail"`  // the record of this study is among them
+	Proven bool             `json:"proven"` // under the contract and a block that the verifier named
+	Time   string           `json:"time"`   // of the block, where it is proven
+	Block  string           `json:"block"`  // as the anchor says
+}
+
 // Finding is one disagreement between a hospital's rows and its ledger.
 type Finding struct {
 	Site consilium.SiteID `json:"site"`
@@ -85,7 +103,7 @@ func Verify(dir string, o Options) (*Summary, error) {
 	if o.Now.IsZero() {
 		o.Now = time.Now()
 	}
-	s := &Summary{Study: c.Study, By: m.By, Events: len(c.Events), Declined: []Declined{}, Findings: []Finding{}, Notes: []string{}}
+	s := &Summary{Study: c.Study, By: m.By, Events: len(c.Events), Declined: []Declined{}, Findings: []Finding{}, Anchors: []AnchoredSite{}, Missing: []consilium.SiteID{}, Notes: []string{}}
 	roster, err := verifyRoster(c, o, s)
 	if err != nil {
 		return nil, err
@@ -238,11 +256,20 @@ func (s *Summary) verifyEvents(c *Contents, roster *consilium.Roster) error {
 	var renewal *consilium.Renewal
 	departed := map[consilium.SiteID]bool{}
 	votes, openings := map[consilium.Position]bool{}, map[consilium.Position]bool{}
-	next := map[consilium.Digest]int{}
+	// Who signed which next state: a hospital whose vote the log holds several
+	// times is one hospital.
+	next := map[consilium.Digest]map[consilium.Position]bool{}
 	headers := map[consilium.Position]consilium.Digest{}
 	ahead := charterAhead(c.Events)
 	for i, ev := range c.Events {
 		where := fmt.Sprintf("event %d (%s)", ev.Seq, ev.Kind)
+		switch ev.Kind {
+		case consilium.EventProposed, consilium.EventCertified, consilium.EventClosed:
+			// The log is its coordinators' word until it has been recounted.
+			if charter == nil || round == nil {
+				return misfit(eventsFile, where, "before any charter or round")
+			}
+		}
 		switch ev.Kind {
 		case consilium.EventChartered:
 			var err error
@@ -262,6 +289,13 @@ func (s *Summary) verifyEvents(c *Contents, roster *consilium.Roster) error {
 				}
 				renewal = nil
 			}
+			// A round belongs to its charter: what was said under the old one, by its
+			// positions, closes nothing under the new one's threshold.
+			round, set = nil, consilium.Digest{}
+			clear(votes)
+			clear(openings)
+			clear(next)
+			clear(headers)
 			digest = consilium.CharterDigest(ev.Body)
 		case consilium.EventRenewing:
 			var err error
@@ -273,7 +307,7 @@ func (s *Summary) verifyEvents(c *Contents, roster *consilium.Roster) error {
 			}
 		case consilium.EventOpened:
 			o, err := consilium.ParseRoundOpened(ev.Body)
-			if err != nil || o.Charter != digest {
+			if err != nil || charter == nil || o.Charter != digest {
 				return misfit(eventsFile, where, "a round of another charter: %v", err)
 			}
 			round = &Round{Round: o.Round, Attempts: o.Attempt}
@@ -289,7 +323,7 @@ func (s *Summary) verifyEvents(c *Contents, roster *consilium.Roster) error {
 			}
 			round.Contributors = nil
 			for _, m := range u.Members {
-				if headers[m.Position] != m.Header {
+				if charter.Member(m.Position) == nil || m.Header.IsZero() || headers[m.Position] != m.Header {
 					return misfit(eventsFile, where, "position %d contributed no such header", m.Position)
 				}
 				round.Contributors = append(round.Contributors, charter.Members[m.Position-1].Site)
@@ -300,24 +334,30 @@ func (s *Summary) verifyEvents(c *Contents, roster *consilium.Roster) error {
 			if frozen != nil && !slices.Equal(frozen, round.Contributors) && exactStudy(c) {
 				return misfit(eventsFile, where, "other contributors than in the first round of an exact study")
 			}
-			set = u.Digest()
+			// Votes for one set certify no other one.
+			if d := u.Digest(); d != set {
+				set = d
+				clear(votes)
+				clear(openings)
+				clear(next)
+			}
 		case consilium.EventCertified:
-			if len(votes) < charter.Threshold {
+			if set.IsZero() || len(votes) < charter.Threshold {
 				return misfit(eventsFile, where, "%d votes, %d are needed", len(votes), charter.Threshold)
 			}
 		case consilium.EventClosed:
 			var d consilium.Digest
-			if len(ev.Body) != len(d) || round == nil {
+			if len(ev.Body) != len(d) || set.IsZero() {
 				return misfit(eventsFile, where, "malformed")
 			}
 			copy(d[:], ev.Body)
-			if next[d] < charter.Threshold {
-				return misfit(eventsFile, where, "%d hospitals signed this state, %d are needed", next[d], charter.Threshold)
+			if len(next[d]) < charter.Threshold {
+				return misfit(eventsFile, where, "%d hospitals signed this state, %d are needed", len(next[d]), charter.Threshold)
 			}
 			if len(openings) < charter.Threshold {
 				return misfit(eventsFile, where, "%d openings, %d are needed", len(openings), charter.Threshold)
 			}
-			round.Votes, round.Openings, round.Agreed = len(votes), len(openings), next[d]
+			round.Votes, round.Openings, round.Agreed = len(votes), len(openings), len(next[d])
 			s.Rounds = append(s.Rounds, *round)
 			state = d
 			if frozen == nil {
@@ -389,7 +429,10 @@ func (s *Summary) verifyEvents(c *Contents, roster *consilium.Roster) error {
 					return misfit(eventsFile, where, "of another place: %v", err)
 				}
 				if v.Set == set && !v.Reject {
-					next[v.Next]++
+					if next[v.Next] == nil {
+						next[v.Next] = map[consilium.Position]bool{}
+					}
+					next[v.Next][p] = true
 				}
 			}
 		}
@@ -499,8 +542,10 @@ func (s *Summary) verifySites(c *Contents, roster *consilium.Roster, o Options) 
 			sent[m.By][consilium.HeaderDigest(m.Body)] = true
 		}
 	}
+	present := map[consilium.SiteID]bool{}
 	for i := range c.Sites {
 		rec := &c.Sites[i]
+		present[rec.Trail.Site] = true
 		file := "site-" + string(rec.Trail.Site) + ".json"
 		site, ok := roster.Site(rec.Trail.Site)
 		if !ok {
@@ -512,6 +557,9 @@ func (s *Summary) verifySites(c *Contents, roster *consilium.Roster, o Options) 
 		}
 		if err := s.verifyAnchor(rec, site, roster); err != nil {
 			return misfit(file, "ledger", "%w", err)
+		}
+		if err := s.verifyChain(rec, site, o); err != nil {
+			return misfit(file, "anchor", "%w", err)
 		}
 		recorded := map[consilium.Digest]bool{}
 		for _, e := range entries {
@@ -543,12 +591,59 @@ func (s *Summary) verifySites(c *Contents, roster *consilium.Roster, o Options) 
 			}
 		}
 	}
+	// What is left out must be said: otherwise a hospital with something to hide
+	// would leave its trail out.
+	for _, id := range s.Enrolled {
+		if !present[id] {
+			s.Missing = append(s.Missing, id)
+			s.Notes = append(s.Notes, fmt.Sprintf("the own trail of %s is not in this archive: what it recorded itself was not checked", id))
+		}
+	}
+	return nil
+}
+
+// verifyChain checks a record's anchors: the ledger at the record's checkpoint,
+// which verifyAnchor has verified, continues each, and a chain holds each if the
+// verifier brought something to trust.
+func (s *Summary) verifyChain(rec *SiteRecord, site *consilium.Site, o Options) error {
+	if len(rec.Anchors) == 0 {
+		return nil
+	}
+	cp, err := provenance.ParseCheckpoint(rec.Checkpoint)
+	if err != nil {
+		return err
+	}
+	for _, x := range rec.Anchors {
+		a, err := provenance.ParseAnchor(x.Anchor)
+		if err != nil {
+			return err
+		}
+		head, ok := a.Head(cp.Origin)
+		if !ok {
+			return fmt.Errorf("epoch %d does not name the ledger %s", a.Epoch, cp.Origin)
+		}
+		if err := provenance.CheckContinues(head, cp, x.Consistency); err != nil {
+			return err
+		}
+		out := AnchoredSite{Site: site.ID, Epoch: a.Epoch, Size: head.Size, Trail: rec.Index < head.Size, Block: a.Block}
+		if o.Anchors != nil {
+			f, err := chain.Verify(a, *o.Anchors)
+			if err != nil {
+				return err
+			}
+			out.Proven, out.Time = true, f.Time.Format(time.RFC3339)
+		}
+		s.Anchors = append(s.Anchors, out)
+	}
 	return nil
 }
 
 // verifyAnchor checks that the hospital's ledger holds the trail's head.
 func (s *Summary) verifyAnchor(rec *SiteRecord, site *consilium.Site, roster *consilium.Roster) error {
-	witness := provenance.SingleWitness(roster.Board.Witness, "")
+	witness, err := provenance.WitnessesOf(roster)
+	if err != nil {
+		return err
+	}
 	cp, err := provenance.VerifyCheckpoint(rec.Checkpoint, provenance.CheckpointPolicy{Log: site.Ledger, Witnesses: witness.AnyAge()}, time.Now())
 	if err != nil {
 		return err

@@ -2,12 +2,11 @@ package blob
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
 	"hash"
 	"io"
 
 	"consilium"
+	"consilium/internal/sha"
 )
 
 // Info names one stored blob.
@@ -49,15 +48,9 @@ type Store interface {
 	Scrub(ctx context.Context) ([]Info, error)
 }
 
-// NewHash returns the hash whose sum over a blob's bytes is its digest.
-func NewHash() hash.Hash {
-	h := sha256.New()
-	var n [8]byte
-	binary.BigEndian.PutUint64(n[:], uint64(len(consilium.DomainBlob)))
-	h.Write(n[:])
-	h.Write([]byte(consilium.DomainBlob))
-	return h
-}
+// NewHash returns the hash whose sum over a blob's bytes is its digest: the tree
+// hash of package sha, with the domain DomainBlob.
+func NewHash() hash.Hash { return sha.NewStream(string(consilium.DomainBlob)) }
 
 // Sum is the digest of a blob that is in memory.
 func Sum(b []byte) consilium.Digest {

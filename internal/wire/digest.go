@@ -1,22 +1,16 @@
 package wire
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
 	"hash"
 	"io"
 
 	"consilium"
+	"consilium/internal/sha"
 )
 
-// NewBlobHash computes a blob's name while its bytes stream by: SHA-256 over
-// the length-prefixed DomainBlob and the raw bytes, as internal/blob defines it.
-func NewBlobHash() hash.Hash {
-	h := sha256.New()
-	h.Write(binary.BigEndian.AppendUint64(nil, uint64(len(consilium.DomainBlob))))
-	h.Write([]byte(consilium.DomainBlob))
-	return h
-}
+// NewBlobHash computes a blob's name while its bytes stream by, as internal/blob
+// defines it: the tree hash of package sha with the domain DomainBlob.
+func NewBlobHash() hash.Hash { return sha.NewStream(string(consilium.DomainBlob)) }
 
 // BlobDigest names size bytes read from r, which must end there.
 func BlobDigest(r io.Reader, size uint64) (consilium.Digest, error) {

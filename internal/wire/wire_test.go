@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"go/ast"
@@ -789,8 +790,24 @@ func TestAuditClient(t *testing.T) {
 
 // blobSum spells the definition out.
 func blobSum(b []byte) consilium.Digest {
-	name := string(consilium.DomainBlob)
-	return sha256.Sum256(append([]byte("\x00\x00\x00\x00\x00\x00\x00\x11"+name), b...))
+	hash := func(kind byte, parts ...[]byte) []byte {
+		first := append([]byte("\x00\x00\x00\x00\x00\x00\x00\x11"+string(consilium.DomainBlob)), kind)
+		h := sha256.Sum256(append(append(first, make([]byte, 64-len(first))...), bytes.Join(parts, nil)...))
+		return h[:]
+	}
+	var row [][]byte
+	for rest := b; len(rest) > 0 || len(row) == 0; {
+		n := min(4096, len(rest))
+		row, rest = append(row, hash(0, rest[:n])), rest[n:]
+	}
+	for len(row) > 1 {
+		var up [][]byte
+		for ; len(row) > 1; row = row[2:] {
+			up = append(up, hash(1, row[0], row[1]))
+		}
+		row = append(up, row...)
+	}
+	return consilium.Digest(hash(2, binary.BigEndian.AppendUint64(nil, uint64(len(b))), row[0]))
 }
 
 func TestBlobDigest(t *testing.T) {

@@ -214,9 +214,31 @@ func TestJWKRefuses(t *testing.T) {
 		"another's alg":  `{"kty":"OKP","crv":"Ed25519","alg":"ES256","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`,
 		"composite, not": `{"kty":"AKP","alg":"ML-DSA-65","pub":"AA"}`,
 		"nothing":        `{}`,
+		// A key that its owner published to be encrypted to, or to sign with, verifies
+		// nothing that he did not mean to sign.
+		"to encrypt to":     `{"kty":"OKP","crv":"Ed25519","use":"enc","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`,
+		"of no known use":   `{"kty":"OKP","crv":"Ed25519","use":"tls","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`,
+		"use is no text":    `{"kty":"OKP","crv":"Ed25519","use":1,"x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`,
+		"only to encrypt":   `{"kty":"OKP","crv":"Ed25519","key_ops":["encrypt"],"x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`,
+		"no operation":      `{"kty":"OKP","crv":"Ed25519","key_ops":[],"x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`,
+		"ops are no list":   `{"kty":"OKP","crv":"Ed25519","key_ops":"verify","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`,
+		"agrees, and signs": `{"kty":"OKP","crv":"X25519","use":"sig","x":"3p7bfXt9wbTTW2HC7OQ1Nz-DQ8hbeGdNrfx-FG-IK08"}`,
 	} {
 		if k, err := ParseJWK([]byte(bad)); err == nil {
 			t.Errorf("%s: %v", name, k)
+		}
+	}
+}
+
+func TestJWKUse(t *testing.T) {
+	for _, good := range []string{
+		`{"kty":"OKP","crv":"Ed25519","use":"sig","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`,
+		`{"kty":"OKP","crv":"Ed25519","key_ops":["verify"],"x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}`,
+		`{"kty":"OKP","crv":"X25519","use":"enc","x":"3p7bfXt9wbTTW2HC7OQ1Nz-DQ8hbeGdNrfx-FG-IK08"}`,
+		`{"kty":"OKP","crv":"X25519","key_ops":["deriveBits"],"x":"3p7bfXt9wbTTW2HC7OQ1Nz-DQ8hbeGdNrfx-FG-IK08"}`,
+	} {
+		if _, err := ParseJWK([]byte(good)); err != nil {
+			t.Errorf("%s: %v", good, err)
 		}
 	}
 }

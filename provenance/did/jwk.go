@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 
 	"consilium"
 	"consilium/internal/canon"
@@ -145,6 +146,30 @@ func ParseJWK(b []byte) (Key, error) {
 	return KeyOf(m)
 }
 
+// forUse holds a key to what its owner published it for (RFC 7517 §4.2, §4.3):
+// one for encryption verifies nothing.
+func forUse(m map[string]any, k Key) error {
+	agrees := k.curve == "X25519"
+	if use, ok := m["use"]; ok && use != "sig" && !(agrees && use == "enc") || ok && agrees && use == "sig" {
+		return fmt.Errorf("JWK: a %s key with use %.20q", k.curve, use)
+	}
+	ops, ok := m["key_ops"]
+	if !ok {
+		return nil
+	}
+	list, _ := ops.([]any)
+	want := []any{"verify"}
+	if agrees {
+		want = []any{"deriveKey", "deriveBits"}
+	}
+	for _, op := range list {
+		if slices.Contains(want, op) {
+			return nil
+		}
+	}
+	return fmt.Errorf("JWK: a %s key with key_ops %.80v", k.curve, ops)
+}
+
 // KeyOf is ParseJWK for a decoded object.
 func KeyOf(m map[string]any) (Key, error) {
 	for _, secret := range []string{"d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"} {
@@ -160,9 +185,6 @@ func KeyOf(m map[string]any) (Key, error) {
 			return nil, fmt.Errorf("JWK: %s: want %d bytes of unpadded base64url", name, size)
 		}
 		return b, nil
-	}
-	if use := text("use"); use != "" && use != "sig" && use != "enc" {
-		return Key{}, fmt.Errorf("JWK: use %.20q", use)
 	}
 	var k Key
 	var err error
@@ -194,6 +216,9 @@ func KeyOf(m map[string]any) (Key, error) {
 		return Key{}, fmt.Errorf("JWK: kty %.20q crv %.20q is not understood; Ed25519, P-256, P-384, P-521 and hybrid keys are", kty, crv)
 	}
 	if err != nil {
+		return Key{}, err
+	}
+	if err := forUse(m, k); err != nil {
 		return Key{}, err
 	}
 	if alg := text("alg"); alg != "" && alg != k.Algorithm() {

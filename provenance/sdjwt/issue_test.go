@@ -266,6 +266,30 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
+// A classical holder is refused where all is hybrid, also by who asks for no key
+// binding: what reads the holder out of the credential later relies on it.
+func TestClassicalHolder(t *testing.T) {
+	issuer, holder := key(t), key(t)
+	now := time.Unix(1_700_000_000, 0)
+	for _, hybridHolder := range []bool{true, false} {
+		k := did.Hybrid(holder.Public())
+		if !hybridHolder {
+			k = ed25519Of(holder)
+		}
+		raw, err := Issue(issuer, Claims{VCT: "urn:test", Holder: k, Issued: now, From: now, Until: now.Add(time.Hour)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		tok, err := Parse(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tok.Verify(Options{Issuer: did.Hybrid(issuer.Public()), VCT: "urn:test", Now: now, HybridOnly: true}); (err == nil) != hybridHolder {
+			t.Errorf("hybrid %v: %v", hybridHolder, err)
+		}
+	}
+}
+
 // ed25519Of is the classical half of an identity, alone.
 func ed25519Of(k *hybrid.Key) did.Key {
 	p := k.Public()

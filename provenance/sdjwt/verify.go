@@ -132,6 +132,9 @@ func (t *Token) Verify(o Options) (*Verified, error) {
 		if v.Holder, err = did.KeyOf(jwk); err != nil {
 			return fail("cnf: %w", err)
 		}
+		if o.HybridOnly && v.Holder.Algorithm() != did.AlgHybrid {
+			return fail("cnf: a classical key where a hybrid one is demanded")
+		}
 	}
 	if err := t.verifyBinding(v, o, skew); err != nil {
 		return nil, err
@@ -152,8 +155,6 @@ func (t *Token) verifyBinding(v *Verified, o Options, skew time.Duration) error 
 		return fail("there is one, and nobody here asked for it")
 	case v.Holder.IsZero():
 		return fail("the credential names no key of its holder")
-	case o.HybridOnly && v.Holder.Algorithm() != did.AlgHybrid:
-		return fail("a classical key where a hybrid one is demanded")
 	case o.Binding.Audience == "" || o.Binding.Nonce == "":
 		return fail("the verifier has no audience or no nonce")
 	}

@@ -11,7 +11,10 @@ import (
 	"consilium/policy"
 )
 
-const recordCohort uint8 = 1
+const (
+	recordCohort uint8 = 1 // about which a sum was opened
+	recordRead   uint8 = 2 // whose rows an analysis read; written before it reads them
+)
 
 // openedCohort is a cohort as the book keeps it: who was in it, for comparison
 // with studies over any table, and what each patient's rows were, for
@@ -54,11 +57,14 @@ func (st *study) about() About {
 
 // cohortBook is the durable list of the cohorts that this hospital has helped
 // to open a sum about. It is written before the vault lets a first opening be
-// acted upon, and read before every new study.
+// acted upon, and read before every new study. It also holds, for the patients
+// who ask, every cohort whose rows an analysis read: a study that was aborted
+// before its first opening has read them all the same.
 type cohortBook struct {
 	mu   sync.Mutex
 	log  *durable.Journal
 	list []openedCohort
+	read map[consilium.StudyID]consilium.Digest // of the cohort recorded last
 }
 
 func openCohortBook(path string) (*cohortBook, error) {
@@ -66,16 +72,20 @@ func openCohortBook(path string) (*cohortBook, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &cohortBook{log: log}
+	b := &cohortBook{log: log, read: map[consilium.StudyID]consilium.Digest{}}
 	err = log.Replay(func(kind uint8, data []byte) error {
-		if kind != recordCohort {
+		if kind != recordCohort && kind != recordRead {
 			return fmt.Errorf("cohort book: record of unknown kind %d", kind)
 		}
 		var c openedCohort
 		if err := json.Unmarshal(data, &c); err != nil {
 			return err
 		}
-		b.list = append(b.list, c)
+		if kind == recordRead {
+			b.read[c.Study] = readersOf(c.Patients)
+		} else {
+			b.list = append(b.list, c)
+		}
 		return nil
 	})
 	if err != nil {
@@ -128,6 +138,65 @@ func (b *cohortBook) add(c openedCohort) error {
 	}
 	b.list = append(b.list, c)
 	return nil
+}
+
+// reads records that an analysis is about to read the rows of a cohort: once for
+// each set of patients in a row, so every patient of every round stands in it.
+func (b *cohortBook) reads(c openedCohort) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	who := readersOf(c.Patients)
+	if have, ok := b.read[c.Study]; ok && have == who {
+		return nil
+	}
+	c.Contents = nil
+	data, err := json.Marshal(&c)
+	if err != nil {
+		return err
+	}
+	if err := b.log.Append(recordRead, data); err != nil {
+		return err
+	}
+	b.read[c.Study] = who
+	return nil
+}
+
+// readersOf names a set of patients, which is in order.
+func readersOf(patients []policy.Member) consilium.Digest {
+	var all []byte
+	for _, p := range patients {
+		all = append(all, p[:]...)
+	}
+	return consilium.DomainCohort.Digest([]byte("read"), all)
+}
+
+// Read is a study that read rows of a patient, as the book has it.
+type Read struct {
+	Study   consilium.StudyID
+	Columns []string
+	About   About
+}
+
+// Reads lists, from the book in a file, the studies whose analysis read rows of
+// the patient, each once, in the order in which they came.
+func Reads(path string, patient policy.Member) ([]Read, error) {
+	log, err := durable.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	var out []Read
+	err = log.Replay(func(_ uint8, data []byte) error {
+		var c openedCohort
+		if err := json.Unmarshal(data, &c); err != nil {
+			return err
+		}
+		if slices.Contains(c.Patients, patient) && !slices.ContainsFunc(out, func(r Read) bool { return r.Study == c.Study }) {
+			out = append(out, Read{c.Study, c.Columns, c.About})
+		}
+		return nil
+	})
+	return out, err
 }
 
 func (b *cohortBook) close() error { return b.log.Close() }

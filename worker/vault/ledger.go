@@ -13,6 +13,7 @@ import (
 	"consilium"
 	"consilium/internal/durable"
 	"consilium/provenance"
+	"consilium/provenance/chain"
 )
 
 // SeenFile, in a vault's directory, is the last checkpoint of the hospital's
@@ -61,14 +62,15 @@ func (l *ledgerGate) remember() error {
 
 // verify holds the study's table against the ledger: every row of the very
 // buffers that project shares with the analysis.
-func (v *Vault) verify(ctx context.Context, st *study) (*provenance.Verified, error) {
+// Where anchors are demanded, the ledger must also continue every anchored one.
+func (v *Vault) verify(ctx context.Context, st *study) (*provenance.Verified, *chain.Report, error) {
 	l, err := v.openLedgerGate(st.site)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	batches, err := v.batches.List()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	// A hospital's tables are streams of their own in one ledger.
 	batches = slices.DeleteFunc(batches, func(b provenance.Batch) bool { return b.Header.Header.Stream != st.data.def.Stream })
@@ -76,10 +78,16 @@ func (v *Vault) verify(ctx context.Context, st *study) (*provenance.Verified, er
 		Stream: st.data.def.Stream, Batches: batches, Records: []arrow.Record{st.data.rows.Record}, Salts: v.salts,
 	})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	var anchored *chain.Report
+	if v.cfg.Anchors != nil {
+		if anchored, err = v.cfg.Anchors.Check(ctx, l.view, verified.Checkpoint, v.cfg.Now()); err != nil {
+			return nil, nil, err
+		}
 	}
 	if err := v.openConsents(st.site, l.gate); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return verified, l.remember()
+	return verified, anchored, l.remember()
 }

@@ -83,7 +83,7 @@ func (v *Vault) use(ctx context.Context, st *study, round uint32) (*usable, erro
 		}
 		st.data, st.people = d, newPeople(d, st)
 	}
-	verified, err := v.verify(ctx, st)
+	verified, anchored, err := v.verify(ctx, st)
 	if err != nil {
 		return nil, err
 	}
@@ -146,11 +146,15 @@ func (v *Vault) use(ctx context.Context, st *study, round uint32) (*usable, erro
 		return nil, err
 	}
 	log, _ := v.decisions.Head()
-	use, err := record("use", map[string]any{
+	said := map[string]any{
 		"dataset": st.spec.Data.Dataset, "round": round, "rowSet": v.salt(st, u.rowSet), "decision": u.decision, "policy": st.submission.Policy,
 		"roots": verified.Roots, "patients": v.salt(st, chosen), "reasons": permit.rows.Reasons,
 		"path": permit.rows.Path, "log": log,
-	})
+	}
+	if anchored != nil {
+		said["anchor"] = map[string]any{"epoch": anchored.Newest.Epoch, "block": anchored.Newest.Block.String(), "number": anchored.Newest.Number, "entries": anchored.Size}
+	}
+	use, err := record("use", said)
 	if err != nil {
 		return nil, err
 	}
@@ -189,6 +193,11 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 		return hatch.LocalReply{}, err
 	} else if why != nil {
 		return hatch.LocalReply{}, why
+	}
+	// Before the analysis sees a row: if we crash here, a patient is told of a
+	// study that was about to read, and never the other way round.
+	if err := v.book.reads(*cohort); err != nil {
+		return hatch.LocalReply{}, err
 	}
 	st.cohort = cohort
 	derived, err := table.Derive(st.spec, st.record, u.selected)

@@ -18,6 +18,7 @@ import (
 	"consilium/models"
 	"consilium/policy"
 	"consilium/provenance"
+	"consilium/provenance/chain"
 )
 
 // Dataset binds a study's dataset name to a table of this hospital. Its
@@ -42,6 +43,7 @@ type Config struct {
 	KEK       *provenance.KEK
 	LedgerDir string // the hospital's own ledger, read only
 	Witnesses provenance.WitnessPolicy
+	Anchors   *chain.Watch                   // demanded of the ledger before a row is used; nil demands none
 	BoardKeys map[string]consilium.PublicKey // pinned; the roster is checked against them
 	Threshold int
 	Facts     *policy.SiteFacts // what this hospital has filed: documents, grounds, agreements
@@ -75,19 +77,6 @@ type Vault struct {
 
 var _ hatch.Vault = (*Vault)(nil)
 
-// Take takes a vault's directory for this process: the vault itself, and whoever
-// anchors its rows, which comes first. The directory of the board's stops is made
-// once, before it: one that is missing later was taken away, and nothing is read
-// until it is back.
-func Take(dir string) (*durable.Dir, error) {
-	if _, err := os.Stat(filepath.Join(dir, "VERSION")); errors.Is(err, fs.ErrNotExist) {
-		if err := os.MkdirAll(StopDir(dir), 0o700); err != nil {
-			return nil, durable.Full(err)
-		}
-	}
-	return durable.Prepare(dir, "worker-vault")
-}
-
 // Open recovers a vault from its directory.
 func Open(cfg Config) (*Vault, error) {
 	if cfg.Now == nil {
@@ -105,7 +94,7 @@ func Open(cfg Config) (*Vault, error) {
 	case len(cfg.Pseudonym) < 32:
 		return nil, fmt.Errorf("vault: pseudonym key of %d bytes, want at least 32", len(cfg.Pseudonym))
 	}
-	dir, err := Take(cfg.Dir)
+	dir, err := Prepare(cfg.Dir)
 	if err != nil {
 		return nil, err
 	}
@@ -133,6 +122,18 @@ func Open(cfg Config) (*Vault, error) {
 		return fail(err)
 	}
 	return v, nil
+}
+
+// Prepare takes a vault's directory for this process, and makes it if it is not
+// there. The directory of stops is made with it, once: one that is missing later
+// was taken away, and nothing is read until it is back.
+func Prepare(dir string) (*durable.Dir, error) {
+	if _, err := os.Stat(filepath.Join(dir, "VERSION")); errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(StopDir(dir), 0o700); err != nil {
+			return nil, err
+		}
+	}
+	return durable.Prepare(dir, "worker-vault")
 }
 
 // Close releases the directory.

@@ -17,7 +17,9 @@ import (
 	abci "github.com/cometbft/cometbft/abci/types"
 
 	"consilium"
+	"consilium/internal/canon"
 	"consilium/internal/hybrid"
+	"consilium/internal/pinned"
 	"consilium/provenance"
 )
 
@@ -208,6 +210,10 @@ func TestValidators(t *testing.T) {
 	}
 
 	// What the validators refuse, and what a verifier refuses.
+	if out, err := n.command("put", "-rpc", n.rpc[0], "-genesis", n.genesis, "-key", n.path("mistyped"), "-anchor", n.anchor(4)); err == nil || !strings.Contains(out, "the genesis must name") {
+		t.Errorf("a mistyped key: %v %s", err, out)
+	}
+	n.must("submitter", "-key", n.path("stranger"))
 	if out, err := n.command("put", "-rpc", n.rpc[0], "-genesis", n.genesis, "-key", n.path("stranger"), "-anchor", n.anchor(4)); err == nil || !strings.Contains(out, "nobody whom the genesis names") {
 		t.Errorf("a stranger: %v %s", err, out)
 	}
@@ -262,6 +268,92 @@ func TestValidators(t *testing.T) {
 	liar.must("verify", "-anchor", lie, "-genesis", liar.genesis)
 	if out, err := n.command("verify", "-anchor", lie, "-genesis", n.genesis); err == nil {
 		t.Errorf("other validators: %s", out)
+	}
+}
+
+// The file of a new epoch is made of checkpoints that verify under a roster of
+// the board that is pinned, and of nothing else.
+func TestBegin(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name string, v any) string {
+		b, ok := v.([]byte)
+		if !ok {
+			var err error
+			if b, err = json.Marshal(v); err != nil {
+				t.Fatal(err)
+			}
+		}
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	witness, err := provenance.NewWitnessKey("witness.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := provenance.NewLogKey("ledger.example/one")
+	if err != nil {
+		t.Fatal(err)
+	}
+	board, _ := hybrid.Generate()
+	site, _ := hybrid.Generate()
+	r := consilium.Roster{APIVersion: consilium.APIVersion, Kind: "Roster", Name: "bft.example", Version: 1, NotBefore: 1, NotAfter: 2,
+		Board: consilium.Board{Name: "board", Members: []consilium.BoardMember{{ID: "b1", Key: board.Public(), TLS: []consilium.Digest{{9}}}}, Threshold: 1, Witness: witness.Verifier()},
+		Sites: []consilium.Site{{ID: "one", Name: "One", Operator: "one", Country: "NL", Regimes: []string{"GDPR"}, Key: site.Public(), TLS: []consilium.Digest{{1}}, Ledger: log.Verifier()}}}
+	payload, err := canon.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sig, err := board.Sign(consilium.DomainRoster, payload)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roster := file("roster.json", consilium.Signed{Payload: payload, Signatures: []consilium.Countersign{{By: "b1", Signature: sig}}})
+	unsigned := file("unsigned.json", consilium.Signed{Payload: payload})
+	pin := file("board.json", pinned.BoardOf(&r))
+	leaf := provenance.LeafHash([]byte("x"))
+	whole, err := provenance.SignCheckpoint(log.Name(), 1, leaf, log, witness)
+	if err != nil {
+		t.Fatal(err)
+	}
+	alone, err := provenance.SignCheckpoint(log.Name(), 1, leaf, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cp, lonely := file("checkpoint", whole), file("lonely", alone)
+	at := filepath.Join(dir, "epoch-1.json")
+	for name, try := range map[string]func() error{
+		"no file":              func() error { return begin("", 1, roster, pin, []string{cp}) },
+		"no epoch":             func() error { return begin(at, 0, roster, pin, []string{cp}) },
+		"no board":             func() error { return begin(at, 1, roster, "", []string{cp}) },
+		"no checkpoint":        func() error { return begin(at, 1, roster, pin, nil) },
+		"an unsigned roster":   func() error { return begin(at, 1, unsigned, pin, []string{cp}) },
+		"without its witness":  func() error { return begin(at, 1, roster, pin, []string{lonely}) },
+		"nothing to put again": func() error { return begin(at, 0, "", "", nil) },
+	} {
+		if err := try(); err == nil {
+			t.Errorf("%s: begun", name)
+		}
+		if _, err := os.Stat(at); err == nil {
+			t.Fatalf("%s: written", name)
+		}
+	}
+	for range 2 { // again after a crash
+		if err := begin(at, 1, roster, pin, []string{cp}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := begin(at, 0, "", "", nil); err != nil {
+		t.Error(err)
+	}
+	if err := begin(at, 2, roster, pin, []string{cp}); err == nil {
+		t.Error("another epoch in the same file")
+	}
+	a, err := readAnchor(at)
+	if err != nil || a.Epoch != 1 || len(a.Heads) != 1 || a.Heads[0].Root != leaf || a.Status != provenance.AnchorPending {
+		t.Errorf("%+v %v", a, err)
 	}
 }
 

@@ -35,6 +35,7 @@ import (
 	"github.com/cometbft/cometbft/types"
 
 	"consilium"
+	"consilium/cmd/consilium-anchor/heads"
 	"consilium/internal/durable"
 	"consilium/internal/hybrid"
 	"consilium/provenance"
@@ -63,7 +64,7 @@ func (l *list) Set(s string) error { *l = append(*l, s); return nil }
 
 func run(ctx context.Context, args []string, out io.Writer) error {
 	if len(args) == 0 {
-		return errors.New("want init, genesis, run, put, prove or verify")
+		return errors.New("want init, submitter, genesis, run, put or verify")
 	}
 	f := flag.NewFlagSet(args[0], flag.ContinueOnError)
 	var validators, peers, submitters list
@@ -73,8 +74,13 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	genesis := f.String("genesis", "", "the genesis `file`")
 	listen := f.String("listen", "127.0.0.1:26656", "`address` for the other validators")
 	rpc := f.String("rpc", "127.0.0.1:26657", "`address` of the validator's own interface")
-	key := f.String("key", "", "`file` with the seed of the submitter's hybrid key; made if there is none")
-	anchor := f.String("anchor", "", "the anchor's `file`: its epoch and heads, and for prove the proof")
+	key := f.String("key", "", "`file` with the seed of the submitter's hybrid key; `submitter` makes it")
+	anchor := f.String("anchor", "", "the anchor's `file`: put makes it and writes the proof into it")
+	epoch := f.Uint64("epoch", 0, "for put, the epoch's `number`; each is larger than the one before")
+	roster := f.String("roster", "", "for put, the federation's signed roster `file`")
+	board := f.String("board", "", "for put, a kit's board.json `file`: the board whose roster it must be")
+	var checkpoints heads.Files
+	f.Var(&checkpoints, "checkpoint", "for put, a ledger's checkpoint `file`; give the flag for each hospital")
 	f.Var(&validators, "validator", "a validator's card `file`")
 	f.Var(&peers, "peer", "another validator, `ID@HOST:PORT`")
 	f.Var(&submitters, "submitter", "public hybrid `key` of who may put epochs")
@@ -85,7 +91,7 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	case "init":
 		return initHome(*home, *name, out)
 	case "submitter":
-		s, err := submitter(*key)
+		s, err := makeSubmitter(*key)
 		if err != nil {
 			return err
 		}
@@ -97,6 +103,9 @@ func run(ctx context.Context, args []string, out io.Writer) error {
 	case "run":
 		return runNode(ctx, *home, *genesis, *listen, *rpc, peers, out)
 	case "put":
+		if err := begin(*anchor, *epoch, *roster, *board, checkpoints); err != nil {
+			return err
+		}
 		return runPut(ctx, *rpc, *genesis, *key, *anchor, out)
 	case "verify":
 		a, err := readAnchor(*anchor)
@@ -145,14 +154,27 @@ func initHome(home, name string, out io.Writer) error {
 	return json.NewEncoder(out).Encode(card{Name: name, NodeID: nodeKey.ID(), PubKey: pub.Bytes()})
 }
 
+// makeSubmitter reads the submitter's key, or makes it. Only its own command
+// makes one: a put with a mistyped path must not sign with a key that the genesis
+// does not name.
+func makeSubmitter(path string) (*hybrid.Key, error) {
+	if path == "" {
+		return nil, errors.New("--key is needed")
+	}
+	k, err := submitter(path)
+	if !errors.Is(err, os.ErrNotExist) {
+		return k, err
+	}
+	if k, err = hybrid.Generate(); err != nil {
+		return nil, err
+	}
+	return k, durable.WriteFile(path, []byte(hex.EncodeToString(k.Seed())), 0o600)
+}
+
 func submitter(path string) (*hybrid.Key, error) {
 	b, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		k, err := hybrid.Generate()
-		if err != nil {
-			return nil, err
-		}
-		return k, durable.WriteFile(path, []byte(hex.EncodeToString(k.Seed())), 0o600)
+		return nil, fmt.Errorf("%w; `consilium-anchor-bft submitter --key FILE` makes a key, which the genesis must name", err)
 	}
 	if err != nil {
 		return nil, err
@@ -201,6 +223,44 @@ func runNode(ctx context.Context, home, genesis, listen, rpc string, peers []str
 	err = n.Stop()
 	n.Wait()
 	return err
+}
+
+// begin writes the anchor's file of a new epoch: heads of verified checkpoints
+// under their super-root. A file that is there is that of a put that was
+// interrupted, and must be of the same heads.
+func begin(path string, epoch uint64, roster, board string, checkpoints []string) error {
+	if path == "" {
+		return errors.New("--anchor is needed: the file to write")
+	}
+	there, err := readAnchor(path)
+	if err == nil && epoch == 0 && len(checkpoints) == 0 {
+		return nil // put again
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	if epoch == 0 || roster == "" || len(checkpoints) == 0 {
+		return errors.New("--epoch, --roster, --board and --checkpoint are needed for a new epoch")
+	}
+	list, err := heads.Read(roster, board, checkpoints)
+	if err != nil {
+		return err
+	}
+	root, err := provenance.SuperRoot(epoch, list)
+	if err != nil {
+		return err
+	}
+	if there != nil {
+		if there.Epoch != epoch || there.SuperRoot != root {
+			return fmt.Errorf("%s is of epoch %d and other heads; give another file for another epoch", path, there.Epoch)
+		}
+		return nil
+	}
+	b, err := json.Marshal(&provenance.Anchor{APIVersion: consilium.APIVersion, Kind: "Anchor", Chain: provenance.ChainComet, Epoch: epoch, SuperRoot: root, Heads: list, Status: provenance.AnchorPending})
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(path, append(b, '\n'), 0o644)
 }
 
 func readAnchor(path string) (*provenance.Anchor, error) {

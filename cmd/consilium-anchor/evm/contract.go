@@ -1,16 +1,8 @@
-// Package evm anchors epochs in a contract of an EVM chain and verifies,
-// offline, that a block of the chain holds one.
+// Package evm anchors epochs in a contract of an EVM chain and fetches the
+// proofs that package chain verifies offline.
 //
 // The contract (EpochAnchor.sol) keeps one super-root an epoch. Epochs grow, a
 // root is never changed, and only the account that deployed it may put one.
-//
-// # What a proof rests on
-//
-// A proof is a block header, and two Merkle-Patricia paths from the header's
-// state root to the contract's account and from there to the epoch's slot. It is
-// as good as the block hash that the verifier trusts, TrustedBlock: take it from
-// several independent nodes, or from a checkpoint that you believe; whoever
-// gives you a false block hash can prove anything under it.
 //
 // Transactions are signed with secp256k1, as the chain demands. Whoever forges
 // that signature can put a wrong super-root for an epoch that is still free; he
@@ -24,12 +16,9 @@ package evm
 import (
 	_ "embed"
 	"encoding/hex"
-	"math/big"
 	"strings"
 
 	"github.com/ethereum/go-ethereum/accounts/abi"
-	"github.com/ethereum/go-ethereum/common"
-	"github.com/ethereum/go-ethereum/crypto"
 
 	"consilium"
 )
@@ -59,15 +48,6 @@ func bytecode() []byte {
 		panic("evm: " + err.Error()) // embedded
 	}
 	return b
-}
-
-// rootSlot is where Solidity keeps root[epoch]: mappings hash the key with the
-// number of their slot, here 1.
-func rootSlot(epoch uint64) common.Hash {
-	var b [64]byte
-	new(big.Int).SetUint64(epoch).FillBytes(b[:32])
-	b[63] = 1
-	return crypto.Keccak256Hash(b[:])
 }
 
 func putData(epoch uint64, root consilium.Digest) ([]byte, error) {

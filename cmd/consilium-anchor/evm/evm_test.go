@@ -1,6 +1,7 @@
 package evm
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"encoding/json"
@@ -12,14 +13,19 @@ import (
 	"testing"
 
 	"github.com/ethereum/go-ethereum/common"
+	"github.com/ethereum/go-ethereum/core/rawdb"
 	"github.com/ethereum/go-ethereum/core/types"
 	"github.com/ethereum/go-ethereum/crypto"
 	"github.com/ethereum/go-ethereum/ethclient"
 	"github.com/ethereum/go-ethereum/ethclient/simulated"
+	"github.com/ethereum/go-ethereum/ethdb/memorydb"
 	"github.com/ethereum/go-ethereum/rpc"
+	"github.com/ethereum/go-ethereum/trie"
+	"github.com/ethereum/go-ethereum/triedb"
 
 	"consilium"
 	"consilium/provenance"
+	"consilium/provenance/chain"
 )
 
 type world struct {
@@ -229,9 +235,11 @@ func TestOfflineProof(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	trusted := common.HexToHash(a.Block)
-	if err := Verify(proven, trusted); err != nil {
+	trusted := w.trust(a.Block)
+	if f, err := chain.Verify(proven, trusted); err != nil {
 		t.Fatal(err)
+	} else if head, err := w.chain.Client().HeaderByHash(t.Context(), common.HexToHash(a.Block)); err != nil || f.Number != head.Number.Uint64() || f.Time.Unix() != int64(head.Time) || f.Number != a.Height {
+		t.Errorf("%+v, the chain's header says %d at %d: %v", f, head.Number, head.Time, err)
 	}
 	b, err := json.Marshal(proven)
 	if err != nil {
@@ -242,45 +250,52 @@ func TestOfflineProof(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := Verify(read, trusted); err != nil {
+	if _, err := chain.Verify(read, trusted); err != nil {
 		t.Errorf("from its file: %v", err)
 	}
 	// The anchor holds in later blocks too.
 	if later, err := Prove(t.Context(), w.chain.Client(), w.rpc(), a, a.Height+2); err != nil {
 		t.Error(err)
-	} else if err := Verify(later, trusted); err == nil {
+	} else if _, err := chain.Verify(later, trusted); err == nil {
 		t.Error("a proof under another block than the trusted one")
+	} else if f, err := chain.Verify(later, w.trust(later.Block, a.Block)); err != nil || f.Number != a.Height+2 {
+		t.Errorf("under a later block that is trusted too: %v", err)
 	}
-	refused := func(name string, edit func(*provenance.Anchor, *Proof)) {
+	refused := func(name string, edit func(*provenance.Anchor, *chain.Proof)) {
 		t.Helper()
 		x := *proven
 		x.Heads = append([]provenance.Head(nil), proven.Heads...)
-		var p Proof
+		var p chain.Proof
 		if err := json.Unmarshal(proven.Proof, &p); err != nil {
 			t.Fatal(err)
 		}
 		edit(&x, &p)
 		x.Proof, _ = json.Marshal(&p)
-		if err := Verify(&x, trusted); !errors.Is(err, consilium.ErrSignature) {
+		if _, err := chain.Verify(&x, trusted); !errors.Is(err, consilium.ErrSignature) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	refused("other heads", func(x *provenance.Anchor, _ *Proof) { x.Heads[0].Size++ })
-	refused("other heads, with their root", func(x *provenance.Anchor, _ *Proof) {
+	refused("other heads", func(x *provenance.Anchor, _ *chain.Proof) { x.Heads[0].Size++ })
+	refused("other heads, with their root", func(x *provenance.Anchor, _ *chain.Proof) {
 		x.Heads[0].Size++
 		x.SuperRoot, _ = provenance.SuperRoot(x.Epoch, x.Heads)
 	})
-	refused("another epoch", func(x *provenance.Anchor, _ *Proof) {
+	refused("another epoch", func(x *provenance.Anchor, _ *chain.Proof) {
 		x.Epoch, x.Heads = 1, heads(2)
 		x.SuperRoot, _ = provenance.SuperRoot(1, x.Heads)
 	})
-	refused("an epoch that is not there", func(x *provenance.Anchor, _ *Proof) { x.Epoch = 9; x.SuperRoot, _ = provenance.SuperRoot(9, x.Heads) })
-	refused("another contract", func(x *provenance.Anchor, _ *Proof) { x.Contract = common.Address{1}.Hex() })
-	refused("another header", func(_ *provenance.Anchor, p *Proof) { p.Header[40] ^= 1 })
-	refused("an account off the root", func(_ *provenance.Anchor, p *Proof) { p.Account[0][9] ^= 1 })
-	refused("a value off the root", func(_ *provenance.Anchor, p *Proof) { p.Storage[len(p.Storage)-1][9] ^= 1 })
-	refused("no path", func(_ *provenance.Anchor, p *Proof) { p.Storage = nil })
-	refused("another chain", func(x *provenance.Anchor, _ *Proof) { x.Chain = provenance.ChainComet })
+	refused("an epoch that is not there", func(x *provenance.Anchor, _ *chain.Proof) {
+		x.Epoch = 9
+		x.SuperRoot, _ = provenance.SuperRoot(9, x.Heads)
+	})
+	refused("another contract", func(x *provenance.Anchor, _ *chain.Proof) { x.Contract = common.Address{1}.Hex() })
+	refused("another header", func(_ *provenance.Anchor, p *chain.Proof) { p.Header[40] ^= 1 })
+	refused("an account off the root", func(_ *provenance.Anchor, p *chain.Proof) { p.Account[0][9] ^= 1 })
+	refused("a value off the root", func(_ *provenance.Anchor, p *chain.Proof) { p.Storage[len(p.Storage)-1][9] ^= 1 })
+	refused("no path", func(_ *provenance.Anchor, p *chain.Proof) { p.Storage = nil })
+	refused("another height", func(x *provenance.Anchor, _ *chain.Proof) { x.Height++ })
+	refused("another block", func(x *provenance.Anchor, _ *chain.Proof) { x.Block = common.Hash{1}.Hex() })
+	refused("another chain", func(x *provenance.Anchor, _ *chain.Proof) { x.Chain = provenance.ChainComet })
 	// Who controls the node makes a chain of his own, in which everything is
 	// proven: without a block hash from elsewhere, the naive twin believes it.
 	liar := newWorld(t)
@@ -291,11 +306,129 @@ func TestOfflineProof(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := Verify(forged, common.HexToHash(forged.Block)); err != nil {
+	naive := liar.trust(forged.Block) // what the file itself says
+	if _, err := chain.Verify(forged, naive); err != nil {
 		t.Errorf("the naive twin noticed: %v", err)
 	}
-	if err := Verify(forged, trusted); err == nil {
+	if _, err := chain.Verify(forged, chain.Trust{Contract: naive.Contract, Blocks: trusted.Blocks}); err == nil {
 		t.Error("a private chain's proof under the trusted block")
+	}
+}
+
+func (w *world) trust(blocks ...string) chain.Trust {
+	w.Helper()
+	out := chain.Trust{Contract: chain.Address(w.contract)}
+	for _, b := range blocks {
+		out.Blocks = append(out.Blocks, chain.Hash(common.HexToHash(b)))
+	}
+	return out
+}
+
+// A hospital rewrites its ledger and anchors the new history in a contract of
+// its own, on the very chain of the federation: the block is real and final. A
+// naive verifier, which takes the contract from the anchor's file, is content.
+func TestContractOfOnesOwn(t *testing.T) {
+	w := newWorld(t)
+	w.put(2, 2)
+	own, _, err := Deploy(t.Context(), w.chain.Client(), w.stranger)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.chain.Commit()
+	cfg := w.cfg
+	cfg.Key, cfg.Contract, cfg.Dir = w.stranger, own, t.TempDir()
+	liar, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := liar.Put(t.Context(), 2, heads(7)); err != nil {
+		t.Fatal(err)
+	}
+	w.chain.Commit()
+	a, err := liar.Poll(t.Context(), 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged, err := Prove(t.Context(), w.chain.Client(), w.rpc(), a, a.Height)
+	if err != nil {
+		t.Fatal(err)
+	}
+	naive := w.trust(a.Block)
+	if naive.Contract, err = chain.ParseAddress(forged.Contract); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := chain.Verify(forged, naive); err != nil {
+		t.Errorf("the naive twin noticed: %v", err)
+	}
+	if _, err := chain.Verify(forged, w.trust(a.Block)); !errors.Is(err, consilium.ErrSignature) {
+		t.Errorf("an anchor in a contract of one's own: %v", err)
+	}
+	// Naming the federation's contract does not move the proof there.
+	forged.Contract = w.contract.Hex()
+	if _, err := chain.Verify(forged, w.trust(a.Block)); !errors.Is(err, consilium.ErrSignature) {
+		t.Errorf("a proof of another contract: %v", err)
+	}
+	for name, trust := range map[string]chain.Trust{"no block": w.trust(), "no contract": {Blocks: naive.Blocks}, "the zero block": w.trust(common.Hash{}.Hex())} {
+		if _, err := chain.Verify(forged, trust); err == nil {
+			t.Errorf("%s to trust, and verified", name)
+		}
+	}
+}
+
+// Trees of many accounts and slots, as no chain on this machine has: what
+// go-ethereum's own trie proves, package chain reads the same, and what is
+// absent is absent.
+func TestPathsAsGoEthereum(t *testing.T) {
+	for _, size := range []int{1, 2, 3, 17, 300, 5000} {
+		tr := trie.NewEmpty(triedb.NewDatabase(rawdb.NewMemoryDatabase(), nil))
+		want := map[[4]byte][]byte{}
+		for i := range size {
+			key := [4]byte{byte(i >> 8), byte(i), 7}
+			value := bytes.Repeat([]byte{byte(i), 1}, 1+i%40) // small ones are embedded in their parents
+			want[key] = value
+			tr.MustUpdate(crypto.Keccak256(key[:]), value)
+		}
+		root := tr.Hash()
+		for i := range size + 20 {
+			key := [4]byte{byte(i >> 8), byte(i), 7}
+			db := memorydb.New()
+			if err := tr.Prove(crypto.Keccak256(key[:]), db); err != nil {
+				t.Fatal(err)
+			}
+			var nodes [][]byte
+			it := db.NewIterator(nil, nil)
+			for it.Next() {
+				nodes = append(nodes, bytes.Clone(it.Value()))
+			}
+			it.Release()
+			theirs, err := trie.VerifyProof(root, crypto.Keccak256(key[:]), db)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ours, err := chain.Lookup(root, key[:], nodes)
+			if (err == nil) != (theirs != nil) || !bytes.Equal(ours, theirs) || !bytes.Equal(theirs, want[key]) {
+				t.Fatalf("%d of %d: %x and %x: %v", i, size, ours, theirs, err)
+			}
+			// A path that lacks a node proves nothing, present or absent.
+			for drop := range nodes {
+				less := append(append([][]byte{}, nodes[:drop]...), nodes[drop+1:]...)
+				if v, err := chain.Lookup(root, key[:], less); err == nil || v != nil {
+					t.Fatalf("%d of %d without node %d: %x", i, size, drop, v)
+				}
+			}
+			if i > 60 && i < size-5 {
+				continue
+			}
+			for at := range nodes {
+				for flip := range nodes[at] {
+					nodes[at][flip] ^= 1
+					if v, err := chain.Lookup(root, key[:], nodes); err == nil {
+						t.Fatalf("%d of %d with a bit of node %d flipped: %x", i, size, at, v)
+					}
+					nodes[at][flip] ^= 1
+				}
+			}
+		}
 	}
 }
 

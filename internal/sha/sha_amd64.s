@@ -1,0 +1,279 @@
+//go:build amd64 && !purego
+
+#include "textflag.h"
+
+// Sixteen messages side by side: a..h of all lanes in Z0..Z7, sixteen words of
+// the message schedule in Z16..Z31 in the order that TRANSPOSE leaves them in.
+
+#define W0 Z16
+#define W1 Z18
+#define W2 Z17
+#define W3 Z19
+#define W4 Z20
+#define W5 Z22
+#define W6 Z21
+#define W7 Z23
+#define W8 Z24
+#define W9 Z26
+#define W10 Z25
+#define W11 Z27
+#define W12 Z28
+#define W13 Z30
+#define W14 Z29
+#define W15 Z31
+
+// The round constants of FIPS 180-4 §4.2.2.
+DATA k<>+0x000(SB)/8, $0x71374491428a2f98
+DATA k<>+0x008(SB)/8, $0xe9b5dba5b5c0fbcf
+DATA k<>+0x010(SB)/8, $0x59f111f13956c25b
+DATA k<>+0x018(SB)/8, $0xab1c5ed5923f82a4
+DATA k<>+0x020(SB)/8, $0x12835b01d807aa98
+DATA k<>+0x028(SB)/8, $0x550c7dc3243185be
+DATA k<>+0x030(SB)/8, $0x80deb1fe72be5d74
+DATA k<>+0x038(SB)/8, $0xc19bf1749bdc06a7
+DATA k<>+0x040(SB)/8, $0xefbe4786e49b69c1
+DATA k<>+0x048(SB)/8, $0x240ca1cc0fc19dc6
+DATA k<>+0x050(SB)/8, $0x4a7484aa2de92c6f
+DATA k<>+0x058(SB)/8, $0x76f988da5cb0a9dc
+DATA k<>+0x060(SB)/8, $0xa831c66d983e5152
+DATA k<>+0x068(SB)/8, $0xbf597fc7b00327c8
+DATA k<>+0x070(SB)/8, $0xd5a79147c6e00bf3
+DATA k<>+0x078(SB)/8, $0x1429296706ca6351
+DATA k<>+0x080(SB)/8, $0x2e1b213827b70a85
+DATA k<>+0x088(SB)/8, $0x53380d134d2c6dfc
+DATA k<>+0x090(SB)/8, $0x766a0abb650a7354
+DATA k<>+0x098(SB)/8, $0x92722c8581c2c92e
+DATA k<>+0x0a0(SB)/8, $0xa81a664ba2bfe8a1
+DATA k<>+0x0a8(SB)/8, $0xc76c51a3c24b8b70
+DATA k<>+0x0b0(SB)/8, $0xd6990624d192e819
+DATA k<>+0x0b8(SB)/8, $0x106aa070f40e3585
+DATA k<>+0x0c0(SB)/8, $0x1e376c0819a4c116
+DATA k<>+0x0c8(SB)/8, $0x34b0bcb52748774c
+DATA k<>+0x0d0(SB)/8, $0x4ed8aa4a391c0cb3
+DATA k<>+0x0d8(SB)/8, $0x682e6ff35b9cca4f
+DATA k<>+0x0e0(SB)/8, $0x78a5636f748f82ee
+DATA k<>+0x0e8(SB)/8, $0x8cc7020884c87814
+DATA k<>+0x0f0(SB)/8, $0xa4506ceb90befffa
+DATA k<>+0x0f8(SB)/8, $0xc67178f2bef9a3f7
+GLOBL k<>(SB), RODATA|NOPTR, $256
+
+// Words are big-endian.
+DATA flip<>+0x00(SB)/8, $0x0405060700010203
+DATA flip<>+0x08(SB)/8, $0x0c0d0e0f08090a0b
+GLOBL flip<>(SB), RODATA|NOPTR, $16
+
+#define LOAD(AT, R) \
+	VMOVDQU32 AT, R    \
+	VPSHUFB   Z15, R, R
+
+#define DWORDS(A, B) \
+	VPUNPCKLDQ B, A, Z8 \
+	VPUNPCKHDQ B, A, B  \
+	VMOVDQA64  Z8, A
+
+#define QWORDS(A, B) \
+	VPUNPCKLQDQ B, A, Z8 \
+	VPUNPCKHQDQ B, A, B  \
+	VMOVDQA64   Z8, A
+
+// QUARTERS transposes the 128-bit quarters of four registers.
+#define QUARTERS(A, B, C, D) \
+	VSHUFI32X4 $0x44, B, A, Z8   \
+	VSHUFI32X4 $0xee, B, A, Z9   \
+	VSHUFI32X4 $0x44, D, C, Z10  \
+	VSHUFI32X4 $0xee, D, C, Z11  \
+	VSHUFI32X4 $0x88, Z10, Z8, A \
+	VSHUFI32X4 $0xdd, Z10, Z8, B \
+	VSHUFI32X4 $0x88, Z11, Z9, C \
+	VSHUFI32X4 $0xdd, Z11, Z9, D
+
+// ROUND is one step of FIPS 180-4 §6.2.2 (3). Its caller renames the variables.
+#define ROUND(A, B, C, D, E, F, G, H, W, AT) \
+	VPADDD     W, H, H             \
+	VPADDD.BCST AT(R9), H, H       \
+	VPRORD     $6, E, Z8           \
+	VPRORD     $11, E, Z9          \
+	VPRORD     $25, E, Z10         \
+	VPTERNLOGD $0x96, Z10, Z9, Z8  \
+	VMOVDQA64  E, Z11              \
+	VPTERNLOGD $0xca, G, F, Z11    \
+	VPADDD     Z8, H, H            \
+	VPADDD     Z11, H, H           \
+	VPADDD     H, D, D             \
+	VPRORD     $2, A, Z12          \
+	VPRORD     $13, A, Z13         \
+	VPRORD     $22, A, Z14         \
+	VPTERNLOGD $0x96, Z14, Z13, Z12 \
+	VMOVDQA64  A, Z15              \
+	VPTERNLOGD $0xe8, C, B, Z15    \
+	VPADDD     Z12, H, H           \
+	VPADDD     Z15, H, H
+
+// NEXT is word t+16 of the schedule in the place of word t: §6.2.2 (1).
+#define NEXT(W, W1, W9, W14) \
+	VPRORD     $7, W1, Z8          \
+	VPRORD     $18, W1, Z9         \
+	VPSRLD     $3, W1, Z10         \
+	VPTERNLOGD $0x96, Z10, Z9, Z8  \
+	VPADDD     W9, W, W            \
+	VPRORD     $17, W14, Z12       \
+	VPRORD     $19, W14, Z13       \
+	VPSRLD     $10, W14, Z14       \
+	VPTERNLOGD $0x96, Z14, Z13, Z12 \
+	VPADDD     Z8, W, W            \
+	VPADDD     Z12, W, W
+
+// func compress(state *[8][Lanes]uint32, data *byte, stride, n int)
+TEXT ·compress(SB), NOSPLIT, $0-32
+	MOVQ state+0(FP), DI
+	MOVQ data+8(FP), SI
+	MOVQ stride+16(FP), CX
+	MOVQ n+24(FP), R8
+	LEAQ (CX)(CX*2), DX
+	LEAQ (SI)(CX*4), R10
+	LEAQ (R10)(CX*4), R11
+	LEAQ (R11)(CX*4), R12
+	VMOVDQU32 0(DI), Z0
+	VMOVDQU32 64(DI), Z1
+	VMOVDQU32 128(DI), Z2
+	VMOVDQU32 192(DI), Z3
+	VMOVDQU32 256(DI), Z4
+	VMOVDQU32 320(DI), Z5
+	VMOVDQU32 384(DI), Z6
+	VMOVDQU32 448(DI), Z7
+
+block:
+	VBROADCASTI32X4 flip<>(SB), Z15
+	LOAD((SI), Z16)
+	LOAD((SI)(CX*1), Z17)
+	LOAD((SI)(CX*2), Z18)
+	LOAD((SI)(DX*1), Z19)
+	LOAD((R10), Z20)
+	LOAD((R10)(CX*1), Z21)
+	LOAD((R10)(CX*2), Z22)
+	LOAD((R10)(DX*1), Z23)
+	LOAD((R11), Z24)
+	LOAD((R11)(CX*1), Z25)
+	LOAD((R11)(CX*2), Z26)
+	LOAD((R11)(DX*1), Z27)
+	LOAD((R12), Z28)
+	LOAD((R12)(CX*1), Z29)
+	LOAD((R12)(CX*2), Z30)
+	LOAD((R12)(DX*1), Z31)
+	DWORDS(Z16, Z17)
+	DWORDS(Z18, Z19)
+	QWORDS(Z16, Z18)
+	QWORDS(Z17, Z19)
+	DWORDS(Z20, Z21)
+	DWORDS(Z22, Z23)
+	QWORDS(Z20, Z22)
+	QWORDS(Z21, Z23)
+	DWORDS(Z24, Z25)
+	DWORDS(Z26, Z27)
+	QWORDS(Z24, Z26)
+	QWORDS(Z25, Z27)
+	DWORDS(Z28, Z29)
+	DWORDS(Z30, Z31)
+	QWORDS(Z28, Z30)
+	QWORDS(Z29, Z31)
+	QUARTERS(Z16, Z20, Z24, Z28)
+	QUARTERS(Z17, Z21, Z25, Z29)
+	QUARTERS(Z18, Z22, Z26, Z30)
+	QUARTERS(Z19, Z23, Z27, Z31)
+	LEAQ k<>(SB), R9
+	MOVQ $3, AX
+
+expand:
+	ROUND(Z0, Z1, Z2, Z3, Z4, Z5, Z6, Z7, W0, 0)
+	NEXT(W0, W1, W9, W14)
+	ROUND(Z7, Z0, Z1, Z2, Z3, Z4, Z5, Z6, W1, 4)
+	NEXT(W1, W2, W10, W15)
+	ROUND(Z6, Z7, Z0, Z1, Z2, Z3, Z4, Z5, W2, 8)
+	NEXT(W2, W3, W11, W0)
+	ROUND(Z5, Z6, Z7, Z0, Z1, Z2, Z3, Z4, W3, 12)
+	NEXT(W3, W4, W12, W1)
+	ROUND(Z4, Z5, Z6, Z7, Z0, Z1, Z2, Z3, W4, 16)
+	NEXT(W4, W5, W13, W2)
+	ROUND(Z3, Z4, Z5, Z6, Z7, Z0, Z1, Z2, W5, 20)
+	NEXT(W5, W6, W14, W3)
+	ROUND(Z2, Z3, Z4, Z5, Z6, Z7, Z0, Z1, W6, 24)
+	NEXT(W6, W7, W15, W4)
+	ROUND(Z1, Z2, Z3, Z4, Z5, Z6, Z7, Z0, W7, 28)
+	NEXT(W7, W8, W0, W5)
+	ROUND(Z0, Z1, Z2, Z3, Z4, Z5, Z6, Z7, W8, 32)
+	NEXT(W8, W9, W1, W6)
+	ROUND(Z7, Z0, Z1, Z2, Z3, Z4, Z5, Z6, W9, 36)
+	NEXT(W9, W10, W2, W7)
+	ROUND(Z6, Z7, Z0, Z1, Z2, Z3, Z4, Z5, W10, 40)
+	NEXT(W10, W11, W3, W8)
+	ROUND(Z5, Z6, Z7, Z0, Z1, Z2, Z3, Z4, W11, 44)
+	NEXT(W11, W12, W4, W9)
+	ROUND(Z4, Z5, Z6, Z7, Z0, Z1, Z2, Z3, W12, 48)
+	NEXT(W12, W13, W5, W10)
+	ROUND(Z3, Z4, Z5, Z6, Z7, Z0, Z1, Z2, W13, 52)
+	NEXT(W13, W14, W6, W11)
+	ROUND(Z2, Z3, Z4, Z5, Z6, Z7, Z0, Z1, W14, 56)
+	NEXT(W14, W15, W7, W12)
+	ROUND(Z1, Z2, Z3, Z4, Z5, Z6, Z7, Z0, W15, 60)
+	NEXT(W15, W0, W8, W13)
+	ADDQ $64, R9
+	DECQ AX
+	JNZ  expand
+
+	ROUND(Z0, Z1, Z2, Z3, Z4, Z5, Z6, Z7, W0, 0)
+	ROUND(Z7, Z0, Z1, Z2, Z3, Z4, Z5, Z6, W1, 4)
+	ROUND(Z6, Z7, Z0, Z1, Z2, Z3, Z4, Z5, W2, 8)
+	ROUND(Z5, Z6, Z7, Z0, Z1, Z2, Z3, Z4, W3, 12)
+	ROUND(Z4, Z5, Z6, Z7, Z0, Z1, Z2, Z3, W4, 16)
+	ROUND(Z3, Z4, Z5, Z6, Z7, Z0, Z1, Z2, W5, 20)
+	ROUND(Z2, Z3, Z4, Z5, Z6, Z7, Z0, Z1, W6, 24)
+	ROUND(Z1, Z2, Z3, Z4, Z5, Z6, Z7, Z0, W7, 28)
+	ROUND(Z0, Z1, Z2, Z3, Z4, Z5, Z6, Z7, W8, 32)
+	ROUND(Z7, Z0, Z1, Z2, Z3, Z4, Z5, Z6, W9, 36)
+	ROUND(Z6, Z7, Z0, Z1, Z2, Z3, Z4, Z5, W10, 40)
+	ROUND(Z5, Z6, Z7, Z0, Z1, Z2, Z3, Z4, W11, 44)
+	ROUND(Z4, Z5, Z6, Z7, Z0, Z1, Z2, Z3, W12, 48)
+	ROUND(Z3, Z4, Z5, Z6, Z7, Z0, Z1, Z2, W13, 52)
+	ROUND(Z2, Z3, Z4, Z5, Z6, Z7, Z0, Z1, W14, 56)
+	ROUND(Z1, Z2, Z3, Z4, Z5, Z6, Z7, Z0, W15, 60)
+
+	VPADDD 0(DI), Z0, Z0
+	VMOVDQU32 Z0, 0(DI)
+	VPADDD 64(DI), Z1, Z1
+	VMOVDQU32 Z1, 64(DI)
+	VPADDD 128(DI), Z2, Z2
+	VMOVDQU32 Z2, 128(DI)
+	VPADDD 192(DI), Z3, Z3
+	VMOVDQU32 Z3, 192(DI)
+	VPADDD 256(DI), Z4, Z4
+	VMOVDQU32 Z4, 256(DI)
+	VPADDD 320(DI), Z5, Z5
+	VMOVDQU32 Z5, 320(DI)
+	VPADDD 384(DI), Z6, Z6
+	VMOVDQU32 Z6, 384(DI)
+	VPADDD 448(DI), Z7, Z7
+	VMOVDQU32 Z7, 448(DI)
+	ADDQ $64, SI
+	ADDQ $64, R10
+	ADDQ $64, R11
+	ADDQ $64, R12
+	DECQ R8
+	JNZ  block
+	VZEROALL
+	VPXORD Z16, Z16, Z16
+	VPXORD Z17, Z17, Z17
+	VPXORD Z18, Z18, Z18
+	VPXORD Z19, Z19, Z19
+	VPXORD Z20, Z20, Z20
+	VPXORD Z21, Z21, Z21
+	VPXORD Z22, Z22, Z22
+	VPXORD Z23, Z23, Z23
+	VPXORD Z24, Z24, Z24
+	VPXORD Z25, Z25, Z25
+	VPXORD Z26, Z26, Z26
+	VPXORD Z27, Z27, Z27
+	VPXORD Z28, Z28, Z28
+	VPXORD Z29, Z29, Z29
+	VPXORD Z30, Z30, Z30
+	VPXORD Z31, Z31, Z31
+	RET
