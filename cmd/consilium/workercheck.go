@@ -53,6 +53,7 @@ const (
 	enoughDays  = 30              // of validity left, for roster and certificate
 	maxSkew     = 2 * time.Minute // a consent's or a roster's edge is judged by the own clock
 	checkCall   = 10 * time.Second
+	checkNode   = 4 * time.Second // a node that does not lead says so again and again
 )
 
 // runWorkerCheck looks at everything that a worker needs, without starting one,
@@ -419,10 +420,14 @@ func (p *preflight) coordinators(ctx context.Context, h *hospital) {
 			continue
 		}
 		cl := wire.NewClient(wire.ClientOptions{Certificate: h.kit.cert, Book: book})
-		call, cancel := context.WithTimeout(ctx, checkCall)
+		call, cancel := context.WithTimeout(ctx, checkNode)
 		list, err := cl.List(call)
 		cancel()
 		cl.Close()
+		if errors.Is(err, consilium.ErrNotLeader) {
+			p.good(check, "%s answers; another node leads", c.Address) // only the leader lists
+			continue
+		}
 		if err != nil {
 			p.bad(check, fmt.Errorf("%s: %w", c.Address, err), "open outgoing TCP to "+c.Address+"; a proxy that opens TLS breaks the connection")
 			continue
