@@ -516,7 +516,7 @@ func (f *privateFit) covariance(o *privateState) ([][]float64, bool) {
 	if bad >= 0 {
 		return nil, false
 	}
-	least := 2 * math.Sqrt(f.noiseVariance(q, o.sites)/o.averaged)
+	least := float64(2 * math.Sqrt(f.noiseVariance(q, o.sites)/o.averaged))
 	for j := 0; j < q; j++ {
 		// What is known about a coefficient given the others, beside the noise of
 		// the information; below 0 noise made it indefinite.
