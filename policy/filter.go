@@ -69,7 +69,7 @@ func (e *Engine) FilterRows(ctx context.Context, in Input, subjects arrow.Record
 	case found.bad != nil:
 		return failed(deny(PointRows, CodeError, "%s", firstLine(found.bad)), digest), nil
 	case found.program != nil:
-		b, bad, why := p.ready(ctx, found.program, known, in.Now)
+		b, why, bad := p.ready(ctx, found.program, known, in.Now)
 		switch {
 		case ctx.Err() != nil:
 			return RowDecision{}, ctx.Err()
@@ -206,21 +206,21 @@ const momentGate = 160
 
 // ready binds a study's program to a moment and tries what was compiled for it. A
 // program that is nil with why given does not compile at this moment.
-func (p *compiled) ready(ctx context.Context, rp *rowProgram, known map[string]any, now int64) (b *bound, bad error, why string) {
+func (p *compiled) ready(ctx context.Context, rp *rowProgram, known map[string]any, now int64) (b *bound, why string, bad error) {
 	b, err := rp.bind(ctx, p, known, now)
 	switch {
 	case isNotCompiled(err):
-		return nil, nil, firstLine(err)
+		return nil, firstLine(err), nil
 	case err != nil:
-		return nil, err, ""
+		return nil, "", err
 	case b.tried:
-		return b, nil, ""
+		return b, "", nil
 	}
 	if err := p.gate(ctx, rp, b, known, now, momentGate); err != nil {
-		return nil, err, ""
+		return nil, "", err
 	}
 	rp.passed(b)
-	return b, nil, ""
+	return b, "", nil
 }
 
 // vectorised decides a table by kernels. A denial is returned apart.

@@ -240,7 +240,7 @@ func TestLaterMoments(t *testing.T) {
 	if b.tried {
 		t.Fatal("what was compiled for another moment decides untried")
 	}
-	if b, bad, why := p.ready(t.Context(), rp, known, now+3600); b == nil || bad != nil {
+	if b, why, bad := p.ready(t.Context(), rp, known, now+3600); b == nil || bad != nil {
 		t.Fatalf("%v, %s", bad, why)
 	}
 	if b, err := rp.bind(t.Context(), p, known, now+3600); err != nil || !b.tried {
@@ -256,7 +256,7 @@ func TestLaterMoments(t *testing.T) {
 		broken.nodes = slices.Clone(broken.nodes)
 		broken.nodes[rp.at[i]] = planNode{op: opTrue}
 		rp.moment, rp.tried = &broken, false
-		b, bad, _ := p.ready(t.Context(), rp, known, now+7200)
+		b, _, bad := p.ready(t.Context(), rp, known, now+7200)
 		var over *overGrant
 		if b == nil && errors.As(bad, &over) {
 			caught++

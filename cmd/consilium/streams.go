@@ -66,15 +66,6 @@ func (c *streamConfig) source(path string) (streamSource, error) {
 	return out, nil
 }
 
-func (h *hospital) isStream(name string) bool {
-	for _, s := range h.streamed {
-		if s.Name == name {
-			return true
-		}
-	}
-	return false
-}
-
 // tables are the names of all that is anchored, in the order of anchoring.
 func (h *hospital) tables() []string {
 	var out []string
