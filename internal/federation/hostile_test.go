@@ -139,7 +139,7 @@ var lieReasons = map[string]struct {
 	"smaller-second-round": {trail: "refused-set: study.frozen"},
 	"second-study":         {trail: "withdraw: cohort.overlap"},
 
-	"epoch-after-opening":     {log: "1 members have left epoch 1, 3 must"},
+	"epoch-after-opening":     {log: "members have left epoch 1, 3 must"}, // none or one, as far as the gate has read
 	"epoch-of-a-closed-round": {log: "the next epoch begins with round 2, not 1"},
 	"epoch-twice":             {silent: true},
 	"epoch-with-fewer-faults": {log: "2t must reach n + f + 2"},
