@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"testing"
 	"time"
 
@@ -269,7 +268,7 @@ func TestGenerated(t *testing.T) {
 }
 
 // BenchmarkSquare gives the fastest of many products of n × n matrices on one
-// core, in 10^9 operations a second. benchmarks/peers/gemm.py does the same.
+// core (-cpu 1), in 10^9 operations a second. benchmarks/peers/gemm.py does the same.
 func BenchmarkSquare(b *testing.B) {
 	var shapes [][3]int
 	for _, n := range []int{32, 64, 128, 256, 512, 1024} {
@@ -287,7 +286,6 @@ func BenchmarkThin(b *testing.B) {
 }
 
 func rates[T Float](b *testing.B, own func(tA, tB blas.Transpose, m, n, k int, alpha T, a []T, lda int, b []T, ldb int, beta T, c []T, ldc int), shapes [][3]int) {
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	r := rand.New(rand.NewPCG(9, 10))
 	for _, trans := range []string{"NN", "NT", "TN"} {
 		for _, s := range shapes {

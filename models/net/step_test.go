@@ -2,7 +2,6 @@ package net
 
 import (
 	"math/rand/v2"
-	"runtime"
 	"strconv"
 	"testing"
 	"time"
@@ -11,9 +10,8 @@ import (
 )
 
 // BenchmarkStep is one step of training of a network 30-64-64-1 in float32 on
-// one core: forward, backward and the weights' update.
+// one core (-cpu 1): forward, backward and the weights' update.
 func BenchmarkStep(b *testing.B) {
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	for _, batch := range []int{32, 256} {
 		b.Run(strconv.Itoa(batch), func(b *testing.B) {
 			net, err := newNetwork(&consilium.ModelSpec{Layers: []consilium.Layer{{Kind: "dense", Units: 64}, {Kind: "relu"}, {Kind: "dense", Units: 64}, {Kind: "relu"},
