@@ -3,6 +3,7 @@ package models
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"consilium"
 )
@@ -55,14 +56,22 @@ type evaluation struct {
 }
 
 // renderEvaluation joins neighbouring cells until each is about at least k
-// patients, so that a published point never describes fewer.
-func renderEvaluation(facts consilium.Facts, cells int, v []float64, hide func(item, reason string)) *evaluation {
+// patients, so that a published point never describes fewer. Cells count their
+// patients apart: where a patient has several rows (once is false), one may
+// stand in many of them, and all that is known of a stretch is that it has as
+// many patients as its fullest cell.
+func renderEvaluation(facts consilium.Facts, cells int, v []float64, once bool, hide func(item, reason string)) *evaluation {
 	k := float64(facts.MinCohort)
 	if facts.Permitted(PermitSmallCells) {
 		k = 1
 	}
 	type bin struct{ from, to, no, yes, p float64 }
-	stretches := join(cells, func(from, to int) bool { return sumOf(v[2*cells:], from, to) >= k })
+	stretches := join(cells, func(from, to int) bool {
+		if once {
+			return sumOf(v[2*cells:], from, to) >= k
+		}
+		return slices.Max(v[2*cells+from:2*cells+to]) >= k
+	})
 	if stretches == nil {
 		stretches = [][2]int{{0, cells}} // as many patients as the analysis speaks about at all
 	}

@@ -305,7 +305,7 @@ func (g *regression) Result(s *State) (*Result, error) {
 			r.Assumptions = append(r.Assumptions, "errors of the coefficients take theta as known, as MASS has them; the deviances are at the estimated theta")
 		}
 		if g.evaluate > 0 {
-			r.Evaluation = renderEvaluation(g.facts, g.evaluate, g.final(f, blockEvaluate), func(item, reason string) {
+			r.Evaluation = renderEvaluation(g.facts, g.evaluate, g.final(f, blockEvaluate), f.cohort[cohortRows] == f.cohort[cohortPatients], func(item, reason string) {
 				r.Suppressed = append(r.Suppressed, suppressed{item, reason})
 			})
 			r.Assumptions = append(r.Assumptions, "evaluated on the rows that the model was fitted to: new patients will be predicted less well")
