@@ -1,0 +1,287 @@
+package models
+
+import (
+	"context"
+	"math"
+	"sync"
+
+	"consilium/internal/gram"
+)
+
+// Kept is what the analyses of a study made of one hospital's rows, so that the
+// rounds that follow do not read the table again: the columns of a regression in
+// the order and layout in which a Newton step sweeps over them. It says nothing
+// about the state of a study, and losing it changes no bit of any result.
+//
+// Whoever hands the same Kept to Local again vouches that the rows are the same:
+// records, selection and patients.
+type Kept struct {
+	mu sync.Mutex
+	of map[*regression]*prepared
+}
+
+func (k *Kept) get(g *regression) *prepared {
+	if k == nil {
+		return nil
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.of[g]
+}
+
+func (k *Kept) put(g *regression, p *prepared) {
+	if k == nil {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.of == nil {
+		k.of = map[*regression]*prepared{}
+	}
+	k.of[g] = p
+}
+
+// prepared is a hospital's rows as a regression sweeps over them.
+type prepared struct {
+	mu        sync.Mutex // one sweep at a time
+	n         int
+	columns   *columns // by the rows of the table; nil for Cox
+	low, high []float64
+	y         []float64
+	offset    []float64 // nil: all zero
+	events    float64
+	histories []*history // Cox
+}
+
+// columns are a design in panels (package gram), as they stand in the table.
+type columns struct {
+	n, p, width int
+	raw         []float64
+}
+
+// source is one column of the design before it is laid out.
+type source struct {
+	values []float64
+	codes  []int32 // of a level, if values is nil
+	level  int32
+}
+
+// sources reads the columns of the design. What is computed is new memory; what
+// is a column of the table is not.
+func (d *design) sources(f *frame) ([]source, error) {
+	out, faults := make([]source, len(d.columns)), make([]error, len(d.columns))
+	inColumns(len(out), func(j int) {
+		if c := &d.columns[j]; len(c.parts) == 1 && c.parts[0].fn == "" {
+			if part := c.parts[0]; part.level < 0 {
+				out[j].values = f.num[part.column]
+			} else {
+				out[j].codes, out[j].level = f.code[part.column], int32(part.level)
+			}
+			return
+		}
+		out[j].values, faults[j] = d.values(f, j, 0, 1)
+	})
+	for _, err := range faults {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// span is the smallest and the largest value.
+func (s *source) span() (low, high float64) {
+	if s.values == nil {
+		return 0, 1
+	}
+	low, high = math.Inf(1), math.Inf(-1)
+	for _, v := range s.values {
+		if v < low {
+			low = v
+		}
+		if v > high {
+			high = v
+		}
+	}
+	return low, high
+}
+
+// lay puts the given rows of the columns into panels, in that order; nil means
+// all n as they come.
+func lay(s []source, n int, rows []int) *columns {
+	c := &columns{n: n, p: len(s), width: gram.Width(len(s))}
+	c.raw = make([]float64, gram.Len(n, c.width))
+	inParallel(n, func(from, to int) {
+		for ; from < to; from += gram.Lanes {
+			end := min(from+gram.Lanes, to)
+			for a := range s {
+				at := c.raw[gram.At(from, a, c.width):]
+				for i := from; i < end; i++ {
+					r := i
+					if rows != nil {
+						r = rows[i]
+					}
+					v := 0.0
+					if s[a].values != nil {
+						v = s[a].values[r]
+					} else if s[a].codes[r] == s[a].level {
+						v = 1
+					}
+					at[i-from] = v
+				}
+			}
+		}
+	})
+	return c
+}
+
+// sweeps reports whether a round is a sweep over prepared rows, and no other way
+// of reading them is needed.
+func (g *regression) sweeps(phase uint32) bool {
+	if phase != phaseFirst && phase != phaseFit || g.pieces != nil || g.common() {
+		return false
+	}
+	if g.cox != nil {
+		return g.cox.varying == nil
+	}
+	return g.family != familyNegBin && !g.absorb
+}
+
+// prepare lays the rows out.
+func (g *regression) prepare(data *frame) (*prepared, error) {
+	s, err := g.d.sources(data)
+	if err != nil {
+		return nil, err
+	}
+	p := &prepared{n: data.n, low: make([]float64, len(s)), high: make([]float64, len(s))}
+	inColumns(len(s), func(j int) { p.low[j], p.high[j] = s[j].span() })
+	if g.cox == nil {
+		if p.y, p.offset, p.events, err = g.glmData(data); err != nil {
+			return nil, err
+		}
+		if g.glm.offset == "" {
+			p.offset = nil
+		}
+		p.columns = lay(s, data.n, nil)
+		return p, nil
+	}
+	if err := g.cox.checkTimes(data); err != nil {
+		return nil, err
+	}
+	p.events = g.cox.eventsOf(data)
+	for _, rows := range g.cox.groups(data) {
+		p.histories = append(p.histories, g.cox.newHistory(data, s, rows))
+	}
+	return p, nil
+}
+
+// checkSize names the term that cannot be summed, as design.checkSize does: the
+// largest values of a column are where its smallest and largest stand.
+func (p *prepared) checkSize(d *design, f *fit) error {
+	for j := range d.columns {
+		for _, v := range []float64{p.low[j], p.high[j]} {
+			if x := (v - f.mean[j]) / f.scale[j]; p.n > 0 && !(math.Abs(x) < largest) {
+				return tooLarge("term " + d.columns[j].name)
+			}
+		}
+	}
+	return nil
+}
+
+// sweepLocal writes the vector of a round that is a sweep.
+func (g *regression) sweepLocal(ctx context.Context, phase uint32, f *fit, rows *Rows, w Writer) error {
+	p := rows.Kept.get(g)
+	var data *frame
+	if p == nil || phase == phaseFirst {
+		var err error
+		if data, err = readFrame(g.facts.Spec, rows, g.reads); err != nil {
+			return err
+		}
+	}
+	if p == nil {
+		var err error
+		if p, err = g.prepare(data); err != nil {
+			return err
+		}
+		rows.Kept.put(g, p)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.checkSize(g.d, f); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	var l *localFit
+	name := "fit"
+	switch {
+	case g.cox != nil:
+		l = g.coxStep(p, f)
+	case phase == phaseFirst:
+		name = "start"
+		l = g.newLocal(glmStartLen)
+		weight, working := make([]float64, p.n), make([]float64, p.n)
+		g.glmStart(l, p.y, p.offset, weight, working)
+		g.glmMoments(l, p, f, weight, working)
+	default:
+		l = g.glmStep(p, f)
+	}
+	if phase == phaseFirst {
+		if err := write(w, "cohort", cohortBlock(data, rows, p.events, g.d.levelCounts(data))); err != nil {
+			return err
+		}
+		if g.p() > 0 {
+			m, err := g.d.moments(data, f)
+			if err != nil {
+				return err
+			}
+			if err := write(w, "moments", m); err != nil {
+				return err
+			}
+		}
+	}
+	if err := write(w, name, values(l.fit)); err != nil {
+		return err
+	}
+	if err := write(w, "score", values(l.score)); err != nil {
+		return err
+	}
+	return write(w, "information", values(l.information))
+}
+
+// standard reads columns in the coordinates of a fit.
+func standard(f *fit, beta, mean []float64) *gram.Standard {
+	s := &gram.Standard{Centre: f.mean, Inverse: make([]float64, len(f.scale)), Beta: beta, Mean: mean}
+	for j, v := range f.scale {
+		s.Inverse[j] = 1 / v // scales are powers of two
+	}
+	if mean == nil {
+		s.Mean = make([]float64, len(f.scale))
+	}
+	return s
+}
+
+// moments sums every column and its square, in the rows' order.
+func (d *design) moments(data *frame, f *fit) ([]float64, error) {
+	p := len(d.columns)
+	m, faults := make([]total, 2*p), make([]error, p)
+	inColumns(p, func(j int) {
+		var x []float64
+		if x, faults[j] = d.values(data, j, f.mean[j], f.scale[j]); faults[j] != nil {
+			return
+		}
+		var sum, squares total
+		for _, v := range x {
+			sum.add(v)
+			squares.add(float64(v * v))
+		}
+		m[j], m[p+j] = sum, squares
+	})
+	for _, err := range faults {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return values(m), nil
+}
