@@ -5,6 +5,7 @@ import (
 	"math"
 	"sync"
 
+	"consilium"
 	"consilium/internal/gram"
 )
 
@@ -18,6 +19,40 @@ import (
 type Kept struct {
 	mu sync.Mutex
 	of map[*regression]*prepared
+}
+
+// KeptBytes estimates the memory that the analyses of a study keep for every row of
+// a hospital's table, in bytes.
+func KeptBytes(facts consilium.Facts, extra map[string]Constructor) (uint64, error) {
+	a, err := New(facts, extra)
+	if err != nil {
+		return 0, err
+	}
+	bytes := 0
+	for _, part := range a.(*sequence).parts {
+		switch part := part.(type) {
+		case *regression:
+			bytes += part.keptBytes()
+		case *penalised:
+			bytes += part.g.keptBytes()
+		case *gwas:
+			bytes += part.g.keptBytes()
+		}
+	}
+	return uint64(bytes), nil
+}
+
+func (g *regression) keptBytes() int {
+	if !g.sweeps(phaseFit) {
+		return 0
+	}
+	panels := 8 * gram.Width(g.p())
+	if g.cox == nil {
+		return panels + 2*8 // response and offset
+	}
+	// Numbers by row, by death and by move of a row, of which there are two where it
+	// enters late; at most every row dies.
+	return panels + 8*(roomLen+2) + 4*(9+2)
 }
 
 func (k *Kept) get(g *regression) *prepared {
