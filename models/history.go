@@ -2,6 +2,7 @@ package models
 
 import (
 	"math"
+	"runtime"
 	"slices"
 	"sort"
 
@@ -159,23 +160,36 @@ func (h *history) centres(f *fit) []float64 {
 	c := h.columns
 	out := make([]float64, c.p)
 	std := standard(f, nil, nil)
-	inColumns((c.p+3)/4, func(k int) {
-		// Four columns side by side, each in the order of the rows.
-		a := 4 * k
-		m := min(4, c.p-a)
-		var centre, inverse, sum [4]float64
-		copy(centre[:], std.Centre[a:a+m])
-		copy(inverse[:], std.Inverse[a:a+m])
-		for i := range c.n {
-			v := c.raw[gram.At(i, a, c.width):]
-			_ = v[3*gram.Lanes]
-			sum[0] += float64((v[0] - centre[0]) * inverse[0])
-			sum[1] += float64((v[gram.Lanes] - centre[1]) * inverse[1])
-			sum[2] += float64((v[2*gram.Lanes] - centre[2]) * inverse[2])
-			sum[3] += float64((v[3*gram.Lanes] - centre[3]) * inverse[3])
+	groups := (c.p + 3) / 4
+	workers := min(runtime.GOMAXPROCS(0), groups)
+	inColumns(workers, func(worker int) {
+		// Four columns side by side, each in the order of the rows, and all of this
+		// processor's while a block of rows is in the cache.
+		type four struct{ centre, inverse, sum [4]float64 }
+		mine := make([]four, groups)
+		for k := worker; k < groups; k += workers {
+			copy(mine[k].centre[:], std.Centre[4*k:])
+			copy(mine[k].inverse[:], std.Inverse[4*k:])
 		}
-		for l := range m {
-			out[a+l] = sum[l] / float64(c.n)
+		for from := 0; from < c.n; from += blockRows {
+			to := min(from+blockRows, c.n)
+			for k := worker; k < groups; k += workers {
+				f := mine[k]
+				for i := from; i < to; i++ {
+					v := c.raw[gram.At(i, 4*k, c.width):]
+					_ = v[3*gram.Lanes]
+					f.sum[0] += float64((v[0] - f.centre[0]) * f.inverse[0])
+					f.sum[1] += float64((v[gram.Lanes] - f.centre[1]) * f.inverse[1])
+					f.sum[2] += float64((v[2*gram.Lanes] - f.centre[2]) * f.inverse[2])
+					f.sum[3] += float64((v[3*gram.Lanes] - f.centre[3]) * f.inverse[3])
+				}
+				mine[k].sum = f.sum
+			}
+		}
+		for k := worker; k < groups; k += workers {
+			for l := 0; l < 4 && 4*k+l < c.p; l++ {
+				out[4*k+l] = mine[k].sum[l] / float64(c.n)
+			}
 		}
 	})
 	h.mean, h.scale, h.centre = slices.Clone(f.mean), slices.Clone(f.scale), out
@@ -210,38 +224,14 @@ func (h *history) step(l *localFit, f *fit) {
 		gram.Exp(w[from:to], eta[from:to])
 	})
 	eta, w = eta[:n], w[:n]
-	risk, exposed := h.risks(w), h.use(roomExposed, n)
-	h.likelihood(&l.fit[0], eta, risk)
+	risk := h.risks(w)
 	if len(risk) == 0 {
 		return
 	}
+	exposed := h.use(roomExposed, n)
 	h.exposures(exposed, w, risk)
 	std.Mean = h.centres(f)
-	width := packedLen(c.p)
-	out := newSums(width)
-	for i, t := range l.information {
-		out.hi[i], out.lo[i] = t.hi, t.lo
-	}
-	inStretches(n, width, out, func() func(stretch, from, to int, blocks []float64) {
-		block := gram.NewBlock(c.p, false)
-		z := make([]float64, gram.Len(pieceRows, c.width))
-		return func(_, from, to int, blocks []float64) {
-			for b := 0; from < to; b++ {
-				block.Reset()
-				for end := min(from+blockRows, to); from < end; {
-					k := min(pieceRows, end-from)
-					std.Values(z, c.from(from), k, c.width, c.width, 0)
-					block.Add(z, exposed[from:from+k], nil, c.ahead(from+k))
-					from += k
-				}
-				block.Sums(blocks[b*width : (b+1)*width])
-			}
-		}
-	})
-	h.means(l.score, out, std, w, risk)
-	for i := range l.information {
-		l.information[i] = out.total(i)
-	}
+	h.products(l, std, eta, w, exposed, risk)
 }
 
 // risks returns the summed weights at risk at every death, less the share of its
@@ -297,7 +287,7 @@ func (h *history) exposures(out, w, risk []float64) {
 	n := len(h.after)
 	// The hazard at a time for a row at risk, and how much less (Efron) for one
 	// that dies then.
-	at, tied := h.use(roomLog, n), h.use(roomTied, n) // the logarithms are added up
+	at, tied := h.use(roomLog, n), h.use(roomTied, n)
 	inParallel(n, func(from, to int) {
 		for k := from; k < to; k++ {
 			all, own := 0.0, 0.0
@@ -339,78 +329,118 @@ func (h *history) exposures(out, w, risk []float64) {
 // waveDeaths is how many deaths' means are held at a time.
 const waveDeaths = 16 * blockRows
 
-// means walks the risk sets, four columns at a time, adds the score and takes the
-// products of the means at every death off the information. While one wave of
-// deaths is walked, the products of the one before are summed.
-func (h *history) means(score []total, information sums, std *gram.Standard, w, risk []float64) {
+// products adds likelihood, score and information. The rows are gone through in
+// waves that stay in the cache: their own products, weighted by the hazard that
+// they met, and the walks over the risk sets, four columns at a time, which leave
+// the means at every death. The products of one wave's means are summed while the next
+// is walked, and come off at the end.
+func (h *history) products(l *localFit, std *gram.Standard, eta, w, exposed, risk []float64) {
 	c := h.columns
+	moved := w
 	if h.moves != nil {
-		signed := h.use(roomSigned, h.nMoves)
+		moved = h.use(roomSigned, h.nMoves)
 		inParallel(h.nMoves, func(from, to int) {
 			for m := from; m < to; m++ {
 				if r := h.moves[m]; r >= 0 {
-					signed[m] = w[r]
+					moved[m] = w[r]
 				} else {
-					signed[m] = -w[^r]
+					moved[m] = -w[^r]
 				}
 			}
 		})
-		w = signed
 	}
 	walkers := make([]*walker, c.width/4)
 	for k := range walkers {
-		walkers[k] = newWalker(h, 4*k, std, w, risk, score)
+		walkers[k] = newWalker(h, 4*k, std, moved, risk, l.score)
+	}
+	width, deaths := packedLen(c.p), len(risk)
+	information := newSums(width)
+	for i, t := range l.information {
+		information.hi[i], information.lo[i] = t.hi, t.lo
 	}
 	minus := make([]float64, pieceRows)
 	for i := range minus {
 		minus[i] = -1
 	}
-	width := packedLen(c.p)
 	var panels [2][]float64
 	for k := range panels {
-		panels[k] = make([]float64, gram.Len(min(waveDeaths, len(risk)), c.width))
+		panels[k] = make([]float64, gram.Len(min(waveDeaths, deaths), c.width))
 	}
-	slots := make([]float64, waveDeaths/blockRows*width)
-	deaths := len(risk)
+	means := make([]float64, (deaths+blockRows-1)/blockRows*width) // sums of all their blocks
+	var own []float64                                              // sums of a wave's blocks of rows
+	done := 0                                                      // blocks of rows
+	all := (c.n + blockRows - 1) / blockRows
 	waves := (deaths + waveDeaths - 1) / waveDeaths
 	for wave := range waves + 1 {
-		from := wave * waveDeaths
-		to := min(from+waveDeaths, deaths)
-		walks := len(walkers)
-		if from >= deaths {
-			walks = 0
+		from, to := min(wave*waveDeaths, deaths), min((wave+1)*waveDeaths, deaths)
+		walks, until := 0, all
+		if wave < waves {
+			walks = len(walkers)
+			if h.moves == nil && to < deaths { // as far as the walkers come
+				time := sort.Search(len(h.after), func(k int) bool { return int(h.first[k+1]) >= to })
+				until = min(all, int(h.after[time])/blockRows+1)
+			} else {
+				until = min(all, (wave+1)*((all+waves-1)/waves))
+			}
 		}
-		before, blocks := 0, 0 // of the wave before
+		rows := max(until-done, 0)
+		if len(own) < rows*width {
+			own = make([]float64, rows*width)
+		}
+		before, blocks := 0, 0 // deaths of the wave before
 		if wave > 0 {
-			before = min(deaths, from) - (from - waveDeaths)
+			before = from - (wave-1)*waveDeaths
 			blocks = (before + blockRows - 1) / blockRows
 		}
 		old := panels[(wave+1)%2]
-		inTasks(walks+blocks, func() func(int) {
-			var block *gram.Block
+		likelihood := 0
+		if wave == 0 {
+			likelihood = 1
+		}
+		inTasks(likelihood+walks+rows+blocks, func() func(int) {
+			block := gram.NewBlock(c.p, false)
+			z := make([]float64, gram.Len(pieceRows, c.width))
 			return func(task int) {
-				if task < walks {
+				if task < likelihood {
+					h.likelihood(&l.fit[0], eta, risk)
+					return
+				}
+				if task -= likelihood; task < walks {
 					walkers[task].walk(to, panels[wave%2])
 					return
 				}
-				if block == nil {
-					block = gram.NewBlock(c.p, false)
-				}
-				b := task - walks
 				block.Reset()
-				for r, end := b*blockRows, min((b+1)*blockRows, before); r < end; r += pieceRows {
-					k := min(pieceRows, end-r)
-					block.Add(old[r*c.width:], minus[:k], nil, nil)
+				if task -= walks; task < rows {
+					b := done + task
+					for from, end := b*blockRows, min((b+1)*blockRows, c.n); from < end; from += pieceRows {
+						k := min(pieceRows, end-from)
+						std.Values(z, c.from(from), k, c.width, c.width, 0)
+						block.Add(z, exposed[from:from+k], nil, c.ahead(from+k))
+					}
+					block.Sums(own[task*width : (task+1)*width])
+					return
 				}
-				block.Sums(slots[b*width : (b+1)*width])
+				task -= rows
+				for r, end := task*blockRows, min((task+1)*blockRows, before); r < end; r += pieceRows {
+					block.Add(old[r*c.width:], minus[:min(pieceRows, end-r)], nil, nil)
+				}
+				b := (wave-1)*waveDeaths/blockRows + task
+				block.Sums(means[b*width : (b+1)*width])
 			}
 		})
-		for b := range blocks {
-			information.add(slots[b*width : (b+1)*width])
+		for b := range rows {
+			information.add(own[b*width : (b+1)*width])
 		}
+		done += rows
+	}
+	for ; len(means) > 0; means = means[width:] {
+		information.add(means[:width])
+	}
+	for i := range l.information {
+		l.information[i] = information.total(i)
 	}
 	for _, w := range walkers {
-		w.end(score)
+		w.end(l.score)
 	}
 }
 

@@ -142,32 +142,54 @@ func (s *source) span() (low, high float64) {
 }
 
 // lay puts the given rows of the columns into panels, in that order; nil means
-// all n as they come.
+// all n as they come. It takes two columns at a time: in another order they are
+// read from all over memory, and two of a million rows stay in the cache; and two of four
+// rows are a cache line of the panel.
 func lay(s []source, n int, rows []int) *columns {
 	c := &columns{n: n, p: len(s), width: gram.Width(len(s))}
 	c.raw = make([]float64, gram.Len(n, c.width))
-	inParallel(n, func(from, to int) {
-		for ; from < to; from += gram.Lanes {
-			end := min(from+gram.Lanes, to)
-			for a := range s {
-				at := c.raw[gram.At(from, a, c.width):]
-				for i := from; i < end; i++ {
-					r := i
-					if rows != nil {
-						r = rows[i]
-					}
-					v := 0.0
-					if s[a].values != nil {
-						v = s[a].values[r]
-					} else if s[a].codes[r] == s[a].level {
-						v = 1
-					}
-					at[i-from] = v
+	group := len(s)
+	if rows != nil {
+		group = 2
+	}
+	for first := 0; first < len(s); first += group {
+		some := s[first:min(first+group, len(s))]
+		inParallel(n, func(from, to int) {
+			const few = 64
+			for ; from < to; from += few {
+				end := min(from+few, to)
+				for a := range some {
+					some[a].lay(c.raw[gram.At(from, first+a, c.width):], c.width, from, end, rows)
 				}
 			}
-		}
-	})
+		})
+	}
 	return c
+}
+
+// lay writes a column's rows from one on to its places in a panel.
+func (s *source) lay(panel []float64, width, from, to int, rows []int) {
+	at := func(k int) *float64 { return &panel[k/gram.Lanes*gram.Lanes*width+k%gram.Lanes] }
+	switch {
+	case s.values != nil && rows != nil:
+		for k, r := range rows[from:to] {
+			*at(k) = s.values[r]
+		}
+	case s.values != nil:
+		for k, v := range s.values[from:to] {
+			*at(k) = v
+		}
+	default:
+		for k := range to - from {
+			r := from + k
+			if rows != nil {
+				r = rows[r]
+			}
+			if s.codes[r] == s.level {
+				*at(k) = 1
+			}
+		}
+	}
 }
 
 // sweeps reports whether a round is a sweep over prepared rows, and no other way
@@ -299,24 +321,37 @@ func standard(f *fit, beta, mean []float64) *gram.Standard {
 
 // moments sums every column and its square, in the rows' order.
 func (d *design) moments(data *frame, f *fit) ([]float64, error) {
-	p := len(d.columns)
-	m, faults := make([]total, 2*p), make([]error, p)
-	inColumns(p, func(j int) {
-		var x []float64
-		if x, faults[j] = d.values(data, j, f.mean[j], f.scale[j]); faults[j] != nil {
-			return
-		}
-		var sum, squares total
-		for _, v := range x {
-			sum.add(v)
-			squares.add(float64(v * v))
-		}
-		m[j], m[p+j] = sum, squares
-	})
-	for _, err := range faults {
-		if err != nil {
-			return nil, err
-		}
+	s, err := d.sources(data)
+	if err != nil {
+		return nil, err
 	}
+	p := len(s)
+	m := make([]total, 2*p)
+	std := standard(f, nil, nil)
+	inColumns((p+1)/2, func(pair int) { // two columns and their squares are four sums
+		var sum gram.Totals
+		var v [4][blockRows]float64
+		for from := 0; from < data.n; from += blockRows {
+			n := min(blockRows, data.n-from)
+			for k := 0; k < 2 && 2*pair+k < p; k++ {
+				j := 2*pair + k
+				for i := range n {
+					x := 0.0
+					if s[j].values != nil {
+						x = s[j].values[from+i]
+					} else if s[j].codes[from+i] == s[j].level {
+						x = 1
+					}
+					x = float64((x - std.Centre[j]) * std.Inverse[j])
+					v[2*k][i], v[2*k+1][i] = x, float64(x*x)
+				}
+			}
+			sum.Add(v[0][:n], v[1][:n], v[2][:n], v[3][:n])
+		}
+		for k := 0; k < 2 && 2*pair+k < p; k++ {
+			m[2*pair+k] = total{sum.Hi[2*k], sum.Lo[2*k]}
+			m[p+2*pair+k] = total{sum.Hi[2*k+1], sum.Lo[2*k+1]}
+		}
+	})
 	return values(m), nil
 }

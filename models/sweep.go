@@ -192,6 +192,13 @@ func (g *regression) glmStep(p *prepared, f *fit) *localFit {
 	}
 	g.glmSweep(l, p, f, func() func(from int, eta, w, r []float64) {
 		var scratch [6][pieceRows]float64
+		var known [2][3]float64 // the null model, where it has but two rows
+		if g.family == "binomial" && p.offset == nil {
+			for y := range known {
+				m, v, ll := gram.Logistic(float64(y), alone)
+				known[y] = [3]float64{ll, float64(y) - m, v}
+			}
+		}
 		return func(from int, eta, w, r []float64) {
 			n := len(eta)
 			ll, pearson, big, none := scratch[0][:n], scratch[1][:n], scratch[2][:n], scratch[3][:n]
@@ -237,9 +244,15 @@ func (g *regression) glmStep(p *prepared, f *fit) *localFit {
 					}
 				}
 			}
-			if g.family == "binomial" {
+			switch {
+			case g.family == "binomial" && p.offset == nil:
+				for i, v := range y {
+					one := &known[int(v)&1] // responses are 0 or 1
+					ll[i], rest[i], weight[i] = one[0], one[1], one[2]
+				}
+			case g.family == "binomial":
 				gram.Logistics(weight, rest, ll, pearson, at, y)
-			} else {
+			default:
 				for i, v := range at {
 					var m float64
 					m, weight[i], ll[i] = member(g.family, y[i], v)

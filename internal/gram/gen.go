@@ -138,7 +138,7 @@ func (w *writer) tile(name string, wide bool, rows, vectors int) {
 			w.add(reg(r*vectors+k), reg(r*vectors+k), x)
 		}
 	}
-	w.p("PREFETCHT0 (R9)")
+	w.p("PREFETCHT1 (R9)")
 	w.p("ADDQ $64, R9")
 	w.p("ADDQ $%d, R8", 32*rows)
 	w.p("ADDQ R11, SI")
