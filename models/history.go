@@ -5,6 +5,7 @@ import (
 	"runtime"
 	"slices"
 	"sort"
+	"sync"
 
 	"consilium/internal/gram"
 )
@@ -29,7 +30,7 @@ type history struct {
 	own   []int32 // its move
 	share []float64
 	// after and own within their chunks of moves
-	afterIn, ownIn []int32
+	afterIn, ownIn []uint8
 	until          []int32 // of each row: the first time that is not after its stop
 	since          []int32 // of each row: how many of the earliest times are not after its start; nil: none
 
@@ -58,9 +59,6 @@ func (h *history) use(which, n int) []float64 {
 	}
 	return h.room[which][:n]
 }
-
-// chunkMoves is how many moves of four columns stay in the first cache.
-const chunkMoves = 256
 
 // newHistory lays out one stratum.
 func (c *coxSpec) newHistory(data *frame, columns []source, rows []int) *history {
@@ -118,10 +116,10 @@ func (c *coxSpec) newHistory(data *frame, columns []source, rows []int) *history
 		from = to
 	}
 	h.first = append(h.first, int32(len(h.dead)))
-	within := func(moves []int32) []int32 {
-		in := make([]int32, len(moves))
+	within := func(moves []int32) []uint8 {
+		in := make([]uint8, len(moves))
 		for k, m := range moves {
-			in[k] = m % chunkMoves
+			in[k] = uint8(m % gram.ChunkRows)
 		}
 		return in
 	}
@@ -211,12 +209,21 @@ func (h *history) step(l *localFit, f *fit) {
 	n := c.n
 	std := standard(f, f.theta, nil)
 	eta, w := h.use(roomEta, up(n)), h.use(roomWeight, up(n))
-	clear(eta)
-	inParallel(n, func(from, to int) { std.Linear(eta[from:up(to)], c.from(from), c.width) })
 	shift := math.Inf(-1)
-	for _, v := range eta[:n] {
-		shift = math.Max(shift, v)
-	}
+	var mu sync.Mutex
+	inParallel(n, func(from, to int) {
+		clear(eta[from:up(to)])
+		std.Linear(eta[from:up(to)], c.from(from), c.width)
+		most := math.Inf(-1)
+		for _, v := range eta[from:to] {
+			if v > most {
+				most = v
+			}
+		}
+		mu.Lock()
+		shift = math.Max(shift, most)
+		mu.Unlock()
+	})
 	inParallel(n, func(from, to int) {
 		for r := from; r < to; r++ {
 			eta[r] -= shift
@@ -327,7 +334,7 @@ func (h *history) exposures(out, w, risk []float64) {
 }
 
 // waveDeaths is how many deaths' means are held at a time.
-const waveDeaths = 16 * blockRows
+const waveDeaths = 8 * blockRows
 
 // products adds likelihood, score and information. The rows are gone through in
 // waves that stay in the cache: their own products, weighted by the hazard that
@@ -373,14 +380,16 @@ func (h *history) products(l *localFit, std *gram.Standard, eta, w, exposed, ris
 	waves := (deaths + waveDeaths - 1) / waveDeaths
 	for wave := range waves + 1 {
 		from, to := min(wave*waveDeaths, deaths), min((wave+1)*waveDeaths, deaths)
+		// The rows of the next wave are gone through in this one, so that the walkers,
+		// which read a part of every line, find them in the cache.
 		walks, until := 0, all
 		if wave < waves {
 			walks = len(walkers)
-			if h.moves == nil && to < deaths { // as far as the walkers come
-				time := sort.Search(len(h.after), func(k int) bool { return int(h.first[k+1]) >= to })
+			if next := min(to+waveDeaths, deaths); h.moves == nil && next < deaths {
+				time := sort.Search(len(h.after), func(k int) bool { return int(h.first[k+1]) >= next })
 				until = min(all, int(h.after[time])/blockRows+1)
 			} else {
-				until = min(all, (wave+1)*((all+waves-1)/waves))
+				until = min(all, (wave+2)*((all+waves-1)/waves))
 			}
 		}
 		rows := max(until-done, 0)
@@ -452,8 +461,8 @@ type walker struct {
 	set        gram.RiskSet
 	w, risk    []float64
 	from, to   int // the chunk of moves in memory
-	rows, sums []float64
-	panel      []float64
+	rows, sums gram.Chunk
+	panel      gram.Chunk
 	means      []float64
 	time       int // the next one
 	death      int // the next one
@@ -467,8 +476,7 @@ func newWalker(h *history, column int, std *gram.Standard, w, risk []float64, sc
 		return out
 	}
 	k := &walker{h: h, column: column, w: w, risk: risk,
-		std:  &gram.Standard{Centre: four(std.Centre), Inverse: four(std.Inverse), Mean: four(std.Mean)},
-		rows: make([]float64, 4*chunkMoves), sums: make([]float64, 4*chunkMoves), panel: make([]float64, 4*chunkMoves),
+		std:   &gram.Standard{Centre: four(std.Centre), Inverse: four(std.Inverse), Mean: four(std.Mean)},
 		means: make([]float64, 4*min(waveDeaths, up(len(risk))))}
 	var hi, lo [4]float64
 	for l := 0; l < 4 && column+l < len(score); l++ {
@@ -488,11 +496,11 @@ func (k *walker) end(score []total) {
 // load brings the next chunk of moves in and moves its rows.
 func (k *walker) load() {
 	h, c := k.h, k.h.columns
-	k.from, k.to = k.to, min(k.to+chunkMoves, h.nMoves)
+	k.from, k.to = k.to, min(k.to+gram.ChunkRows, h.nMoves)
 	n := k.to - k.from
 	if h.moves == nil {
-		k.std.Values(k.panel, c.from(k.from)[gram.Lanes*k.column:], n, c.width, 4, 0)
-		gram.Transpose(k.rows, k.panel, up(n)/4, 16, 16)
+		k.std.Values(k.panel[:], c.from(k.from)[gram.Lanes*k.column:], n, c.width, 4, 0)
+		gram.Transpose(k.rows[:], k.panel[:], up(n)/4, 16, 16)
 	} else {
 		for m, r := range h.moves[k.from:k.to] {
 			if r < 0 {
@@ -504,7 +512,7 @@ func (k *walker) load() {
 			}
 		}
 	}
-	k.set.Enter(k.sums, k.rows, k.w[k.from:k.to])
+	k.set.Enter(&k.sums, &k.rows, k.w[k.from:k.to])
 }
 
 // walk goes on up to the given death and writes the means at the deaths on the
@@ -531,13 +539,13 @@ func (k *walker) walk(until int, panel []float64) {
 			for k.death+n < until && int(h.after[k.time+n]) < k.to && h.first[k.time+n+1]-h.first[k.time+n] == 1 {
 				n++
 			}
-			k.set.Single(means, k.sums, k.rows, h.afterIn[k.time:k.time+n], h.ownIn[first:first+n], k.risk[first:first+n])
+			k.set.Single(means, &k.sums, &k.rows, h.afterIn[k.time:k.time+n], h.ownIn[first:first+n], k.risk[first:first+n])
 			k.time, k.death, k.fallen = k.time+n, k.death+n, k.fallen+n
 			continue
 		}
 		k.fall(end)
 		to := min(until, end)
-		k.set.Settle(means, k.sums[4*h.afterIn[k.time]:], k.risk[k.death:to], h.share[k.death:to])
+		k.set.Settle(means, k.sums[4*int(h.afterIn[k.time]):], k.risk[k.death:to], h.share[k.death:to])
 		if k.death = to; to == end {
 			k.set.Settled()
 			k.time++
@@ -549,7 +557,7 @@ func (k *walker) walk(until int, panel []float64) {
 // fall takes the rows of deaths, up to one, that die at the next time.
 func (k *walker) fall(to int) {
 	if k.fallen < to {
-		k.set.Fall(k.rows, k.w[k.from:k.to], k.h.ownIn[k.fallen:to])
+		k.set.Fall(&k.rows, k.w[k.from:k.to], k.h.ownIn[k.fallen:to])
 		k.fallen = to
 	}
 }

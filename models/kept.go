@@ -52,7 +52,7 @@ func (g *regression) keptBytes() int {
 	}
 	// Numbers by row, by death and by move of a row, of which there are two where it
 	// enters late; at most every row dies.
-	return panels + 8*(roomLen+2) + 4*(9+2)
+	return panels + 8*(roomLen+2) + 4*(7+2)
 }
 
 func (k *Kept) get(g *regression) *prepared {

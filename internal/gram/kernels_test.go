@@ -271,18 +271,22 @@ func TestTotals(t *testing.T) {
 func TestRiskSet(t *testing.T) {
 	paths(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(13, 14))
-		const n = 37
 		var s, want RiskSet
-		for range 20 {
-			z, w := draw(r, 4*n), draw(r, n)
-			sums, wantSums := make([]float64, 4*n), make([]float64, 4*n)
+		chunk := func(v []float64) *Chunk {
+			c := new(Chunk)
+			copy(c[:], v)
+			return c
+		}
+		for _, n := range []int{1, 37, ChunkRows} {
+			z, w := chunk(draw(r, 4*n)), draw(r, n)
+			sums, wantSums := new(Chunk), new(Chunk)
 			s.Enter(sums, z, w)
 			want.portableEnter(wantSums, z, w)
-			same(t, "sums", sums, wantSums)
+			same(t, "sums", sums[:], wantSums[:])
 			risk, share := draw(r, n), draw(r, n)
-			after, own := make([]int32, n), make([]int32, n)
+			after, own := make([]uint8, n), make([]uint8, n)
 			for k := range own {
-				after[k], own[k] = int32(r.IntN(n)), int32(r.IntN(n))
+				after[k], own[k] = uint8(r.IntN(n)), uint8(r.IntN(n))
 			}
 			means, wantMeans := make([]float64, 4*n), make([]float64, 4*n)
 			s.Single(means, sums, z, after, own, risk)
@@ -290,8 +294,8 @@ func TestRiskSet(t *testing.T) {
 			same(t, "means", means, wantMeans)
 			s.Fall(z, w, own)
 			want.portableFall(z, w, own)
-			s.Settle(means, sums[4:8], risk, share)
-			want.portableSettle(wantMeans, sums[4:8], risk, share)
+			s.Settle(means, sums[:4], risk, share)
+			want.portableSettle(wantMeans, sums[:4], risk, share)
 			same(t, "means of ties", means, wantMeans)
 			if s != want {
 				t.Fatalf("%v, want %v", s, want)

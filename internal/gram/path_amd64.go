@@ -90,7 +90,7 @@ type dying struct {
 	set        *RiskSet
 	z          *float64
 	sums       *float64 // fall: the weights
-	after, own *int32
+	after, own *uint8
 	risk       *float64
 	share      *float64
 	means      *float64
@@ -150,15 +150,15 @@ func totals(t *Totals, a, b, c, d []float64) {
 
 func addEach(hi, lo, v []float64) { additions(&adding{len(v) / 4, &hi[0], &lo[0], &v[0]}) }
 
-func enter(s *RiskSet, sums, z, w []float64) {
+func enter(s *RiskSet, sums, z *Chunk, w []float64) {
 	enters(&entering{len(w), s, &z[0], &w[0], &sums[0]})
 }
 
-func single(s *RiskSet, means, sums, z []float64, after, own []int32, risk []float64) {
+func single(s *RiskSet, means []float64, sums, z *Chunk, after, own []uint8, risk []float64) {
 	singles(&dying{deaths: len(risk), set: s, z: &z[0], sums: &sums[0], after: &after[0], own: &own[0], risk: &risk[0], means: &means[0]})
 }
 
-func fall(s *RiskSet, z, w []float64, own []int32) {
+func fall(s *RiskSet, z *Chunk, w []float64, own []uint8) {
 	falls(&dying{deaths: len(own), set: s, z: &z[0], sums: &w[0], own: &own[0]})
 }
 

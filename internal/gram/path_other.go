@@ -22,9 +22,9 @@ func log(y, x []float64) bool                              { panic("gram") }
 func logistic(w, r, ll, pearson, eta, y []float64) bool    { panic("gram") }
 func totals(t *Totals, a, b, c, d []float64)               { panic("gram") }
 func addEach(hi, lo, v []float64)                          { panic("gram") }
-func enter(s *RiskSet, sums, z, w []float64)               { panic("gram") }
-func fall(s *RiskSet, z, w []float64, own []int32)         { panic("gram") }
+func enter(s *RiskSet, sums, z *Chunk, w []float64)        { panic("gram") }
+func fall(s *RiskSet, z *Chunk, w []float64, own []uint8)  { panic("gram") }
 func settle(s *RiskSet, means, sum, risk, share []float64) { panic("gram") }
-func single(s *RiskSet, means, sums, z []float64, after, own []int32, risk []float64) {
+func single(s *RiskSet, means []float64, sums, z *Chunk, after, own []uint8, risk []float64) {
 	panic("gram")
 }

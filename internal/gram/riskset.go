@@ -1,5 +1,12 @@
 package gram
 
+// ChunkRows is how many rows of four columns are walked at a time. They stay in the
+// cache, and a byte says which of them.
+const ChunkRows = 256
+
+// Chunk is rows of four columns, four values each.
+type Chunk [4 * ChunkRows]float64
+
 // RiskSet sums four columns over the rows at risk, as a Cox model walks them from
 // the last time to the first. A row of four columns is four values in a row.
 type RiskSet struct {
@@ -14,13 +21,13 @@ func (s *RiskSet) Score() (hi, lo [4]float64) { return s.scoreHi, s.scoreLo }
 // Begin empties the risk set; its score goes on from hi + lo.
 func (s *RiskSet) Begin(hi, lo [4]float64) { *s = RiskSet{scoreHi: hi, scoreLo: lo} }
 
-// Enter adds the rows z with their weights, in order, and writes the sum after each
-// to sums.
-func (s *RiskSet) Enter(sums, z, w []float64) {
+// Enter adds the rows z with their weights, at most a chunk, in order, and writes
+// the sum after each to sums.
+func (s *RiskSet) Enter(sums, z *Chunk, w []float64) {
 	if len(w) == 0 {
 		return
 	}
-	_, _ = sums[4*len(w)-1], z[4*len(w)-1]
+	_ = z[4*len(w)-1]
 	if fast {
 		enter(s, sums, z, w)
 		return
@@ -28,7 +35,7 @@ func (s *RiskSet) Enter(sums, z, w []float64) {
 	s.portableEnter(sums, z, w)
 }
 
-func (s *RiskSet) portableEnter(sums, z, w []float64) {
+func (s *RiskSet) portableEnter(sums, z *Chunk, w []float64) {
 	for i, w := range w {
 		for l := range 4 {
 			s.setHi[l], s.setLo[l] = twoSum(s.setHi[l], s.setLo[l], float64(w*z[4*i+l]))
@@ -40,15 +47,12 @@ func (s *RiskSet) portableEnter(sums, z, w []float64) {
 // Single takes deaths that are alone at their times: after[k] is the row after
 // whose entry the risk set is complete, own[k] that of the death, risk[k] the
 // summed weights at risk. It writes the means over the risk set.
-func (s *RiskSet) Single(means, sums, z []float64, after, own []int32, risk []float64) {
+func (s *RiskSet) Single(means []float64, sums, z *Chunk, after, own []uint8, risk []float64) {
 	n := len(risk)
 	if n == 0 {
 		return
 	}
 	after, own, means = after[:n], own[:n], means[:4*n]
-	for k := range risk {
-		_, _ = sums[4*int(after[k])+3], z[4*int(own[k])+3]
-	}
 	if fast {
 		single(s, means, sums, z, after, own, risk)
 		return
@@ -56,7 +60,7 @@ func (s *RiskSet) Single(means, sums, z []float64, after, own []int32, risk []fl
 	s.portableSingle(means, sums, z, after, own, risk)
 }
 
-func (s *RiskSet) portableSingle(means, sums, z []float64, after, own []int32, risk []float64) {
+func (s *RiskSet) portableSingle(means []float64, sums, z *Chunk, after, own []uint8, risk []float64) {
 	for k, r := range risk {
 		for l := range 4 {
 			mean := sums[4*int(after[k])+l] / r
@@ -68,12 +72,12 @@ func (s *RiskSet) portableSingle(means, sums, z []float64, after, own []int32, r
 }
 
 // Fall adds rows that die at one time, which Settle ends.
-func (s *RiskSet) Fall(z, w []float64, own []int32) {
+func (s *RiskSet) Fall(z *Chunk, w []float64, own []uint8) {
 	if len(own) == 0 {
 		return
 	}
 	for _, i := range own {
-		_, _ = z[4*int(i)+3], w[i]
+		_ = w[i]
 	}
 	if fast {
 		fall(s, z, w, own)
@@ -82,7 +86,7 @@ func (s *RiskSet) Fall(z, w []float64, own []int32) {
 	s.portableFall(z, w, own)
 }
 
-func (s *RiskSet) portableFall(z, w []float64, own []int32) {
+func (s *RiskSet) portableFall(z *Chunk, w []float64, own []uint8) {
 	for _, i := range own {
 		for l := range 4 {
 			v := z[4*int(i)+l]
