@@ -110,6 +110,14 @@ func TestConsentImport(t *testing.T) {
 	// withdraws an imported consent like any other.
 	must(t, "consent", "import", "--config", config, "--patient", "100", "--fhir", path("later", r5("100", `"decision":"deny"`)), "--keys", keys, "--on-word", "Dr. Noor")
 	must(t, "consent", "withdraw", "--config", config, "--patient", "101")
+	// What was taken back here, another system's document does not give again: there
+	// it may still say active.
+	for _, patient := range []string{"100", "101"} {
+		_, stderr, code := try(t.Context(), "consent", "import", "--config", config, "--patient", patient, "--fhir", path("again", r5(patient, `"decision":"permit"`)), "--keys", keys, "--on-word", "Dr. Noor")
+		if code == exitDone || !strings.Contains(stderr, "took a consent back") {
+			t.Errorf("patient %s: %d %s", patient, code, stderr)
+		}
+	}
 	for _, p := range []string{"100", "101"} {
 		if row(t.Context(), p) {
 			t.Errorf("patient %s is still used", p)
