@@ -430,7 +430,7 @@ func renderDescribe(facts consilium.Facts, a *consilium.AnalysisSpec, by *groupi
 					whole = false
 				}
 				if q.N == nil {
-					q.Mean, q.Var, q.SD = coarse(q.Mean, n), coarse(q.Var, n), coarse(q.SD, n)
+					q.Mean, q.Var, q.SD = Coarse(q.Mean, n), Coarse(q.Var, n), Coarse(q.SD, n)
 				}
 			} else {
 				whole = false
@@ -462,10 +462,10 @@ func renderDescribe(facts consilium.Facts, a *consilium.AnalysisSpec, by *groupi
 	return out
 }
 
-// coarse rounds a mean or spread whose count is hidden to three digits and to
-// steps of at least 2/n: the full digits of a mean of whole numbers tell n, as
-// the denominator of the fraction that they are.
-func coarse(v *float64, n float64) *float64 {
+// Coarse rounds a mean, spread or share over n rows, of which some count is
+// hidden, to three digits and to steps of at least 2/n: the full digits of a mean
+// of whole numbers tell n, as the denominator of the fraction that they are.
+func Coarse(v *float64, n float64) *float64 {
 	if v == nil {
 		return nil
 	}
