@@ -469,12 +469,17 @@ func Coarse(v *float64, n float64) *float64 {
 	if v == nil {
 		return nil
 	}
+	least := math.Max(2/n, math.Abs(*v)/1000)
 	step := 1.0
-	for step > 2/n && step > math.Abs(*v)/1000 {
+	for step > least {
 		step = float64(step / 10)
 	}
-	for step < 2/n || step < math.Abs(*v)/1000 {
-		step = float64(step * 10)
+	for i := 0; step < least; i++ { // 1, 2, 5, 10
+		step = float64(step * [3]float64{2, 2.5, 2}[i%3])
+	}
+	if step < 1 {
+		parts := math.Round(1 / step)
+		return finite(math.Round(float64(*v*parts)) / parts)
 	}
 	return finite(float64(math.Round(*v/step) * step))
 }
