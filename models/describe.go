@@ -469,7 +469,7 @@ func Coarse(v *float64, n float64) *float64 {
 	if v == nil {
 		return nil
 	}
-	least := math.Max(2/n, math.Abs(*v)/1000)
+	least := math.Max(2/n, float64(math.Abs(*v)/1000))
 	step := 1.0
 	for step > least {
 		step = float64(step / 10)
