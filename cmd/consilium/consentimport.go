@@ -136,7 +136,7 @@ func (i *imported) read(from *consentSource, raw []byte, issuers []string) (*con
 	switch signed := !bytes.HasPrefix(doc, []byte("{")); {
 	case signed:
 		var err error
-		if doc, i.Issuer, err = provenance.VerifyImported(string(doc), from.typ, issuers); err != nil {
+		if doc, i.Issuer, err = provenance.VerifyImported(string(doc), from.typ, issuers, time.Now()); err != nil {
 			return nil, err
 		}
 		i.Word = ""
