@@ -272,6 +272,9 @@ func strict(path string, n *yaml.Node, t reflect.Type, what string) error {
 	if n.Style&yaml.TaggedStyle != 0 {
 		return configError(path, n, "leave the tag out", "the tag %s is not allowed", n.Tag)
 	}
+	if t.Kind() == reflect.Pointer { // what may be absent
+		t = t.Elem()
+	}
 	if t == reflect.TypeFor[yaml.Node]() {
 		return nil // read by studyfile, which is as strict
 	}

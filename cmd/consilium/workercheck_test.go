@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"consilium/policy"
 	"consilium/provenance"
@@ -115,5 +116,41 @@ func TestPrivateFiles(t *testing.T) {
 	})
 	if err != nil || n < 6 {
 		t.Fatalf("%d keys, %v", n, err)
+	}
+}
+
+// TestHoursOfTheManual reads the schedule that operating.md shows.
+func TestHoursOfTheManual(t *testing.T) {
+	_, rest, ok := strings.Cut(mustRead(t, "../../docs/operating.md"), "\n    limits:\n")
+	shown, _, more := strings.Cut(rest, "\n\n")
+	if !ok || !more {
+		t.Fatal("operating.md shows no limits:")
+	}
+	kit := filepath.Join(t.TempDir(), "kit")
+	must(t, "provision", "site", "--dir", kit, "--federation", testName, "--id", "site-1", "--country", "US", "--regimes", "HIPAA")
+	path := filepath.Join(kit, kitConfig)
+	write(t, path, mustRead(t, path)+"limits:\n"+shown+"\n")
+	var c workerConfig
+	if err := readConfig(path, "Worker", &c); err != nil {
+		t.Fatal(err)
+	}
+	l, err := c.Limits.limits(path)
+	if err != nil || l.Memory != 4096<<20 {
+		t.Fatalf("%+v %v", l, err)
+	}
+	zone, err := time.LoadLocation("Europe/Zurich")
+	if err != nil {
+		t.Fatal(err)
+	}
+	monday := time.Date(2026, 11, 23, 12, 0, 0, 0, zone)
+	if got := l.Closed(monday); got != 8*time.Hour {
+		t.Errorf("on Monday at noon it is closed for %s", got)
+	}
+	if got := l.Closed(monday.Add(9 * time.Hour)); got != 0 {
+		t.Errorf("on Monday at nine in the evening it is closed for %s", got)
+	}
+	write(t, path, strings.Replace(mustRead(t, path), "zone:", "zonne:", 1))
+	if err := readConfig(path, "Worker", &c); err == nil || !strings.Contains(err.Error(), "did you mean zone") {
+		t.Errorf("a misspelt key of hours: %v", err)
 	}
 }
