@@ -51,13 +51,18 @@ type tracingConfig struct {
 	Ratio float64 `yaml:"ratio"` // of rounds that are traced; default all
 }
 
-// tracer opens a node's tracer, or nil.
-func (c *commonConfig) tracer(ctx context.Context, path, node string) (*span.Tracer, error) {
+// spans says where the spans of a node go whose config is at path.
+func (c *commonConfig) spans(path string) span.Config {
 	file := c.Tracing.File
 	if file != "" && !filepath.IsAbs(file) {
 		file = filepath.Join(filepath.Dir(path), file)
 	}
-	return span.Open(ctx, node, span.Config{OTLP: c.Tracing.OTLP, File: file, Ratio: c.Tracing.Ratio})
+	return span.Config{OTLP: c.Tracing.OTLP, File: file, Ratio: c.Tracing.Ratio}
+}
+
+// tracer opens a node's tracer, or nil.
+func (c *commonConfig) tracer(ctx context.Context, path, node string) (*span.Tracer, error) {
+	return span.Open(ctx, node, c.spans(path))
 }
 
 func (c *commonConfig) common() *commonConfig { return c }
