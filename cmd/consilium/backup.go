@@ -25,8 +25,9 @@ import (
 // A backup is a copy of a stopped process's data directory, whole: its parts
 // remember each other. What a restored directory has forgotten is found when it
 // is used, by others who remember: the log and the ledger (worker/stale.go), the
-// peers (coordinator/starts.go), the witness. A backup that is the newest goes on;
-// an older one says so and takes no part.
+// peers (coordinator/starts.go). A backup that is the newest goes on; an older one
+// says so and takes no part. Nobody remembers for a witness: one that was put back
+// would cosign a second history from there on, so it has no backup.
 
 const backupManifest = "backup.json"
 
@@ -34,7 +35,7 @@ const backupManifest = "backup.json"
 type backupOf struct {
 	APIVersion string                `json:"apiVersion"`
 	Kind       string                `json:"kind"` // "Backup"
-	Of         string                `json:"of"`   // Worker, Coordinator or Witness
+	Of         string                `json:"of"`   // Worker or Coordinator
 	Pin        string                `json:"pin"`  // SHA-256 of card.json's bytes: whose it is
 	At         time.Time             `json:"at"`
 	Dirs       []string              `json:"dirs"` // below data/, with slashes; an empty one can mean something too
@@ -60,7 +61,6 @@ func keptOut(rel string) bool {
 var dataKinds = map[string]map[string]string{
 	"Worker":      {consentDeskDir: "worker-consents", deskDir: "worker-desk", "gate": "worker-gate", "vault": "worker-vault"},
 	"Coordinator": {".": "coordinator"},
-	"Witness":     {".": "witness"},
 }
 
 // stopped reads a node's config and makes sure that no process works in its data
@@ -84,10 +84,9 @@ func stopped(path string) (kind string, c *commonConfig, release func(), err err
 		var w coordinatorConfig
 		err, c = readConfig(path, head.Kind, &w), &w.commonConfig
 	case "Witness":
-		var w witnessConfig
-		err, c = readConfig(path, head.Kind, &w), &w.commonConfig
+		err = configError(path, nil, "a witness whose directory is lost is a new witness: with a new key, in the next roster", "a witness has no backup: nobody would notice that one was put back, and it would cosign a second history of each ledger")
 	default:
-		err = configError(path, nil, "give the config of a worker, a coordinator or a witness", "kind %q has no data", head.Kind)
+		err = configError(path, nil, "give the config of a worker or a coordinator", "kind %q has no data", head.Kind)
 	}
 	if err != nil {
 		return "", nil, nil, err
@@ -128,7 +127,7 @@ func owner(c *commonConfig) (string, error) {
 
 func runBackup(ctx context.Context, e *env, args []string) error {
 	flags := e.flags()
-	path := flags.String("config", "", "config `file` of a worker, a coordinator or a witness that is stopped")
+	path := flags.String("config", "", "config `file` of a worker or a coordinator that is stopped")
 	out := flags.String("out", "", "new `directory` for the copy; it holds personal data and is as secret as data/")
 	rest, err := e.parse(flags, args)
 	if err != nil {

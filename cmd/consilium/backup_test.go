@@ -2,11 +2,16 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,9 +19,12 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/mod/sumdb/note"
+
 	"consilium"
 	"consilium/internal/durable"
 	"consilium/internal/span"
+	"consilium/provenance"
 	"consilium/worker/vault"
 )
 
@@ -417,4 +425,71 @@ func TestBackupIsWhole(t *testing.T) {
 	if _, stderr, code := try(t.Context(), restore...); code == exitDone || !strings.Contains(stderr, "lists no file") {
 		t.Errorf("a backup of nothing: %d %s", code, stderr)
 	}
+}
+
+// TestNoBackupOfAWitness: nobody remembers for a witness. The naive twin is a
+// witness whose directory was put back: it cosigns a second history.
+func TestNoBackupOfAWitness(t *testing.T) {
+	key, err := provenance.NewWitnessKey("witness.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := provenance.NewLogKey("ledger.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	asked := func(entry string) int {
+		w, err := provenance.OpenWitness(provenance.WitnessConfig{Key: key, Dir: filepath.Join(dir, "seen"), Logs: []string{log.Verifier()}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		root := sha256.Sum256([]byte("\x00" + entry)) // RFC 6962 §2.1, of one entry
+		signed, err := note.Sign(&note.Note{Text: fmt.Sprintf("%s\n1\n%s\n", log.Name(), base64.StdEncoding.EncodeToString(root[:]))}, signerOf(t, log))
+		if err != nil {
+			t.Fatal(err)
+		}
+		rec := httptest.NewRecorder()
+		w.ServeHTTP(rec, httptest.NewRequest(http.MethodPost, "/add-checkpoint", strings.NewReader("old 0\n\n"+string(signed))))
+		return rec.Code
+	}
+	copied := filepath.Join(dir, "copied")
+	if err := os.MkdirAll(filepath.Join(dir, "seen"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(copied, os.DirFS(filepath.Join(dir, "seen"))); err != nil {
+		t.Fatal(err)
+	}
+	if got := asked("one"); got != http.StatusOK {
+		t.Fatal(got)
+	}
+	if got := asked("another"); got != http.StatusConflict {
+		t.Errorf("a second history: %d", got)
+	}
+	if err := errors.Join(os.RemoveAll(filepath.Join(dir, "seen")), os.CopyFS(filepath.Join(dir, "seen"), os.DirFS(copied))); err != nil {
+		t.Fatal(err)
+	}
+	if got := asked("another"); got != http.StatusOK {
+		t.Errorf("the naive twin noticed: %d", got)
+	}
+
+	kit := filepath.Join(dir, "kit")
+	must(t, "provision", "board", "--dir", kit, "--federation", testName, "--id", "board-1", "--witness", "127.0.0.1:9440")
+	write(t, filepath.Join(kit, "data", "seen", "x.checkpoint"), "x")
+	to := filepath.Join(dir, "backup")
+	for _, args := range [][]string{{"backup", "--out", to}, {"restore", "--from", to}} {
+		write(t, filepath.Join(to, backupManifest), "{}")
+		if _, stderr, code := try(t.Context(), append(args, "--config", filepath.Join(kit, kitConfig))...); code == exitDone || !strings.Contains(stderr, "a new witness") {
+			t.Errorf("%s: %d %s", args[0], code, stderr)
+		}
+	}
+}
+
+func signerOf(t *testing.T, k *provenance.NoteKey) note.Signer {
+	t.Helper()
+	s, err := note.NewSigner(k.Secret())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }

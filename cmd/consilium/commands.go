@@ -32,7 +32,7 @@ func commands() []command {
 		{"worker resume", "", "end a pause", runWorkerResume},
 		{"worker drain", "", "pause, and wait until no other hospital waits for this one", runWorkerDrain},
 		{"worker vault", "", "the vault that a worker starts; not for people", runVault},
-		{"backup", "", "copy the data directory of a stopped worker, coordinator or witness", runBackup},
+		{"backup", "", "copy the data directory of a stopped worker or coordinator", runBackup},
 		{"restore", "", "put a copy back into an empty data directory", runRestore},
 		{"ledger anchor", "", "anchor a hospital's tables in its ledger", runLedgerAnchor},
 		{"ledger witness", "", "run the board's ledger witness", runLedgerWitness},
