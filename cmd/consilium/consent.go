@@ -397,13 +397,10 @@ func runConsentWithdraw(ctx context.Context, e *env, args []string) error {
 	if err := h.enter(ctx, store, []provenance.ConsentEntry{{Patient: name, Doc: doc}}); err != nil {
 		return err
 	}
-	// From here on it holds, whatever comes of the rest.
-	d, err := h.withdrawalDuties(ctx, name, alias, *impairment)
+	d, err := h.dutiesOf(ctx, doc, name, alias, *impairment)
 	if err != nil {
-		return &consilium.Error{Code: consilium.CodeOf(err), Msg: "the withdrawal is entered and holds; what else it asks for could not be decided or recorded",
-			Next: "put that right and run the same command again", Err: err}
+		return err
 	}
-	d.Withdrawal = doc.Digest()
 	if e.json {
 		return json.NewEncoder(e.stdout).Encode(d)
 	}

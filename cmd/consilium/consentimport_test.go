@@ -119,6 +119,23 @@ func TestConsentImport(t *testing.T) {
 	// withdraws an imported consent like any other.
 	must(t, "consent", "import", "--config", config, "--patient", "100", "--fhir", path("later", r5("100", `"decision":"deny"`)), "--keys", keys, "--on-word", "Dr. Noor")
 	must(t, "consent", "withdraw", "--config", config, "--patient", "101")
+	// A refusal is a withdrawal: the rules are asked, and their answer is recorded.
+	recorded := func() int {
+		_, n, err := policy.VerifyAudit(strings.NewReader(mustRead(t, filepath.Join(dataOf(t, config), withdrawalsDir, decisionsFile))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return int(n)
+	}
+	before := recorded()
+	refusal := []string{"consent", "import", "--config", config, "--patient", "102", "--fhir", path("refusal", r5("102", `"decision":"deny"`)), "--keys", keys, "--on-word", "Dr. Noor"}
+	if out := must(t, refusal...); recorded() <= before || !strings.Contains(out, "The rules were asked") || !strings.Contains(out, "exclude_from_next_reading: done") {
+		t.Errorf("what a refusal asks for, %d and %d decisions:\n%s", before, recorded(), out)
+	}
+	var said imported
+	if err := json.Unmarshal([]byte(must(t, append(refusal, "--impairment", "impairment-1", "--json")...)), &said); err != nil || said.Duties == nil || said.Duties.Withdrawal != said.Entered || len(said.Duties.Decisions) == 0 {
+		t.Errorf("%+v %v", said.Duties, err)
+	}
 	for _, p := range []string{"100", "101"} {
 		if row(t.Context(), p) {
 			t.Errorf("patient %s is still used", p)
