@@ -89,6 +89,9 @@ func runConsentImport(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	if err := h.checkImpairment(*impairment); err != nil {
+		return err
+	}
 	raw, err := readBounded(*files[from.flag], consent.MaxDocument)
 	if err != nil {
 		return err

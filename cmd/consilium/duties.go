@@ -40,6 +40,15 @@ type duties struct {
 // erasureCodes are the codes that ask for the records to be erased.
 var erasureCodes = []string{"GDPR-17", "UK-17"}
 
+// checkImpairment refuses an id with which the rules could not be asked, before a
+// withdrawal is entered.
+func (h *hospital) checkImpairment(id string) error {
+	if _, err := policy.NewEvent(policy.EventWithdrawal, h.facts, time.Now().Unix(), id); id != "" && err != nil {
+		return usagef("--impairment %q: %v; give the document's id, at most 200 letters, digits and .,_/:()-", id, err)
+	}
+	return nil
+}
+
 // dutiesOf is what a withdrawal that has been entered asks for. It holds, whatever
 // comes of this.
 func (h *hospital) dutiesOf(ctx context.Context, doc *provenance.SignedDoc, name provenance.Pseudonym, key []byte, impairment string) (*duties, error) {
