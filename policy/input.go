@@ -397,8 +397,9 @@ func NewEvent(kind string, facts *SiteFacts, at int64, impairment string) (*Even
 		return nil, err
 	}
 	e := &Event{Kind: kind, At: at, ImpairmentDocumented: impairment, ConsentWasSoleGround: doc.Consent != "where_given"}
-	if slices.Contains(facts.Regimes, "GDPR") || slices.Contains(facts.Regimes, "UKGDPR") {
-		e.ConsentWasSoleGround = !(slices.Contains(facts.Regimes, "GDPR") && doc.GDPR.beside() || slices.Contains(facts.Regimes, "UKGDPR") && doc.UK.beside())
+	if eu, uk := slices.Contains(facts.Regimes, "GDPR"), slices.Contains(facts.Regimes, "UKGDPR"); eu || uk {
+		// Under each law that holds there must be another ground.
+		e.ConsentWasSoleGround = eu && !doc.GDPR.beside() || uk && !doc.UK.beside()
 	}
 	all, err := allSchemas()
 	if err != nil {

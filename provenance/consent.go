@@ -868,6 +868,15 @@ func (c *Consents) refusals(p Pseudonym, t int64, cl *Claims) {
 	cl.RefusedScopes = slices.Compact(cl.RefusedScopes)
 }
 
+// TookBack reports whether a patient has ever withdrawn anything here, from one
+// consent or from all, whether or not the ledger has it yet. A document of another
+// system does not undo that.
+func (c *Consents) TookBack(p Pseudonym) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return slices.ContainsFunc(c.byOwner[p], func(d *storedDoc) bool { return d.doc.Withdrawal != nil })
+}
+
 // current is the claims that answer for a patient.
 func current(all []Claims) Claims {
 	for _, cl := range all {

@@ -115,6 +115,10 @@ func runConsentImport(ctx context.Context, e *env, args []string) error {
 	}
 	defer leave()
 	name := provenance.Pseudonym(table.Pseudonym(alias, *patient))
+	if !out.Entry.Refusal && store.TookBack(name) {
+		return &consilium.Error{Code: consilium.ErrForbidden.Code, Msg: "this patient took a consent back here: a document of another system does not undo that",
+			Next: "ask the patient, and enter the answer with `consent issue`"}
+	}
 	doc, card, err := h.importedDocument(store, &out, name, now, *answers, *cardDir, *keys)
 	if err != nil {
 		return err
@@ -244,7 +248,7 @@ func (i *imported) vouched() string {
 func (i *imported) show(w io.Writer) {
 	en := i.Entry
 	if en.Refusal {
-		fmt.Fprintf(w, "%s, %s: it permits nothing; entered as a refusal of every use\n", i.Source, i.vouched())
+		fmt.Fprintf(w, "%s, %s: it permits no whole category of data; entered as a refusal of every use\n", i.Source, i.vouched())
 		return
 	}
 	fmt.Fprintf(w, "%s, %s: entered for %s, with the uses %s\n", i.Source, i.vouched(), strings.Join(en.Scopes, ", "), strings.Join(en.Purposes, ", "))

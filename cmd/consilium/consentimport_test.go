@@ -136,6 +136,14 @@ func TestConsentImport(t *testing.T) {
 	if err := json.Unmarshal([]byte(must(t, append(refusal, "--impairment", "impairment-1", "--json")...)), &said); err != nil || said.Duties == nil || said.Duties.Withdrawal != said.Entered || len(said.Duties.Decisions) == 0 {
 		t.Errorf("%+v %v", said.Duties, err)
 	}
+	// What was taken back here, another system's document does not give again: there
+	// it may still say active.
+	for _, patient := range []string{"100", "101"} {
+		_, stderr, code := try(t.Context(), "consent", "import", "--config", config, "--patient", patient, "--fhir", path("again", r5(patient, `"decision":"permit"`)), "--keys", keys, "--on-word", "Dr. Noor")
+		if code == exitDone || !strings.Contains(stderr, "took a consent back") {
+			t.Errorf("patient %s: %d %s", patient, code, stderr)
+		}
+	}
 	for _, p := range []string{"100", "101"} {
 		if row(t.Context(), p) {
 			t.Errorf("patient %s is still used", p)
