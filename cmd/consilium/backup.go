@@ -36,7 +36,7 @@ type backupOf struct {
 	APIVersion string                `json:"apiVersion"`
 	Kind       string                `json:"kind"` // "Backup"
 	Of         string                `json:"of"`   // Worker or Coordinator
-	Pin        string                `json:"pin"`  // SHA-256 of card.json's bytes: whose it is
+	Pin        string                `json:"pin"`  // SHA-256 of the card's fingerprint without what is renewed: whose it is
 	At         time.Time             `json:"at"`
 	Dirs       []string              `json:"dirs"` // below data/, with slashes; an empty one can mean something too
 	Files      map[string]backupFile `json:"files"`
@@ -115,12 +115,14 @@ func stopped(path string) (kind string, c *commonConfig, release func(), err err
 	return head.Kind, c, release, nil
 }
 
-// owner binds a backup to its kit.
+// owner binds a backup to its kit: to the card without its certificates and its
+// witness, which are renewed.
 func owner(c *commonConfig) (string, error) {
 	card, err := parseCard(filepath.Join(filepath.Dir(c.Keys), kitCard))
 	if err != nil {
 		return "", err
 	}
+	*card.pins(), card.Witness, card.WitnessAddress = nil, "", ""
 	sum := sha256.Sum256([]byte(card.fingerprint()))
 	return hex.EncodeToString(sum[:]), nil
 }

@@ -357,6 +357,7 @@ func TestBackupIsWhole(t *testing.T) {
 	}
 	same(filepath.Join(whole, "data"))
 	restore := []string{"restore", "--config", config, "--from", whole}
+	must(t, "provision", "renew", "--dir", kit) // the same hospital
 	empty(volume)
 	if _, stderr, code := try(t.Context(), restore...); code == exitDone || !strings.Contains(stderr, "mount its volume") {
 		t.Errorf("a link that leads nowhere: %d %s", code, stderr)
