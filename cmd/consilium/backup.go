@@ -84,7 +84,7 @@ func stopped(path string) (kind string, c *commonConfig, release func(), err err
 		var w coordinatorConfig
 		err, c = readConfig(path, head.Kind, &w), &w.commonConfig
 	case "Witness":
-		err = configError(path, nil, "a witness whose directory is lost is a new witness: with a new key, in the next roster", "a witness has no backup: nobody would notice that one was put back, and it would cosign a second history of each ledger")
+		err = configError(path, nil, "a witness whose directory is lost is a new witness: `consilium provision witness` makes its key, the next roster names it", "a witness has no backup: nobody would notice that one was put back, and it would cosign a second history of each ledger")
 	default:
 		err = configError(path, nil, "give the config of a worker or a coordinator", "kind %q has no data", head.Kind)
 	}

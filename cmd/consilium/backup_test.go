@@ -484,6 +484,26 @@ func TestNoBackupOfAWitness(t *testing.T) {
 			t.Errorf("%s: %d %s", args[0], code, stderr)
 		}
 	}
+
+	// The same member with a new witness.
+	old, err := parseCard(filepath.Join(kit, kitCard))
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(t, "provision", "witness", "--dir", kit)
+	now, err := parseCard(filepath.Join(kit, kitCard))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh, err := readNoteKey(filepath.Join(kit, kitKeys), witnessFile)
+	if err != nil || fresh.Verifier() != now.Witness || now.Witness == old.Witness || now.WitnessAddress != old.WitnessAddress || now.Member.Key != old.Member.Key {
+		t.Errorf("the new witness: %v, %+v", err, now)
+	}
+	other := filepath.Join(dir, "other")
+	must(t, "provision", "board", "--dir", other, "--federation", testName, "--id", "board-2")
+	if _, stderr, code := try(t.Context(), "provision", "witness", "--dir", other); code == exitDone || !strings.Contains(stderr, "runs no witness") {
+		t.Errorf("a member without a witness: %d %s", code, stderr)
+	}
 }
 
 func signerOf(t *testing.T, k *provenance.NoteKey) note.Signer {

@@ -21,6 +21,7 @@ func commands() []command {
 		{"provision board", "", "make a board member's keys and card", runProvisionBoard},
 		{"provision team", "", "make a data-science team's keys and card", runProvisionTeam},
 		{"provision renew", "", "make a kit's next certificate", runProvisionRenew},
+		{"provision witness", "", "make a new ledger witness of a board member that lost its own", runProvisionWitness},
 		{"provision roster", "", "assemble the members' cards into a roster", runProvisionRoster},
 		{"provision sign", "", "a board member signs a roster", runProvisionSign},
 		{"provision install", "", "check a signed roster and put it into a kit", runProvisionInstall},
