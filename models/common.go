@@ -285,11 +285,7 @@ func (g *regression) checkFitted(f *fit, levels []float64) (code, index int) {
 			s := int(f.interval(i).stratum)
 			fullest[s] = max(fullest[s], levels[k*len(deadly)+n])
 		}
-		patients := slices.Max(fullest)
-		if once {
-			patients = sumOf(fullest, 0, len(fullest))
-		}
-		if patients < minLevelPatients {
+		if atLeast(fullest, once) < minLevelPatients {
 			return failLevel, k
 		}
 	}
