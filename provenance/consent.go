@@ -661,6 +661,19 @@ func (d *storedDoc) kind() RecordType {
 	return RecordMandate
 }
 
+// Holds says of a document about p whether it rests here, and whether the ledger has
+// it, as of the last Verify. One that was erased does not rest here.
+func (c *Consents) Holds(p Pseudonym, doc consilium.Digest) (stored, logged bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for _, d := range c.byOwner[p] {
+		if !d.erased && d.doc.Digest() == doc {
+			return true, d.logged
+		}
+	}
+	return false, false
+}
+
 // Relog logs what the last Verify did not find in the ledger, as after a crash
 // between storing and logging.
 func (c *Consents) Relog(ctx context.Context, ledger Appender) error {

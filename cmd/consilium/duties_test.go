@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -86,6 +87,11 @@ func TestEventGrounds(t *testing.T) {
 		e.ConsentWasSoleGround = true
 		if d, err = engine.Decide(t.Context(), policy.PointWithdrawal, policy.Input{Now: 1795262400, Site: f, Event: e}); err != nil || !d.Allow {
 			t.Errorf("%s: %v %s", f.Site, err, policy.Explain(d))
+		}
+		for _, id := range []string{"memo #7", strings.Repeat("x", 201)} {
+			if _, err = policy.NewEvent(policy.EventWithdrawal, f, 1795262400, id); !errors.Is(err, consilium.ErrInvalid) {
+				t.Errorf("%s: the id %.10q: %v", f.Site, id, err)
+			}
 		}
 	}
 }
