@@ -744,9 +744,9 @@ func (g *regression) coxCommonResiduals(l *localFit, data *frame, x [][]float64,
 // baselineCurve is the cumulative baseline hazard at the end of every interval
 // with an event, for a row whose columns are all zero.
 type baselineCurve struct {
-	Stratum string    `json:"stratum,omitempty"`
-	Time    []float64 `json:"time"`
-	CumHaz  []float64 `json:"cumhaz"`
+	Stratum string     `json:"stratum,omitempty"`
+	Time    []float64  `json:"time"`
+	CumHaz  []*float64 `json:"cumhaz"` // null where zero is so far from the data that no number holds it
 }
 
 func (g *regression) baselineCurves(f *fit) []baselineCurve {
@@ -759,7 +759,7 @@ func (g *regression) baselineCurves(f *fit) []baselineCurve {
 	var out []baselineCurve
 	deadly := f.deadly()
 	for s := 0; s < g.cox.common.strata.n; s++ {
-		b := baselineCurve{Time: []float64{}, CumHaz: []float64{}}
+		b := baselineCurve{Time: []float64{}, CumHaz: []*float64{}}
 		if g.cox.common.strata.n > 1 {
 			b.Stratum = g.cox.common.strata.name(s)
 		}
@@ -768,7 +768,7 @@ func (g *regression) baselineCurves(f *fit) []baselineCurve {
 			if v := f.interval(i); int(v.stratum) == s {
 				h.add(f.hazard[n*hazardLen(p)])
 				b.Time = append(b.Time, float64(v.end*g.cox.common.grid.step))
-				b.CumHaz = append(b.CumHaz, float64(level*h.value()))
+				b.CumHaz = append(b.CumHaz, finite(float64(level*h.value())))
 			}
 		}
 		out = append(out, b)

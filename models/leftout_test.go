@@ -375,7 +375,7 @@ func TestCommonScale(t *testing.T) {
 	plain, rounds := run(func(*table, []string) {})
 	odd, more := run(func(tab *table, r []string) {
 		number(tab, r, "height", func(v float64) float64 { return v * 0x1p-40 })
-		number(tab, r, "weight", func(v float64) float64 { return v + 1e3 })
+		number(tab, r, "weight", func(v float64) float64 { return v + 1e7 })
 	})
 	if more <= rounds {
 		t.Errorf("%d rounds with odd columns and %d without: nothing was measured", more, rounds)
