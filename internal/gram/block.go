@@ -8,6 +8,7 @@ type Block struct {
 	width int
 	acc   []float64 // four partial sums for every pair: row a of weighted columns, column b
 	t     []float64 // a group of weighted columns
+	row   []float64 // a row of sums
 
 	kernel kernel
 }
@@ -76,13 +77,20 @@ func (b *Block) Add(z, w, r, ahead []float64) {
 
 // Sums writes the block's sums: the triangle, packed by rows, and then the score.
 func (b *Block) Sums(out []float64) {
-	k := 0
+	if len(b.row) < b.width {
+		b.row = make([]float64, b.width)
+	}
 	for a := range b.rows() {
-		for c := 0; c <= min(a, b.p-1); c++ {
-			s := b.acc[(a*b.width+c)*Lanes:][:Lanes]
-			out[k] = (s[0] + s[1]) + (s[2] + s[3])
-			k++
-		}
+		n := min(a+1, b.p)
+		addUp(b.row, b.acc[a*b.width*Lanes:], (n+3)/4)
+		out = out[copy(out, b.row[:n]):]
+	}
+}
+
+func portableAddUp(to, from []float64, groups int) {
+	for k := range 4 * groups {
+		s := from[k*Lanes:][:Lanes]
+		to[k] = (s[0] + s[1]) + (s[2] + s[3])
 	}
 }
 

@@ -208,7 +208,7 @@ func (w *writer) standard(name string, eta, values bool) {
 		if eta {
 			w.spread("Y6", "(R10)(DI*8)")
 		}
-		if values {
+		if values && !eta {
 			w.spread("Y7", "(R12)(DI*8)")
 		}
 		from := []string{"(R13)", "(R13)(R11*1)", "(CX)", "(CX)(R11*1)"}
@@ -222,8 +222,10 @@ func (w *writer) standard(name string, eta, values bool) {
 				w.mul(y(12+g), x, "Y6")
 				w.add(y(g), y(g), y(12+g))
 			}
-			if values {
+			if values && !eta {
 				w.sub(x, x, "Y7")
+			}
+			if values {
 				w.store(to[g], x)
 			}
 		}
@@ -481,6 +483,26 @@ func (w *writer) logistic() {
 	w.p("RET")
 }
 
+// summing writes the sums of four partial sums each, (s0 + s1) + (s2 + s3).
+func (w *writer) summing() {
+	w.begin("summings", "summing", "CX", "SI", "DI")
+	w.label("loopsummings")
+	w.load("Y0", "(SI)")
+	w.p("VHADDPD 32(SI), Y0, Y0")
+	w.load("Y1", "64(SI)")
+	w.p("VHADDPD 96(SI), Y1, Y1")
+	w.p("VPERM2F128 $0x20, Y1, Y0, Y2")
+	w.p("VPERM2F128 $0x31, Y1, Y0, Y3")
+	w.add("Y2", "Y2", "Y3")
+	w.store("(DI)", "Y2")
+	w.p("ADDQ $128, SI")
+	w.p("ADDQ $32, DI")
+	w.p("DECQ CX")
+	w.p("JNZ  loopsummings")
+	w.p("VZEROUPPER")
+	w.p("RET")
+}
+
 // four transposes four registers in place, with four free ones.
 func (w *writer) four(r, t []string) {
 	w.p("VUNPCKLPD %s, %s, %s", r[1], r[0], t[0])
@@ -705,6 +727,7 @@ func main() {
 	w.totals()
 	w.addition()
 	w.transposition()
+	w.summing()
 	w.enter()
 	w.single()
 	w.fall()

@@ -122,6 +122,9 @@ func additions(a *adding)
 func transpositions(a *transposing)
 
 //go:noescape
+func summings(a *summing)
+
+//go:noescape
 func enters(a *entering)
 
 //go:noescape

@@ -78,6 +78,11 @@ type transposing struct {
 	toStep int
 }
 
+type summing struct {
+	groups   int
+	from, to *float64
+}
+
 type entering struct {
 	rows int
 	set  *RiskSet
@@ -124,6 +129,15 @@ func transpose(to, from []float64, groups, toStep, fromStep int) {
 		return
 	}
 	transpositions(&transposing{groups, &from[0], 8 * fromStep, &to[0], 8 * toStep})
+}
+
+func addUp(to, from []float64, groups int) {
+	if !fast {
+		portableAddUp(to, from, groups)
+		return
+	}
+	_, _ = to[4*groups-1], from[16*groups-1]
+	summings(&summing{groups, &from[0], &to[0]})
 }
 
 func exp(y, x []float64) bool {
