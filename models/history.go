@@ -501,6 +501,10 @@ func (k *walker) load() {
 	if h.moves == nil {
 		k.std.Values(k.panel[:], c.from(k.from)[gram.Lanes*k.column:], n, c.width, 4, 0)
 		gram.Transpose(k.rows[:], k.panel[:], up(n)/4, 16, 16)
+		// The next chunk comes while this one is walked.
+		if next := c.from(k.to); len(next) > 0 {
+			gram.Fetch(next[gram.Lanes*k.column:], gram.ChunkRows/gram.Lanes, c.width)
+		}
 	} else {
 		for m, r := range h.moves[k.from:k.to] {
 			if r < 0 {

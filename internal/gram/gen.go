@@ -483,6 +483,18 @@ func (w *writer) logistic() {
 	w.p("RET")
 }
 
+// fetch asks for four columns of groups of rows, two cache lines each.
+func (w *writer) fetch() {
+	w.begin("fetches", "fetching", "CX", "SI", "R11")
+	w.label("loopfetches")
+	w.p("PREFETCHT0 (SI)")
+	w.p("PREFETCHT0 64(SI)")
+	w.p("ADDQ R11, SI")
+	w.p("DECQ CX")
+	w.p("JNZ  loopfetches")
+	w.p("RET")
+}
+
 // summing writes the sums of four partial sums each, (s0 + s1) + (s2 + s3).
 func (w *writer) summing() {
 	w.begin("summings", "summing", "CX", "SI", "DI")
@@ -728,6 +740,7 @@ func main() {
 	w.addition()
 	w.transposition()
 	w.summing()
+	w.fetch()
 	w.enter()
 	w.single()
 	w.fall()

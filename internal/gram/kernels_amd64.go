@@ -125,6 +125,9 @@ func transpositions(a *transposing)
 func summings(a *summing)
 
 //go:noescape
+func fetches(a *fetching)
+
+//go:noescape
 func enters(a *entering)
 
 //go:noescape

@@ -2186,6 +2186,21 @@ loopsummings:
 	VZEROUPPER
 	RET
 
+// func fetches(a *fetching)
+TEXT ·fetches(SB), NOSPLIT, $0-8
+	MOVQ a+0(FP), AX
+	MOVQ 0(AX), CX
+	MOVQ 8(AX), SI
+	MOVQ 16(AX), R11
+
+loopfetches:
+	PREFETCHT0 (SI)
+	PREFETCHT0 64(SI)
+	ADDQ R11, SI
+	DECQ CX
+	JNZ  loopfetches
+	RET
+
 // func enters(a *entering)
 TEXT ·enters(SB), NOSPLIT, $0-8
 	MOVQ a+0(FP), AX

@@ -90,6 +90,13 @@ func (s *Standard) portable(groups int, eta, z, raw []float64, width, zWidth, fi
 	}
 }
 
+// Fetch begins to bring the first four columns of a panel's groups into the cache.
+func Fetch(panel []float64, groups, width int) {
+	if groups = min(groups, (len(panel)+Lanes*width-1)/(Lanes*width)); groups > 0 {
+		fetch(panel, groups, width)
+	}
+}
+
 // Transpose turns groups of four vectors of four values each, from a distance
 // of fromStep values to the next group to one of toStep.
 func Transpose(to, from []float64, groups, toStep, fromStep int) {

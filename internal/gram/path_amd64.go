@@ -83,6 +83,12 @@ type summing struct {
 	from, to *float64
 }
 
+type fetching struct {
+	groups int
+	from   *float64
+	step   int
+}
+
 type entering struct {
 	rows int
 	set  *RiskSet
@@ -129,6 +135,12 @@ func transpose(to, from []float64, groups, toStep, fromStep int) {
 		return
 	}
 	transpositions(&transposing{groups, &from[0], 8 * fromStep, &to[0], 8 * toStep})
+}
+
+func fetch(panel []float64, groups, width int) {
+	if fast {
+		fetches(&fetching{groups, &panel[0], 32 * width})
+	}
 }
 
 func addUp(to, from []float64, groups int) {
