@@ -299,8 +299,12 @@ func (h *history) exposures(out, w, risk []float64) {
 		for k := from; k < to; k++ {
 			all, own := 0.0, 0.0
 			for d := h.first[k]; d < h.first[k+1]; d++ {
-				all += 1 / risk[d]
-				own += (1 - h.share[d]) / risk[d]
+				v := 1 / risk[d]
+				all += v
+				if h.share[d] != 0 {
+					v = (1 - h.share[d]) / risk[d]
+				}
+				own += v
 			}
 			at[k], tied[k] = all, own-all
 		}
@@ -312,25 +316,25 @@ func (h *history) exposures(out, w, risk []float64) {
 		sum.add(at[n-k])
 		hazard[k] = sum.value()
 	}
-	inParallel(len(out), func(from, to int) {
-		for r := from; r < to; r++ {
-			v := hazard[n-int(h.until[r])]
-			if h.since != nil {
-				v -= hazard[h.since[r]]
-			}
-			out[r] = v
+	met := func(r int) float64 {
+		v := hazard[n-int(h.until[r])]
+		if h.since != nil {
+			v -= hazard[h.since[r]]
 		}
-	})
-	for k := range h.after {
-		for _, r := range h.dead[h.first[k]:h.first[k+1]] {
-			out[r] += tied[k]
-		}
+		return v
 	}
 	inParallel(len(out), func(from, to int) {
 		for r := from; r < to; r++ {
-			out[r] = float64(w[r] * out[r])
+			out[r] = float64(w[r] * met(r))
 		}
 	})
+	for k, less := range tied {
+		if less != 0 {
+			for _, r := range h.dead[h.first[k]:h.first[k+1]] {
+				out[r] = float64(w[r] * (met(int(r)) + less))
+			}
+		}
+	}
 }
 
 // waveDeaths is how many deaths' means are held at a time.
