@@ -375,7 +375,7 @@ func (h *history) products(l *localFit, std *gram.Standard, eta, w, exposed, ris
 	}
 	var panels [2][]float64
 	for k := range panels {
-		panels[k] = make([]float64, gram.Len(min(waveDeaths, deaths), c.width))
+		panels[k] = make([]float64, gram.Lead+gram.Len(min(waveDeaths, deaths), c.width))
 	}
 	means := make([]float64, (deaths+blockRows-1)/blockRows*width) // sums of all their blocks
 	var own []float64                                              // sums of a wave's blocks of rows
@@ -412,14 +412,14 @@ func (h *history) products(l *localFit, std *gram.Standard, eta, w, exposed, ris
 		}
 		inTasks(likelihood+walks+rows+blocks, func() func(int) {
 			block := gram.NewBlock(c.p, false)
-			z := make([]float64, gram.Len(pieceRows, c.width))
+			z := make([]float64, gram.Lead+gram.Len(pieceRows, c.width))
 			return func(task int) {
 				if task < likelihood {
 					h.likelihood(&l.fit[0], eta, risk)
 					return
 				}
 				if task -= likelihood; task < walks {
-					walkers[task].walk(to, panels[wave%2])
+					walkers[task].walk(to, panels[wave%2][gram.Lead:])
 					return
 				}
 				block.Reset()
@@ -427,7 +427,7 @@ func (h *history) products(l *localFit, std *gram.Standard, eta, w, exposed, ris
 					b := done + task
 					for from, end := b*blockRows, min((b+1)*blockRows, c.n); from < end; from += pieceRows {
 						k := min(pieceRows, end-from)
-						std.Values(z, c.from(from), k, c.width, c.width, 0)
+						std.Values(z[gram.Lead:], c.from(from), k, c.width, c.width, 0)
 						block.Add(z, exposed[from:from+k], nil, c.ahead(from+k))
 					}
 					block.Sums(own[task*width : (task+1)*width])

@@ -131,10 +131,10 @@ func (g *regression) glmSweep(l *localFit, p *prepared, f *fit, weigh func() fun
 	out := newSums(width)
 	inStretches(p.n, width, out, func() func(stretch, from, to int, blocks []float64) {
 		block := gram.NewBlock(q, true)
-		z := make([]float64, gram.Len(pieceRows, zWidth))
+		z := make([]float64, gram.Lead+gram.Len(pieceRows, zWidth))
 		if off == 1 {
 			for i := range pieceRows {
-				z[gram.At(i, 0, zWidth)] = 1
+				z[gram.Lead+gram.At(i, 0, zWidth)] = 1
 			}
 		}
 		eta, w, r := make([]float64, pieceRows), make([]float64, pieceRows), make([]float64, pieceRows)
@@ -158,7 +158,7 @@ func (g *regression) glmSweep(l *localFit, p *prepared, f *fit, weigh func() fun
 							}
 						}
 					}
-					std.Both(eta[:up(n)], z, c.from(from), c.width, zWidth, off)
+					std.Both(eta[:up(n)], z[gram.Lead:], c.from(from), c.width, zWidth, off)
 					fill(from, eta[:n], w[:n], r[:n])
 					block.Add(z, w[:n], r[:n], c.ahead(from+n))
 					from += n

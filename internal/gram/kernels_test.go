@@ -73,7 +73,7 @@ func TestEverySumOfABlock(t *testing.T) {
 							for a := range z {
 								part[a] = z[a][from:to]
 							}
-							b.Add(panel(part, to-from, b.width), w[from:to], res[from:to], z[0])
+							b.Add(append(make([]float64, Lead), panel(part, to-from, b.width)...), w[from:to], res[from:to], z[0])
 						}
 					}
 					ones := make([]float64, n)
@@ -332,7 +332,7 @@ func TestTranspose(t *testing.T) {
 func BenchmarkBlock(b *testing.B) {
 	r := rand.New(rand.NewPCG(1, 2))
 	block := NewBlock(21, true)
-	z, w, sum := draw(r, Len(64, block.width)), draw(r, 64), make([]float64, block.Len())
+	z, w, sum := draw(r, Lead+Len(64, block.width)), draw(r, 64), make([]float64, block.Len())
 	for range b.N {
 		block.Reset()
 		for range 8 {
