@@ -158,7 +158,7 @@ func newHospital(t *testing.T, rows [][2]string, change func(*consilium.Spec)) *
 		Witnesses: witnesses, BoardKeys: map[string]consilium.PublicKey{"member-1": boardKey}, Threshold: 1, Facts: facts,
 		Policies: func(consilium.Digest) (*policy.Engine, error) { return engine, nil },
 		Register: func(string) Register { return Register{Adult: true, CitizenOrLPR: true} },
-		Learned:  map[string]models.Constructor{consilium.AnalysisTrain: newRecall}, Log: slog.New(slog.DiscardHandler),
+		Learned:  map[string]models.Constructor{consilium.AnalysisTrain: newRecall}, Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
 	}
 	v := h.open()
 	draft, err := v.Draft("cgd", h.ledger.Origin())
