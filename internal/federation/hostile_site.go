@@ -234,6 +234,7 @@ type Tally struct {
 
 	mu      sync.Mutex // guards the rest
 	broken  error
+	audits  int // vectors that were asked for to audit a contribution
 	studies map[consilium.StudyID]*tallyStudy
 }
 
@@ -371,6 +372,9 @@ func (t *Tally) Local(_ context.Context, r hatch.LocalRequest) (hatch.LocalReply
 	s, err := t.study(r.Study)
 	if err != nil {
 		return hatch.LocalReply{}, err
+	}
+	if r.Audit {
+		t.audits++
 	}
 	if err := s.read(r.State); err != nil {
 		return hatch.LocalReply{}, err

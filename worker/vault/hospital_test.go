@@ -303,7 +303,9 @@ func (h *hospital) close(v *Vault, n uint32, count int) hatch.Shape {
 // before, as a control variate depends on the rounds before.
 type recall struct{}
 
-func newRecall(consilium.Facts, *consilium.AnalysisSpec) (models.Analysis, error) { return recall{}, nil }
+func newRecall(consilium.Facts, *consilium.AnalysisSpec) (models.Analysis, error) {
+	return recall{}, nil
+}
 
 func (recall) Start(consilium.Facts) (*models.State, error) {
 	return &models.State{F64: []float64{0}}, nil
