@@ -84,6 +84,7 @@ func (h *Hostile) Start(id consilium.SiteID) error {
 	gate, err := worker.Open(worker.Config{
 		Site: id, Dir: h.Dir(id), Signer: s.key, Secret: s.key.Seed(), Roster: h.signed, BoardKeys: board, Threshold: h.roster.Board.Threshold,
 		Coordinator: link{h, id}, Vault: vault, Ledger: &memoryLedger{}, Now: h.now, Log: slog.New(&ear{h: h, site: id}), Crash: s.crash,
+		Limits: worker.Limits{Memory: h.memory[id]},
 	})
 	if err != nil {
 		return err
