@@ -279,7 +279,7 @@ func (a *actor) cross() error {
 		if e == nil || e.Epoch != c.Epoch || e.Group == nil {
 			return consilium.ErrStale.Withf("the group key of epoch %d is gone from the hospital's disk", c.Epoch)
 		}
-		next.Group, next.Sealing[charterKey] = e.Group, e.Key
+		next.Group, next.Sealing[charterKey], next.Memory = e.Group, e.Key, a.sec.Memory
 		if err := a.carry(next); err != nil {
 			return err
 		}

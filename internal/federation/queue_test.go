@@ -74,3 +74,55 @@ func TestQueuedStudyGoesOn(t *testing.T) {
 		})
 	}
 }
+
+// TestMemoryCrossesEpochs: a study that went on in another epoch has its memory
+// after a restart: the next one waits.
+func TestMemoryCrossesEpochs(t *testing.T) {
+	t.Parallel()
+	h, ctx := hostile(t, 5)
+	small := h.ids[2]
+	h.Limit(small, 1)
+	h.RenewAfter(1)
+	if err := h.StartAll(); err != nil {
+		t.Fatal(err)
+	}
+	first, err := h.Submit("first", 2, learnedStudy)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.PauseAt(2)
+	if err := h.Renew(ctx, nil, []consilium.SiteID{"hospital-05"}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.await(ctx, "round 2", func() bool { return h.paused != nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Stop(small); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Start(small); err != nil {
+		t.Fatal(err)
+	}
+	second, err := h.Submit("second", 1, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.await(ctx, "the second to wait", func() bool {
+		return h.courses[second].enrols[small] != nil || slices.ContainsFunc(h.notes, func(n Note) bool {
+			return n.Site == small && n.Study == second && n.Text == "the study waits for memory"
+		})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if h.sent(small, consilium.KindEnrol) != 2 { // in two epochs of the first
+		t.Error("it takes part in two studies at once")
+	}
+	if err := h.Resume(ctx); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []consilium.StudyID{first, second} {
+		if phase, err := h.Wait(ctx, id); err != nil || phase != consilium.PhaseDone {
+			t.Fatal(id, phase, err)
+		}
+	}
+}
