@@ -1,9 +1,11 @@
 package models
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"math"
+	"slices"
 	"sort"
 
 	"consilium/internal/det"
@@ -17,8 +19,16 @@ import (
 // the first round counts how many patients leave in each cell and joins cells
 // until at least k leave in each. Then no risk set is about fewer than k
 // patients, and no difference of two is. Efron's ties ask for sums over the rows
-// with the event wherever there are several: there cells are joined until at
-// least k patients have one.
+// with the event wherever there are several: there cells are joined until nobody
+// or at least k patients have one. A single event will not do, since the score
+// sums the columns of all events: what the stretches with several leave of it is
+// that patient's.
+//
+// Rows of a stratum without such a stretch, and rows that enter after the last
+// one, are not in the fit, and by design these are few. So nothing is opened over
+// everybody that is opened again over the fit: the first round counts patients by
+// stratum and cell, and rows, levels and moments come of the fit, levels and
+// moments of single risk sets only.
 
 // PermitCommon is the board's exception for a baseline hazard that hospitals
 // share.
@@ -116,7 +126,7 @@ func (c *commonSpec) joinCells(t commonTally, k float64) []float64 {
 			if sumOf(t.leaving[at:], from, to) < k {
 				return false
 			}
-			return !c.efron || sumOf(t.events[at:], from, to) <= 1 || sumOf(t.falling[at:], from, to) >= k
+			return !c.efron || sumOf(t.events[at:], from, to) == 0 || sumOf(t.falling[at:], from, to) >= k
 		}
 		for _, v := range join(c.grid.cells+1, told) {
 			out = append(out, float64(s), float64(v[1]-1), sumOf(t.events[at:], v[0], v[1]))
@@ -142,8 +152,8 @@ func (c *commonSpec) inFit(f *fit, data *frame, start, stop []float64) func(row 
 	}
 }
 
-// The block "fitted" of every later round: rows, patients and events of the
-// fit, and patients per level.
+// The block "fitted" of the round after the first: rows, patients and events of
+// the fit.
 const (
 	fittedRows = iota
 	fittedPatients
@@ -151,23 +161,181 @@ const (
 	fittedFixed
 )
 
-// checkFitted applies the rules on counts to what is left after strata that
-// take no part.
-func (g *regression) checkFitted(v []float64) (code, index int) {
-	switch {
-	case v[fittedRows] < 1:
-		return failRows, 0
-	case v[fittedPatients] < float64(g.facts.MinCohort):
-		return failPatients, 0
+// writeTally writes the first round: patients, not rows or levels, and who
+// leaves and falls where.
+func (g *regression) writeTally(w Writer, data *frame, rows *Rows) error {
+	if err := g.cox.checkTimes(data); err != nil {
+		return err
 	}
-	if !g.facts.Permitted(PermitSmallLevels) {
-		for i, n := range v[fittedFixed:] {
-			if n < minLevelPatients {
-				return failLevel, i
+	cohort := cohortBlock(data, rows, 0, make([]float64, len(g.d.checks)))
+	cohort[cohortRows] = 0
+	t := g.coxCommonTally(data)
+	for _, b := range []struct {
+		name   string
+		values []float64
+	}{{"cohort", cohort}, {"leaving", t.leaving}, {"events", t.events}, {"falling", t.falling}} {
+		if err := write(w, b.name, b.values); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// firstTally joins the cells from the first round's counts.
+func (g *regression) firstTally(f *fit, o Opened, round uint32) (*State, error) {
+	c := g.cox.common
+	n := c.strata.n * c.width()
+	var err error
+	if f.cohort, err = o.take("cohort", cohortFixed+len(g.d.checks)); err != nil {
+		return nil, err
+	}
+	var t commonTally
+	for name, v := range map[string]*[]float64{"leaving": &t.leaving, "events": &t.events, "falling": &t.falling} {
+		if *v, err = o.take(name, n); err != nil {
+			return nil, err
+		}
+	}
+	k := float64(g.facts.MinCohort)
+	switch {
+	case f.cohort[cohortPatients] < 1:
+		return failed(round, failRows, 0), nil
+	case f.cohort[cohortPatients] < k:
+		return failed(round, failPatients, 0), nil
+	case sumOf(t.events, 0, n) == 0:
+		return failed(round, failEvents, 0), nil
+	}
+	if f.intervals = c.joinCells(t, k); len(f.deadly()) == 0 {
+		return failed(round, failStretch, 0), nil
+	}
+	return g.save(f, phaseFit, round)
+}
+
+// levelsAtRisk counts, for each stretch with an event, the patients of each
+// level who are at risk in it. The risk sets at coefficients zero say the same
+// of rows; no set of patients is counted that is not summed.
+func (g *regression) levelsAtRisk(data *frame, f *fit) []float64 {
+	c := g.cox
+	first, end := c.common.bounds(f)
+	stop, start := data.num[c.stop], data.num[c.start]
+	type span struct {
+		patient, stratum int32
+		row, from, to    int
+	}
+	spans := make([]span, data.n)
+	for i := range spans {
+		s := c.common.strata.of(data, i)
+		var entry float64
+		if start != nil {
+			entry = start[i]
+		}
+		from, to, _ := c.common.span(f, first[s], end[s], entry, stop[i], start != nil)
+		spans[i] = span{data.patient[i], int32(s), i, from, to}
+	}
+	slices.SortFunc(spans, func(a, b span) int {
+		return cmp.Or(cmp.Compare(a.patient, b.patient), cmp.Compare(a.stratum, b.stratum), cmp.Compare(a.from, b.from), cmp.Compare(a.row, b.row))
+	})
+	n := len(f.intervals) / intervalLen
+	deadly := f.deadly()
+	out := make([]float64, 0, len(deadly)*len(g.d.checks))
+	for k := range g.d.checks {
+		change := make([]float64, n+1)
+		last := span{patient: -1}
+		for _, s := range spans {
+			if !g.d.checks[k].holds(data, s.row) {
+				continue
 			}
+			if s.patient == last.patient && s.stratum == last.stratum {
+				s.from = max(s.from, last.to+1) // rows of one patient at risk together count once
+				s.to = max(s.to, last.to)
+			}
+			last = s
+			if s.from <= s.to {
+				change[s.from]++
+				change[s.to+1]--
+			}
+		}
+		for i := 1; i < n; i++ {
+			change[i] += change[i-1]
+		}
+		for _, i := range deadly {
+			out = append(out, change[i])
+		}
+	}
+	return out
+}
+
+// checkFitted applies the rules on counts to what is left after rows that take
+// no part. Levels are counted at risk: the fullest stretch of each stratum is
+// added up where a patient has one row, else all that is certain is the fullest
+// one.
+func (g *regression) checkFitted(f *fit, levels []float64) (code, index int) {
+	switch {
+	case f.fitted[fittedRows] < 1:
+		return failRows, 0
+	case f.fitted[fittedPatients] < float64(g.facts.MinCohort):
+		return failPatients, 0
+	case g.facts.Permitted(PermitSmallLevels):
+		return 0, 0
+	}
+	deadly := f.deadly()
+	once := f.fitted[fittedRows] == f.fitted[fittedPatients]
+	for k := range g.d.checks {
+		fullest := make([]float64, g.cox.common.strata.n)
+		for n, i := range deadly {
+			s := int(f.interval(i).stratum)
+			fullest[s] = max(fullest[s], levels[k*len(deadly)+n])
+		}
+		if atLeast(fullest, once) < minLevelPatients {
+			return failLevel, k
 		}
 	}
 	return 0, 0
+}
+
+// far is how many standard deviations a column's mean, and how many powers of
+// two its spread, may be off before its sums of squares lose digits that the
+// result shows.
+const far = 16
+
+// measure moves the state to mean and spread of the columns among the first who
+// are at risk, if some column is far from its public scale, and says whether it
+// did. Nothing else is opened for it: at coefficients zero the risk sets are
+// moments. Coefficients zero are zero on every scale.
+func (g *regression) measure(f *fit, risk []float64) bool {
+	p := g.p()
+	m := momentsLen(p)
+	sum := make([]float64, m)
+	stratum := -1.0
+	for n, i := range f.deadly() {
+		if v := f.interval(i); v.stratum != stratum {
+			stratum = v.stratum
+			for k := range sum {
+				sum[k] += risk[n*m+k]
+			}
+		}
+	}
+	if !(sum[0] > 0) {
+		return false
+	}
+	mean, ratio := make([]float64, p), make([]float64, p)
+	off := false
+	k := 1 + p
+	for j := range mean {
+		mean[j] = sum[1+j] / sum[0]
+		square := sum[k+j] / sum[0] // packed: the diagonal ends each row
+		k += j + 1
+		sd := spread(mean[j], square)
+		ratio[j] = powerOfTwo(sd)
+		off = off || math.Abs(mean[j]) > float64(far*sd) || ratio[j] < 1/float64(1<<far) || ratio[j] > 1<<far
+	}
+	if !off {
+		return false
+	}
+	for j := range mean {
+		f.mean[j] += float64(mean[j] * f.scale[j])
+		f.scale[j] = float64(f.scale[j] * ratio[j])
+	}
+	return true
 }
 
 // leftOut names the strata that take no part.
@@ -238,7 +406,6 @@ func (g *regression) coxCommonLocal(ctx context.Context, data *frame, x [][]floa
 	for _, v := range eta {
 		diverged = diverged || math.Abs(v) > 500
 	}
-	l.fitted = append([]float64{float64(data.n), float64(data.patients), c.eventsOf(data)}, g.d.levelCounts(data)...)
 	if phase == phaseFinal {
 		if g.robust {
 			g.coxCommonResiduals(l, data, x, f, eta, first, end)
@@ -351,11 +518,19 @@ func (g *regression) advanceCommon(f *fit, o Opened, round uint32) (*State, erro
 	if err != nil {
 		return nil, err
 	}
-	if f.fitted, err = o.take("fitted", fittedFixed+len(g.d.checks)); err != nil {
-		return nil, err
-	}
-	if code, index := g.checkFitted(f.fitted); code != 0 {
-		return failed(round, code, index), nil
+	if len(f.fitted) == 0 {
+		if f.fitted, err = o.take("fitted", fittedFixed); err != nil {
+			return nil, err
+		}
+		var levels []float64
+		if n := len(deadly) * len(g.d.checks); n > 0 {
+			if levels, err = o.take("levels", n); err != nil {
+				return nil, err
+			}
+		}
+		if code, index := g.checkFitted(f, levels); code != 0 {
+			return failed(round, code, index), nil
+		}
 	}
 	sum, err := o.take("score", p)
 	if err != nil {
@@ -373,6 +548,12 @@ func (g *regression) advanceCommon(f *fit, o Opened, round uint32) (*State, erro
 	}
 	if flag[0] > 0 {
 		if _, code, _ := g.halve(f); code != 0 || g.last(round) {
+			return failed(round, failConverge, 0), nil
+		}
+		return g.save(f, phaseFit, round)
+	}
+	if f.steps == 0 && g.measure(f, risk) {
+		if g.last(round) {
 			return failed(round, failConverge, 0), nil
 		}
 		return g.save(f, phaseFit, round)

@@ -245,7 +245,7 @@ func (g *regression) Result(s *State) (*Result, error) {
 			if g.cox.common.join {
 				how += fmt.Sprintf(", and cells are joined until at least %d patients leave in each", g.facts.MinCohort)
 				if g.cox.efron {
-					how += fmt.Sprintf(" and, where there is more than one event, at least %d patients have one", g.facts.MinCohort)
+					how += fmt.Sprintf(" and, where there is an event, at least %d patients have one", g.facts.MinCohort)
 				}
 			}
 			r.Assumptions = append(r.Assumptions, how)

@@ -13,7 +13,7 @@ e$law <- d$law[match(e$id, d$id)]
 out <- list()
 # A common baseline on joined cells of 30 days, as the rule on counts has it: a
 # stretch is closed as soon as k patients leave in it and, under Efron's ties,
-# one event or k patients with one are in it; what is left over goes to the
+# nobody or k patients with an event are in it; what is left over goes to the
 # stretch before. Strata without a stretch are left out.
 joined <- function(x, start, k, ties, strata) {
   x$cell <- ceiling(x$tstop / 30); x$entry <- floor(start(x) / 30); x$s <- strata(x)
@@ -21,7 +21,7 @@ joined <- function(x, start, k, ties, strata) {
   for (s in sort(unique(x$s))) {
     y <- x[x$s == s, ]; n <- 15; cells <- 0:n
     last <- tapply(y$cell, y$id, max); fell <- if (any(y$status == 1)) tapply(y$cell[y$status == 1], y$id[y$status == 1], max) else integer(0)
-    told <- function(a, b) sum(last >= a & last <= b) >= k && (ties == "breslow" || sum(y$status[y$cell >= a & y$cell <= b]) <= 1 || sum(fell >= a & fell <= b) >= k)
+    told <- function(a, b) sum(last >= a & last <= b) >= k && (ties == "breslow" || sum(y$status[y$cell >= a & y$cell <= b]) == 0 || sum(fell >= a & fell <= b) >= k)
     ends <- integer(0); from <- 0
     for (b in cells) if (told(from, b)) { ends <- c(ends, b); from <- b + 1 }
     if (from <= n) repeat {
