@@ -302,19 +302,25 @@ func (h *hospital) writeNow(ctx context.Context, fn func(context.Context, ledger
 	if err != nil {
 		return err
 	}
-	err = fn(ctx, ledger)
-	if err == nil {
-		// One more entry, awaited, covers those before it.
-		var note []byte
-		note, err = provenance.SignRecord(h.kit.signer, &provenance.AuditRecord{Type: provenance.RecordAccess, Time: time.Now().UnixMilli(), Actor: string(h.site), Outcome: "published"})
-		if err == nil {
-			var at uint64
-			if at, err = ledger.Append(ctx, note); err == nil {
-				_, err = ledger.Await(ctx, at)
-			}
-		}
+	if err = fn(ctx, ledger); err == nil {
+		err = h.published(ctx, ledger)
 	}
 	return errors.Join(err, done())
+}
+
+// published waits until the witnesses have cosigned all that was written: one more
+// entry, awaited, covers those before it.
+func (h *hospital) published(ctx context.Context, ledger ledgerWriter) error {
+	note, err := provenance.SignRecord(h.kit.signer, &provenance.AuditRecord{Type: provenance.RecordAccess, Time: time.Now().UnixMilli(), Actor: string(h.site), Outcome: "published"})
+	if err != nil {
+		return err
+	}
+	at, err := ledger.Append(ctx, note)
+	if err != nil {
+		return err
+	}
+	_, err = ledger.Await(ctx, at)
+	return err
 }
 
 func readLines(path string) ([]string, error) {
