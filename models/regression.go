@@ -250,6 +250,9 @@ func (g *regression) Local(ctx context.Context, s *State, _ []byte, rows *Rows, 
 	if err != nil {
 		return nil, err
 	}
+	if g.sweeps(s.Phase) {
+		return nil, g.sweepLocal(ctx, s.Phase, f, rows, w)
+	}
 	data, err := readFrame(g.facts.Spec, rows, g.reads)
 	if err != nil {
 		return nil, err

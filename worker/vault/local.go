@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"slices"
 
+	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
 
 	"consilium"
@@ -201,13 +202,13 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 	if err := v.book.reads(*cohort); err != nil {
 		return hatch.LocalReply{}, err
 	}
-	derived, err := table.Derive(st.spec, st.record, u.selected)
-	if err != nil {
+	if err := st.keep(u); err != nil {
 		return hatch.LocalReply{}, err
 	}
 	rows := &models.Rows{
 		Site: st.places[st.position-1], Seed: net.RoundSeed(st.spec.Seed, st.site.ID, r.Round), Patients: len(st.people.names), Excluded: u.excluded,
-		Batches: []models.Batch{{Record: derived, Selected: u.selected, Patient: st.people.of, Holdout: st.people.holdout}},
+		Batches: []models.Batch{{Record: st.kept.record, Selected: st.kept.selected, Patient: st.people.of, Holdout: st.people.holdout}},
+		Kept:    st.kept.made,
 	}
 	w, err := fixed.NewWriter(layout)
 	if err != nil {
@@ -234,7 +235,7 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 		return hatch.LocalReply{}, err
 	}
 	if !r.Audit {
-		if err := v.keep(st, r.Round, state, layout, u, cohort, lanes, memory); err != nil {
+		if err := v.remember(st, r.Round, state, layout, u, cohort, lanes, memory); err != nil {
 			return hatch.LocalReply{}, err
 		}
 	}
@@ -242,9 +243,9 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 	return hatch.LocalReply{Contribute: true, Lanes: lanes.Len(), RowSet: u.rowSet, Decision: u.decision, Ledger: u.ledger, Records: u.records}, nil
 }
 
-// keep makes durable what a contribution leaves at this hospital: what a replay
+// remember makes durable what a contribution leaves at this hospital: what a replay
 // compares with, whose rows went into it, and what the site remembers.
-func (v *Vault) keep(st *study, round uint32, state *models.State, layout consilium.Layout, u *usable, cohort *openedCohort, lanes *fixed.Vector, memory []byte) error {
+func (v *Vault) remember(st *study, round uint32, state *models.State, layout consilium.Layout, u *usable, cohort *openedCohort, lanes *fixed.Vector, memory []byte) error {
 	if keepable(state, layout) {
 		if err := v.replays.add(st.id, replayLocal, localReplay{Round: round, RowSet: u.rowSet, Vector: vectorDigest(lanes), State: stateDigest(state)}); err != nil {
 			return err
@@ -270,6 +271,31 @@ func (v *Vault) pay(st *study, state *models.State, round uint32, rowSet consili
 		}
 	}
 	return v.budget.spend(debit{Study: st.id, Round: round, Dataset: st.spec.Data.Dataset, RowSet: rowSet, Releases: releases}, whole, v.cfg.Budget.orDefault())
+}
+
+// kept is what a study keeps of its rows from round to round, for as long as the
+// same ones may be used.
+type kept struct {
+	rowSet   consilium.Digest
+	selected []bool
+	record   arrow.Record // with the derived columns
+	made     *models.Kept
+}
+
+// keep begins anew unless every row and every choice is that of the last round.
+// Rows are verified, permitted and chosen in every round all the same: what is
+// kept was made from bytes that re-derived to the leaves of this row set.
+func (st *study) keep(u *usable) error {
+	if st.kept != nil && st.kept.rowSet == u.rowSet && slices.Equal(st.kept.selected, u.selected) {
+		return nil
+	}
+	st.kept = nil
+	derived, err := table.Derive(st.spec, st.record, u.selected)
+	if err != nil {
+		return err
+	}
+	st.kept = &kept{rowSet: u.rowSet, selected: u.selected, record: derived, made: new(models.Kept)}
+	return nil
 }
 
 // noise seeds the noise of differential privacy: a secret, so that nobody else
