@@ -8,7 +8,7 @@ import (
 
 // The tricks of a hostile member: what it says beside its next honest
 // statement, under its own signature. One hospital of a study may be like that,
-// which is what f = 1 allows.
+// or two where the study is made for f = 2.
 const (
 	trickNone      = iota
 	trickVotes     // a vote for a set that nobody proposed
