@@ -32,6 +32,7 @@ type program struct {
 	Hostile int  // which hospital is, or 0
 	Second  int  `json:",omitempty"` // another one: the studies are made for two then
 	Cancel  bool // at the end the team cancels what still runs
+	Afresh  bool `json:",omitempty"` // and, if the roster has changed, the last one has to carry out a new study
 	Ops     []op
 }
 
@@ -272,7 +273,7 @@ func (p *program) hostile() (out []consilium.SiteID) {
 // generate draws a program.
 func generate(seed uint64) *program {
 	rng := rand.New(rand.NewPCG(seed, 99))
-	p := &program{Seed: seed, Sites: []int{3, 3, 3, 3, 3, 4, 5}[rng.IntN(7)], Rounds: []int{1, 1, 1, 1, 2, 2, 3}[rng.IntN(7)], Missing: rng.IntN(3)}
+	p := &program{Seed: seed, Sites: []int{3, 3, 3, 3, 3, 3, 3, 4, 5}[rng.IntN(9)], Rounds: []int{1, 1, 1, 1, 2, 2, 3}[rng.IntN(7)], Missing: rng.IntN(3)}
 	if rng.IntN(3) == 0 {
 		p.Hostile = 1 + rng.IntN(p.Sites)
 	}
@@ -281,13 +282,14 @@ func generate(seed uint64) *program {
 		total += ops[i].weight
 	}
 	p.Cancel = rng.IntN(2) == 0
+	p.Afresh = rng.IntN(3) == 0
 	// What goes wrong goes wrong in any phase: the study gets that far first.
 	if rng.IntN(5) == 0 { // another study beside it
 		p.Ops = append(p.Ops, op{Do: "submit", A: 2, Steps: rng.IntN(100)})
 	}
 	p.Ops = append(p.Ops, op{Do: "submit", Steps: rng.IntN(100 + 100*p.Sites)})
 	if p.Hostile > 0 {
-		if rng.IntN(4) == 0 {
+		if rng.IntN(8) == 0 {
 			p.Sites = 6
 			p.Second = p.Hostile%p.Sites + 1
 		}
@@ -430,6 +432,9 @@ func (p *program) String() string {
 	fmt.Fprintf(&b, "seed %d, %d hospitals, %d rounds, missing: %s", p.Seed, p.Sites, p.Rounds, []string{"wait", "abort", "continue"}[p.Missing%3])
 	if p.Cancel {
 		b.WriteString(", cancelled at the end")
+	}
+	if p.Afresh {
+		b.WriteString(", a new study after the end")
 	}
 	if p.Hostile > 0 {
 		fmt.Fprintf(&b, ", hostile: %v", p.hostile())

@@ -949,6 +949,10 @@ func (s *sim) cancel(p *simPlan, limit time.Duration) {
 	})
 }
 
+// simReform is how long the cluster may take for what the roster says once all
+// machines run.
+const simReform = time.Hour
+
 // finish heals everything, lets every study end, and looks at what is left.
 func (s *sim) finish(p *program) {
 	s.last = "none"
@@ -958,6 +962,12 @@ func (s *sim) finish(p *program) {
 	for _, plan := range s.plans {
 		if cancel {
 			s.cancel(plan, time.Hour)
+		}
+	}
+	for healed := time.Now(); !s.reformed() && s.violated() == nil; {
+		s.run(100, time.Minute)
+		if time.Since(healed) > simReform {
+			s.violate("an hour after everything was healed the cluster is not what roster version %d says", len(s.rosters))
 		}
 	}
 	limit := 200
@@ -982,7 +992,7 @@ func (s *sim) finish(p *program) {
 	}
 	s.keptPromises()
 	s.linearizable()
-	if len(s.rosters) > 1 && s.violated() == nil && !s.treason() {
+	if p.Afresh && len(s.rosters) > 1 && s.violated() == nil && !s.treason() {
 		s.afresh()
 	}
 }
