@@ -388,13 +388,10 @@ func (c *simClient) Post(ctx context.Context, m *consilium.Message) error {
 	if c.id.Role == wire.RoleSite {
 		c.n.s.said(c.id.Name, m)
 	}
-	err := c.post(ctx, m)
 	if after {
-		for _, other := range c.lie(m) {
-			c.post(ctx, other)
-		}
+		c.n.s.task(time.Minute, func(ctx context.Context) { c.overtake(ctx, m) })
 	}
-	return err
+	return c.post(ctx, m)
 }
 
 func (c *simClient) post(ctx context.Context, m *consilium.Message) error {

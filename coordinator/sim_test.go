@@ -125,10 +125,16 @@ var ops = []struct {
 	{"decline", 1, func(s *sim, a, b int) { s.siteAt(a).declines = true }},
 	{"nothing to contribute", 1, func(s *sim, a, b int) { s.siteAt(a).dry = b%2 == 0 }},
 	{"refuse", 1, func(s *sim, a, b int) { s.plans[a%len(s.plans)].refused = true }},
-	{"coup", 2, func(s *sim, a, b int) { // another leads, and the one before does not notice
-		if l := s.log.leaders(); len(l) > 0 {
-			s.split(l[0].id)
-			s.log.elect(s.nodeAt(a))
+	{"coup", 3, func(s *sim, a, b int) { // another leads, and the one before does not notice
+		l := s.log.leaders()
+		if len(l) != 1 {
+			return
+		}
+		s.split(l[0].id)
+		if next := s.nodeAt(a); s.log.elect(next) {
+			s.team.aim(next)
+			p := s.plans[b%len(s.plans)]
+			s.submit(p, func() { s.ask(p, slices.Index(s.log.order, l[0].id)) })
 		}
 	}},
 	{"nodes", 2, func(s *sim, a, b int) { s.changeNodes(a, b) }},

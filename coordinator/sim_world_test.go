@@ -604,8 +604,9 @@ func (s *sim) sign(c *simClient, kind consilium.MessageKind, study consilium.Stu
 	return &consilium.Message{Kind: kind, Study: study, By: c.id.By(), Body: body, Signature: sig}
 }
 
-// submit posts a study; the board approves it once it is there.
-func (s *sim) submit(p *simPlan) {
+// submit posts a study; the board approves it once it is there. then is called as
+// soon as the team knows that it is.
+func (s *sim) submit(p *simPlan, then ...func()) {
 	s.task(5*time.Minute, func(ctx context.Context) {
 		err := s.record(simInput{token: p.token, study: p.label, op: opSubmit}, func() (simOutput, error) {
 			return simOutput{}, s.team.Post(ctx, s.sign(s.team, consilium.KindSubmission, p.id, p.body))
@@ -613,6 +614,9 @@ func (s *sim) submit(p *simPlan) {
 		if err != nil {
 			s.trace("submission of %s: %v", p.label, err)
 			return
+		}
+		for _, f := range then {
+			f()
 		}
 		body, err := canon.Marshal(&consilium.Approval{APIVersion: consilium.APIVersion, Kind: "Approval", Study: p.id, Spec: consilium.SpecDigest(p.spec),
 			Policy: p.policy, NotBefore: 1, NotAfter: 4_000_000_000})
@@ -762,6 +766,7 @@ func (s *sim) step() bool {
 	synctest.Wait()
 	s.net.tick(false)
 	s.tend()
+	synctest.Wait()
 	s.watchLog()
 	calls, rounds := s.net.ready(), s.log.steps()
 	if len(calls)+len(rounds) == 0 {
