@@ -18,17 +18,18 @@ import (
 // must permit it by name (PermitCommon), and unless it also permits fine grids
 // the first round counts how many patients leave in each cell and joins cells
 // until at least k leave in each. Then no risk set is about fewer than k
-// patients, and no difference of two is. Efron's ties ask for sums over the rows
-// with the event wherever there are several: there cells are joined until nobody
-// or at least k patients have one. A single event will not do, since the score
-// sums the columns of all events: what the stretches with several leave of it is
-// that patient's.
+// patients, and no difference of two is.
 //
-// Rows of a stratum without such a stretch, and rows that enter after the last
-// one, are not in the fit, and by design these are few. So nothing is opened over
-// everybody that is opened again over the fit: the first round counts patients by
-// stratum and cell, and rows, levels and moments come of the fit, levels and
-// moments of single risk sets only.
+// Events divide a stretch: Efron's ties ask for sums over the rows with the event,
+// what is left of the difference is those who leave without, and the score sums
+// the columns of all events. So in each stretch nobody or at least k patients have
+// the event, and nobody or at least k leave without. Entry times would divide it
+// further, by when rows begin: they need the permission for fine grids.
+//
+// Rows of a stratum without such a stretch are not in the fit, and by design these
+// are few. So nothing is opened over everybody that is opened again over the fit:
+// the first round counts patients by stratum and cell, and rows, levels and moments
+// come of the fit, levels and moments of single risk sets only.
 
 // PermitCommon is the board's exception for a baseline hazard that hospitals
 // share.
@@ -41,8 +42,7 @@ const maxCommon = 1 << 14
 type commonSpec struct {
 	grid   *timeGrid
 	strata *grouping
-	join   bool // cells until at least k patients leave
-	efron  bool
+	join   bool // cells, see joinCells
 }
 
 // cells counts positions of the first round's tallies: the cells of every
@@ -76,30 +76,49 @@ func momentsLen(p int) int { return 1 + p + packedLen(p) }
 
 // commonTally is the first round's counts, by stratum and cell.
 type commonTally struct {
-	leaving []float64 // patients by the cell of their last time
-	events  []float64
-	falling []float64 // patients by the cell of their last event
+	leaving  []float64 // patients by the cell of their last time
+	events   []float64
+	falling  []float64 // patients by the cell of their last event
+	censored []float64 // rows without
+	staying  []float64 // patients by the cell of their last row without
+}
+
+// blocks lists the counts as they travel.
+func (t *commonTally) blocks() []struct {
+	name string
+	to   *[]float64
+} {
+	return []struct {
+		name string
+		to   *[]float64
+	}{{"leaving", &t.leaving}, {"events", &t.events}, {"falling", &t.falling}, {"censored", &t.censored}, {"staying", &t.staying}}
 }
 
 func (g *regression) coxCommonTally(data *frame) commonTally {
 	c := g.cox
 	w := c.common.width()
 	n := c.common.strata.n * w
-	t := commonTally{make([]float64, n), make([]float64, n), make([]float64, n)}
+	var t commonTally
+	for _, b := range t.blocks() {
+		*b.to = make([]float64, n)
+	}
 	type who struct{ patient, stratum int32 }
-	last, fell := map[who]int{}, map[who]int{}
+	last, fell, stayed := map[who]int{}, map[who]int{}, map[who]int{}
+	latest := func(of map[who]int, p who, cell int) {
+		if at, ok := of[p]; !ok || cell > at {
+			of[p] = cell
+		}
+	}
 	for i, stop := range data.num[c.stop] {
 		s, cell := c.common.strata.of(data, i), c.common.grid.cell(stop)
 		p := who{data.patient[i], int32(s)}
-		if at, ok := last[p]; !ok || cell > at {
-			last[p] = cell
-		}
+		latest(last, p, cell)
 		if cell > c.common.grid.cells || data.num[c.event][i] == 0 {
-			continue
-		}
-		t.events[s*w+cell]++
-		if at, ok := fell[p]; !ok || cell > at {
-			fell[p] = cell
+			t.censored[s*w+cell]++
+			latest(stayed, p, cell)
+		} else {
+			t.events[s*w+cell]++
+			latest(fell, p, cell)
 		}
 	}
 	// Counts: any order gives the same bits.
@@ -109,10 +128,15 @@ func (g *regression) coxCommonTally(data *frame) commonTally {
 	for p, cell := range fell {
 		t.falling[int(p.stratum)*w+cell]++
 	}
+	for p, cell := range stayed {
+		t.staying[int(p.stratum)*w+cell]++
+	}
 	return t
 }
 
-// joinCells makes the intervals from the opened tallies. A stratum whose cells
+// joinCells makes the intervals from the opened tallies: in each at least k
+// patients leave, nobody or at least k with the event, and nobody or at least k
+// without. Whoever stays beyond the grid leaves with its end. A stratum whose cells
 // may not be told even together takes no part.
 func (c *commonSpec) joinCells(t commonTally, k float64) []float64 {
 	var out []float64
@@ -120,13 +144,11 @@ func (c *commonSpec) joinCells(t commonTally, k float64) []float64 {
 	for s := 0; s < c.strata.n; s++ {
 		at := s * w
 		told := func(from, to int) bool {
-			if !c.join {
-				return true
+			if to == w-1 {
+				to = w
 			}
-			if sumOf(t.leaving[at:], from, to) < k {
-				return false
-			}
-			return !c.efron || sumOf(t.events[at:], from, to) == 0 || sumOf(t.falling[at:], from, to) >= k
+			sum := func(v []float64) float64 { return sumOf(v[at:], from, to) }
+			return !c.join || sum(t.leaving) >= k && (sum(t.events) == 0 || sum(t.falling) >= k) && (sum(t.censored) == 0 || sum(t.staying) >= k)
 		}
 		for _, v := range join(c.grid.cells+1, told) {
 			out = append(out, float64(s), float64(v[1]-1), sumOf(t.events[at:], v[0], v[1]))
@@ -161,20 +183,20 @@ const (
 	fittedFixed
 )
 
-// writeTally writes the first round: patients, not rows or levels, and who
-// leaves and falls where.
+// writeTally writes the first round: patients, no levels, and who leaves where
+// (which also says how many rows and events there are).
 func (g *regression) writeTally(w Writer, data *frame, rows *Rows) error {
 	if err := g.cox.checkTimes(data); err != nil {
 		return err
 	}
 	cohort := cohortBlock(data, rows, 0, make([]float64, len(g.d.checks)))
 	cohort[cohortRows] = 0
+	if err := write(w, "cohort", cohort); err != nil {
+		return err
+	}
 	t := g.coxCommonTally(data)
-	for _, b := range []struct {
-		name   string
-		values []float64
-	}{{"cohort", cohort}, {"leaving", t.leaving}, {"events", t.events}, {"falling", t.falling}} {
-		if err := write(w, b.name, b.values); err != nil {
+	for _, b := range t.blocks() {
+		if err := write(w, b.name, *b.to); err != nil {
 			return err
 		}
 	}
@@ -190,8 +212,8 @@ func (g *regression) firstTally(f *fit, o Opened, round uint32) (*State, error) 
 		return nil, err
 	}
 	var t commonTally
-	for name, v := range map[string]*[]float64{"leaving": &t.leaving, "events": &t.events, "falling": &t.falling} {
-		if *v, err = o.take(name, n); err != nil {
+	for _, b := range t.blocks() {
+		if *b.to, err = o.take(b.name, n); err != nil {
 			return nil, err
 		}
 	}

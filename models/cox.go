@@ -62,7 +62,11 @@ func newCox(facts consilium.Facts, a *consilium.AnalysisSpec) (Analysis, error) 
 			if strata.n*(grid.cells+2) > maxCommon {
 				return nil, consilium.ErrInvalid.Withf("baseline: %d strata on %d cells are too many", strata.n, grid.cells)
 			}
-			c.common = &commonSpec{grid: grid, strata: strata, join: !facts.Permitted(PermitFineGrid), efron: c.efron}
+			if c.start != "" && !facts.Permitted(PermitFineGrid) {
+				return nil, consilium.ErrInvalid.Withf("response.start: with entry times the sums of a common baseline tell single rows apart by when they begin: ask the board to permit %s, analyse the first interval of each patient, or use the default baseline (stratified by hospital) or piecewise",
+					PermitFineGrid)
+			}
+			c.common = &commonSpec{grid: grid, strata: strata, join: !facts.Permitted(PermitFineGrid)}
 		default:
 			return nil, consilium.ErrInvalid.Withf("baseline %q%s; want stratified, piecewise or common", b.Kind, suggest(b.Kind, []string{"stratified", "piecewise", "common"}))
 		}

@@ -118,7 +118,7 @@ func (g *regression) disclose(d *Disclosure) error {
 		what = "log-likelihood"
 		d.Sends = append(d.Sends, fmt.Sprintf("events, time at risk and patients at risk in %d public pieces of time", g.pieces.n()))
 	case g.common():
-		d.Sends = append(d.Sends, fmt.Sprintf("patients who leave, events, and patients with an event, in each cell of the public grid (%v up to %v)", g.cox.common.grid.step, g.cox.common.grid.max))
+		d.Sends = append(d.Sends, fmt.Sprintf("rows and patients who leave with and without the event, in each cell of the public grid (%v up to %v)", g.cox.common.grid.step, g.cox.common.grid.max))
 		d.Sends = append(d.Sends, "once, rows, patients and events of the fit")
 		if levels != "" {
 			d.Sends = append(d.Sends, "once, "+levels+" at risk in each stretch of the grid with an event")

@@ -171,9 +171,9 @@ func (g *regression) Layout(s *State) (consilium.Layout, error) {
 		add("cohort", cohortFixed+len(g.d.checks))
 		if g.common() {
 			n := g.cox.common.strata.n * g.cox.common.width()
-			add("leaving", n)
-			add("events", n)
-			add("falling", n)
+			for _, b := range new(commonTally).blocks() {
+				add(b.name, n)
+			}
 			break
 		}
 		if g.p() > 0 {

@@ -660,7 +660,7 @@ func FuzzState(f *testing.F) {
 }
 
 // goldenResult pins the bits of a study of every type: last state and result.
-const goldenResult = "d653f64241a5b015495b82f7eeeb5fb3fc5ccb048677f317d2c9911d16c7ba70"
+const goldenResult = "bfeaae07a3c0d35c3dea165246eb0969eecb023e9c2d33ea4c46dc899ff12ff8"
 
 func goldenAnalyses() []consilium.AnalysisSpec {
 	surv := &consilium.Response{Stop: "tstop", Event: "status"}
@@ -852,9 +852,10 @@ func TestGridDifferencing(t *testing.T) {
 
 // TestTiedEventsAttack takes the sums that Efron's ties ask for apart: where two
 // rows of a stretch have the event, sum and sum of squares give both values of
-// every column, and their products say which go together. The naive twin joins
-// cells until k patients leave and asks for the sums all the same; with the
-// rule no stretch is about 2 to k-1 patients with an event.
+// every column, and their products say which go together; what is left of a
+// difference of risk sets does the same for those who leave without the event. The
+// naive twin joins cells until k patients leave and asks for the sums all the same;
+// with the rule no stretch is about 1 to k-1 patients with the event, or without.
 func TestTiedEventsAttack(t *testing.T) {
 	a := coxSpecCGD
 	a.Strata, a.Baseline = nil, &consilium.Baseline{Kind: "common", Grid: &consilium.Grid{Step: 30, Max: 450}}
@@ -867,14 +868,15 @@ func TestTiedEventsAttack(t *testing.T) {
 	}
 	g := made.(*regression)
 	first := f.opened[0]
-	tally := commonTally{first["cox/leaving"], first["cox/events"], first["cox/falling"]}
+	leaving, events := first["cox/leaving"], first["cox/events"]
 	p := g.p()
 	one := make([]float64, p)
 	for j := range one {
 		one[j] = 1
 	}
-	var people [][]float64 // who has the event, and the cell
+	var people [][]float64 // who leaves, in which cell, with the event or without
 	var cells []int
+	var fell []bool
 	for _, h := range f.sites {
 		data, err := readFrame(f.facts.Spec, h.rows, g.reads)
 		if err != nil {
@@ -885,68 +887,85 @@ func TestTiedEventsAttack(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i := 0; i < data.n; i++ {
-			if data.num["status"][i] == 0 {
-				continue
-			}
 			z := make([]float64, p)
 			for j := range x {
 				z[j] = x[j][i]
 			}
-			people, cells = append(people, z), append(cells, g.cox.common.grid.cell(data.num["tstop"][i]))
+			people, cells, fell = append(people, z), append(cells, g.cox.common.grid.cell(data.num["tstop"][i])), append(fell, data.num["status"][i] == 1)
 		}
 	}
-	// attack solves the stretches with two events, from their sums alone.
-	attack := func(intervals []float64) (solved int) {
-		from := -1
-		for i := 0; i+intervalLen <= len(intervals); i += intervalLen {
-			to := int(intervals[i+1])
+	// attack solves those of one kind in the stretches where they are one or two,
+	// from their sums alone.
+	attack := func(stretches [][2]int, with bool) (solved int) {
+		for _, s := range stretches {
 			sum, square := make([]float64, p), make([]float64, p)
 			var own [][]float64
 			for k, z := range people {
-				if cells[k] > from && cells[k] <= to {
+				if cells[k] >= s[0] && cells[k] < s[1] && fell[k] == with {
 					own = append(own, z)
 					for j := range z {
 						sum[j], square[j] = sum[j]+z[j], square[j]+z[j]*z[j]
 					}
 				}
 			}
-			from = to
-			if intervals[i+2] != 2 {
+			n := float64(len(own))
+			if n < 1 || n > 2 {
 				continue
 			}
 			right := true
 			for j := range sum {
-				mean := sum[j] / 2
-				sd := math.Sqrt(math.Max(0, square[j]/2-mean*mean))
-				low, high := math.Min(own[0][j], own[1][j]), math.Max(own[0][j], own[1][j])
+				mean := sum[j] / n
+				sd := math.Sqrt(math.Max(0, square[j]/n-mean*mean))
+				low, high := math.Min(own[0][j], own[len(own)-1][j]), math.Max(own[0][j], own[len(own)-1][j])
 				right = right && math.Abs(mean-sd-low) < 1e-6 && math.Abs(mean+sd-high) < 1e-6
 			}
 			if right {
-				solved += 2
+				solved += len(own)
 			}
 		}
 		return solved
 	}
-	naive := *g.cox.common
-	naive.efron = false
-	if n := attack(naive.joinCells(tally, 11)); n < 2 {
+	cellsOf := g.cox.common.grid.cells + 1
+	naive := join(cellsOf, func(from, to int) bool { return sumOf(leaving, from, to) >= 11 })
+	if n := attack(naive, true); n < 2 {
 		t.Errorf("the naive twin gives away %d patients with the event, want at least 2", n)
 	} else {
 		t.Logf("joined by who leaves alone: %d patients with the event recovered", n)
 	}
-	joined := g.cox.common.joinCells(tally, 11)
-	if n := attack(joined); n != 0 {
+	// A twin that minds only those with the event gives away those without.
+	away := 0
+	for k := 5.0; k <= 11; k++ {
+		away += attack(join(cellsOf, func(from, to int) bool {
+			n := sumOf(events, from, to)
+			return sumOf(leaving, from, to) >= k && (n == 0 || n >= k)
+		}), false)
+	}
+	if away < 2 {
+		t.Errorf("the twin that joins by events gives away %d patients without the event, want at least 2", away)
+	}
+	joined := fitOf(t, g, f.states[1]).intervals
+	var stretches [][2]int
+	from := 0
+	for i := 0; i < len(joined); i += intervalLen {
+		stretches = append(stretches, [2]int{from, int(joined[i+1]) + 1})
+		from = int(joined[i+1]) + 1
+	}
+	if n := attack(stretches, true) + attack(stretches, false); n != 0 {
 		t.Errorf("with the rule %d patients are recovered", n)
 	}
-	for _, round := range f.opened[1:] {
-		tied := round["cox/tied"]
-		if len(tied) == 0 {
-			t.Error("no sums over tied events: the rule is not tried")
-		}
+	// What the hospitals see: at coefficients zero the weights count patients.
+	m := momentsLen(p)
+	risk, tied := f.opened[1]["cox/risk"], f.opened[1]["cox/tied"]
+	if len(risk) < 2*m || len(risk) != len(tied) {
+		t.Fatalf("%d risk sets and %d of tied events: the rule is not tried", len(risk)/m, len(tied)/m)
 	}
-	for i := 0; i < len(joined); i += intervalLen {
-		if d := joined[i+2]; d > 1 && d < 11 {
-			t.Errorf("a stretch with %v events is opened", d)
+	for i := 0; i < len(risk); i += m {
+		next := 0.0
+		if i+m < len(risk) {
+			next = risk[i+m]
+		}
+		if with, without := tied[i], risk[i]-next-tied[i]; with > 0 && with < 11 || without > 0 && without < 11 {
+			t.Errorf("a stretch with %v events and %v others is opened", with, without)
 		}
 	}
 	// Too few events for any stretch: said, with what to do.
