@@ -31,14 +31,24 @@ func TestJoinedReference(t *testing.T) {
 			Baseline: &consilium.Baseline{Kind: "common", Grid: &consilium.Grid{Step: 30, Max: 450}}}
 		switch how[1] {
 		case "none":
+			a.Terms = []string{"treat", "age", "sex", "inherit"}
+		case "free": // the board permits small levels
 			a.Terms = []string{"treat", "age", "sex", "inherit", "steroids", "propylac"}
 		case "sex":
 			a.Terms, a.Strata = []string{"treat", "age", "inherit"}, []string{"sex"}
+		case "five": // k is 5
+			a.Terms = []string{"treat", "age", "propylac"}
 		case "law":
-			a.Terms, a.Strata = []string{"treat", "age", "sex", "inherit"}, []string{"law"}
+			a.Terms, a.Strata = []string{"treat", "age"}, []string{"law"}
 		}
 		f := patients(t, a)
 		f.facts.Permits = []string{PermitCommon}
+		if how[1] == "five" {
+			f.facts.MinCohort = 5
+		}
+		if how[1] == "free" {
+			f.facts.Permits = append(f.facts.Permits, PermitSmallLevels)
+		}
 		r := must(t, f)
 		same(t, key+" coef", terms(r, "coef"), w["coef"])
 		same(t, key+" se", terms(r, "se"), w["se"])

@@ -248,8 +248,8 @@ func (g *regression) linear(f *fit, x [][]float64, n int) []float64 {
 	return eta
 }
 
-// coxLocal computes one hospital's partial likelihood, its score and
-// information at theta, or in the robust phase the clusters' score residuals.
+// coxLocal computes what a hospital adds in the last round or where effects change
+// with time; every other step is coxStep.
 func (g *regression) coxLocal(ctx context.Context, data *frame, x [][]float64, f *fit, phase uint32) (*localFit, error) {
 	c := g.cox
 	stop, event := data.num[c.stop], data.num[c.event]
@@ -294,9 +294,7 @@ func (g *regression) coxLocal(ctx context.Context, data *frame, x [][]float64, f
 			}
 			continue
 		}
-		if residual == nil && l.ph == nil {
-			g.coxExposure(l, &s, x, eta, start, stop, event)
-		} else {
+		if residual != nil || l.ph != nil {
 			g.coxStratum(l, &s, x, eta, start, stop, event, residual)
 		}
 		if l.concord != nil {

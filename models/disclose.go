@@ -66,6 +66,7 @@ func (g *regression) disclose(d *Disclosure) error {
 	if g.finalLen() > 0 {
 		phases = append(phases, phaseFinal)
 	}
+	countsLevels := g.common() && g.cox.common.join && len(g.d.checks) > 0 && !g.facts.Permitted(PermitSmallLevels)
 	if g.common() {
 		// How many stretches have an event is known after the first round; at
 		// most this many.
@@ -80,8 +81,8 @@ func (g *regression) disclose(d *Disclosure) error {
 			later = append(later, exactBlock("score-time", g.p()))
 		}
 		once := []consilium.Block{later[0], exactBlock("fitted", fittedFixed)}
-		if len(g.d.checks) > 0 {
-			once = append(once, exactBlock("levels", n*len(g.d.checks)))
+		if countsLevels {
+			d.Layouts = append(d.Layouts, consilium.Layout{Blocks: []consilium.Block{once[1], exactBlock("levels", 2*n*len(g.d.checks))}})
 		}
 		d.Layouts = append(d.Layouts, consilium.Layout{Blocks: append(once, later[1:]...)}, consilium.Layout{Blocks: later})
 	}
@@ -105,9 +106,9 @@ func (g *regression) disclose(d *Disclosure) error {
 		d.Sends = append(d.Sends, "counts of patients, and of rows left out by reason (missing value, consent, ledger, cohort)")
 	} else {
 		d.Sends = append(d.Sends, sendsCohort)
-		if levels != "" {
-			d.Sends = append(d.Sends, levels)
-		}
+	}
+	if levels != "" && !(g.common() && g.cox.common.join) {
+		d.Sends = append(d.Sends, levels)
 	}
 	if g.p() > 0 && !g.common() {
 		d.Sends = append(d.Sends, fmt.Sprintf("sums and sums of squares of %d model columns", g.p()))
@@ -120,8 +121,8 @@ func (g *regression) disclose(d *Disclosure) error {
 	case g.common():
 		d.Sends = append(d.Sends, fmt.Sprintf("rows and patients who leave with and without the event, in each cell of the public grid (%v up to %v)", g.cox.common.grid.step, g.cox.common.grid.max))
 		d.Sends = append(d.Sends, "once, rows, patients and events of the fit")
-		if levels != "" {
-			d.Sends = append(d.Sends, "once, "+levels+" at risk in each stretch of the grid with an event")
+		if countsLevels {
+			d.Sends = append(d.Sends, "before any sum, "+levels+" who leave in each stretch of the grid, with the event and without")
 		}
 		d.Sends = append(d.Sends, fmt.Sprintf("in every round, for each stretch of the grid with an event, sums over its rows at risk: the weights, %d weighted columns and %d of their products; differences of these sums describe those who left in between",
 			g.p(), packedLen(g.p())))

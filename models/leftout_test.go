@@ -40,8 +40,8 @@ func TestLeftOutAttack(t *testing.T) {
 	}
 	g := made.(*regression)
 	p, m := g.p(), momentsLen(g.p())
-	fit := fitOf(t, g, f.states[1])
-	naive := seen{levels: make([]float64, len(g.d.checks)), moments: make([]float64, 2*p), fit: make([]float64, len(g.d.checks)), risk: f.opened[1]["cox/risk"][:m]}
+	fit := fitOf(t, g, f.states[2])
+	naive := seen{levels: make([]float64, len(g.d.checks)), moments: make([]float64, 2*p), fit: make([]float64, len(g.d.checks)), risk: f.opened[2]["cox/risk"][:m]}
 	var his, z []float64 // his levels and columns, as only his hospital knows them
 	add := func(to, v []float64) {
 		for i := range v {
@@ -122,15 +122,15 @@ func TestLeftOutAttack(t *testing.T) {
 	if levels, columns := attack(naive); !levels || !columns {
 		t.Errorf("the naive twin hides the patient: levels %v, columns %v", levels, columns)
 	}
-	// As it is: levels are counted at risk only, where the risk sets say the same.
+	// As it is: levels are counted of the fit alone.
 	first, second := f.opened[0], f.opened[1]
-	deadly := len(fit.deadly())
 	guarded := seen{levels: first["cox/cohort"][cohortFixed:], moments: first["cox/moments"], fit: make([]float64, len(g.d.checks)), risk: naive.risk}
-	if len(second["cox/levels"]) != deadly*len(g.d.checks) {
-		t.Fatalf("%d counts of levels in %d stretches", len(second["cox/levels"]), deadly)
-	}
+	per := len(second["cox/levels"]) / len(g.d.checks)
 	for k := range guarded.fit {
-		guarded.fit[k] = second["cox/levels"][k*deadly]
+		guarded.fit[k] = sumOf(second["cox/levels"], k*per, (k+1)*per)
+	}
+	if !equal(guarded.fit, naive.fit) {
+		t.Errorf("levels of the fit %v, counted as %v", naive.fit, guarded.fit)
 	}
 	if levels, columns := attack(guarded); levels || columns {
 		t.Errorf("the patient is given away: levels %v, columns %v", levels, columns)
@@ -138,7 +138,7 @@ func TestLeftOutAttack(t *testing.T) {
 	if n := first["cox/cohort"]; n[cohortRows] != 0 || n[cohortEvents] != 0 || n[cohortPatients] != 128 {
 		t.Errorf("the first round counts %v", n)
 	}
-	for _, later := range f.opened[2:] {
+	for _, later := range f.opened[3:] {
 		for _, block := range []string{"cox/fitted", "cox/levels", "cox/moments"} {
 			if later[block] != nil {
 				t.Errorf("%s is opened again", block)
@@ -192,7 +192,7 @@ func TestSingleEventAttack(t *testing.T) {
 		}
 	}
 	f := newFederation(t, spec, split(t, spec, tab, "site", "id"))
-	f.facts.Permits = []string{PermitCommon}
+	f.facts.Permits = []string{PermitCommon, PermitSmallLevels}
 	must(t, f)
 	made, err := newCox(f.facts, &a)
 	if err != nil {
@@ -263,6 +263,93 @@ func TestSingleEventAttack(t *testing.T) {
 	}
 }
 
+// TestLevelAloneAttack reads a patient off the products of a level's column, where
+// nobody else of a stretch has the level: sums over one patient. The naive twin
+// joins cells by who leaves alone; with the counts of levels nobody stands alone.
+func TestLevelAloneAttack(t *testing.T) {
+	a := consilium.AnalysisSpec{Name: "cox", Type: consilium.AnalysisCox, Response: survCGD, Terms: []string{"treat", "age", "propylac"},
+		Baseline: &consilium.Baseline{Kind: "common", Grid: &consilium.Grid{Step: 30, Max: 450}}}
+	for _, permits := range [][]string{{PermitCommon, PermitSmallLevels}, {PermitCommon}} {
+		f := patients(t, a)
+		f.facts.Permits, f.facts.MinCohort = permits, 5
+		must(t, f)
+		made, err := newCox(f.facts, &a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := made.(*regression)
+		p, m := g.p(), momentsLen(g.p())
+		at := slices.IndexFunc(f.opened, func(o map[string][]float64) bool { return o["cox/risk"] != nil })
+		fit := fitOf(t, g, f.states[at])
+		var people [][]float64
+		for _, h := range f.sites {
+			data, err := readFrame(f.facts.Spec, h.rows, g.reads)
+			if err != nil {
+				t.Fatal(err)
+			}
+			x, err := g.d.matrix(data, fit.mean, fit.scale)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i := 0; i < data.n; i++ {
+				people = append(people, []float64{x[0][i], x[1][i], x[2][i]})
+			}
+		}
+		// At coefficients zero: who leaves in each stretch with the event, and who
+		// without. Several stretches with the event have their own sums each.
+		risk, tied := f.opened[at]["cox/risk"], f.opened[at]["cox/tied"]
+		sets, recovered, least := 0, 0, math.Inf(1)
+		look := func(v []float64) {
+			if v[0] == 0 {
+				return
+			}
+			sets++
+			for j := 0; j < p; j += 2 { // treat and propylac
+				for level, n := range []float64{v[0] - v[1+j], v[1+j]} {
+					if n < 0.5 {
+						continue
+					}
+					if least = math.Min(least, math.Round(n)); n > 1.5 {
+						continue
+					}
+					z := make([]float64, p) // the row of products is the patient's columns
+					for b := range z {
+						i, k := max(j, b), min(j, b)
+						if z[b] = v[1+p+i*(i+1)/2+k]; level == 0 {
+							z[b] = v[1+b] - z[b]
+						}
+					}
+					if slices.ContainsFunc(people, func(who []float64) bool {
+						return slices.EqualFunc(who, z, func(a, b float64) bool { return math.Abs(a-b) < 1e-9 })
+					}) {
+						recovered++
+					}
+				}
+			}
+		}
+		for i := 0; i < len(risk); i += m {
+			rest := append([]float64(nil), risk[i:i+m]...)
+			for k := range rest {
+				if i+m < len(risk) {
+					rest[k] -= risk[i+m+k]
+				}
+				rest[k] -= tied[i+k]
+			}
+			look(tied[i : i+m])
+			look(rest)
+		}
+		if len(permits) == 2 { // the board's exception is the naive twin
+			if recovered == 0 {
+				t.Errorf("the naive twin gives nobody away in %d sets", sets)
+			}
+			continue
+		}
+		if recovered != 0 || least < minLevelPatients || sets < 3 {
+			t.Errorf("%d patients are recovered from %d sets, the least level has %v", recovered, sets, least)
+		}
+	}
+}
+
 // TestCommonScale: columns in a tiny unit and far from their origin, without
 // bounds; the scale is measured in the first risk sets.
 func TestCommonScale(t *testing.T) {
@@ -288,7 +375,7 @@ func TestCommonScale(t *testing.T) {
 	plain, rounds := run(func(*table, []string) {})
 	odd, more := run(func(tab *table, r []string) {
 		number(tab, r, "height", func(v float64) float64 { return v * 0x1p-40 })
-		number(tab, r, "weight", func(v float64) float64 { return v + 1e3 })
+		number(tab, r, "weight", func(v float64) float64 { return v + 1e7 })
 	})
 	if more <= rounds {
 		t.Errorf("%d rounds with odd columns and %d without: nothing was measured", more, rounds)

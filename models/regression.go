@@ -40,6 +40,7 @@ const (
 	phaseFit          // Newton steps
 	phaseFinal        // what needs the estimate
 	phaseDone
+	phaseLevels // common baseline: patients per level, between the first round and the fit
 )
 
 // p is the number of design columns, q that of coefficients.
@@ -190,6 +191,13 @@ func (g *regression) Layout(s *State) (consilium.Layout, error) {
 		}
 		add("score", q)
 		add("information", packedLen(q))
+	case phaseLevels:
+		f, err := g.load(s)
+		if err != nil {
+			return l, err
+		}
+		add("fitted", fittedFixed)
+		add("levels", 2*len(f.intervals)/intervalLen*len(g.d.checks))
 	case phaseFit:
 		if g.common() {
 			f, err := g.load(s)
@@ -200,9 +208,6 @@ func (g *regression) Layout(s *State) (consilium.Layout, error) {
 			add("fit", coxFitLen)
 			if len(f.fitted) == 0 { // asked once
 				add("fitted", fittedFixed)
-				if n := len(f.deadly()) * len(g.d.checks); n > 0 {
-					add("levels", n)
-				}
 			}
 			add("score", g.p())
 			add("risk", len(f.deadly())*n)
@@ -245,6 +250,9 @@ func (g *regression) Local(ctx context.Context, s *State, _ []byte, rows *Rows, 
 	if err != nil {
 		return nil, err
 	}
+	if g.sweeps(s.Phase) {
+		return nil, g.sweepLocal(ctx, s.Phase, f, rows, w)
+	}
 	data, err := readFrame(g.facts.Spec, rows, g.reads)
 	if err != nil {
 		return nil, err
@@ -262,6 +270,11 @@ func (g *regression) Local(ctx context.Context, s *State, _ []byte, rows *Rows, 
 	var l *localFit
 	if g.common() && s.Phase == phaseFirst {
 		return nil, g.writeTally(w, data, rows)
+	} else if g.common() && s.Phase == phaseLevels {
+		if err := write(w, "fitted", g.cox.fitted(data)); err != nil {
+			return nil, err
+		}
+		return nil, write(w, "levels", g.stretchLevels(data, f))
 	} else if g.common() {
 		l, err = g.coxCommonLocal(ctx, data, x, f, s.Phase)
 	} else if g.pieces != nil {
@@ -338,13 +351,8 @@ func (g *regression) writeCommon(w Writer, data *frame, x [][]float64, f *fit, l
 		return err
 	}
 	if len(f.fitted) == 0 {
-		if err := write(w, "fitted", []float64{float64(data.n), float64(data.patients), g.cox.eventsOf(data)}); err != nil {
+		if err := write(w, "fitted", g.cox.fitted(data)); err != nil {
 			return err
-		}
-		if levels := g.levelsAtRisk(data, f); len(levels) > 0 {
-			if err := write(w, "levels", levels); err != nil {
-				return err
-			}
 		}
 	}
 	if err := write(w, "score", values(l.score)); err != nil {
@@ -463,6 +471,9 @@ func (g *regression) Update(s *State, o Opened) (*State, error) {
 	}
 	if s.Phase == phaseFirst && g.common() {
 		return g.firstTally(f, o, round)
+	}
+	if s.Phase == phaseLevels {
+		return g.secondTally(f, o, round)
 	}
 	if s.Phase == phaseFirst && g.pieces != nil {
 		return g.firstCounts(f, o, round)

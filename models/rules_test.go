@@ -660,7 +660,7 @@ func FuzzState(f *testing.F) {
 }
 
 // goldenResult pins the bits of a study of every type: last state and result.
-const goldenResult = "bfeaae07a3c0d35c3dea165246eb0969eecb023e9c2d33ea4c46dc899ff12ff8"
+const goldenResult = "ca2f83bce01ffdc34934c32549a83feaa440198c69017c90dc9246cdf1625b32"
 
 func goldenAnalyses() []consilium.AnalysisSpec {
 	surv := &consilium.Response{Stop: "tstop", Event: "status"}
@@ -673,7 +673,7 @@ func goldenAnalyses() []consilium.AnalysisSpec {
 		{Name: "net", Type: consilium.AnalysisGLM, Family: "binomial", Response: &consilium.Response{Column: "any"}, Terms: multi, Penalty: &consilium.Penalty{Alpha: 0.5, Steps: 6}},
 		{Name: "eval", Type: consilium.AnalysisGLM, Family: "binomial", Response: &consilium.Response{Column: "any"}, Terms: []string{"treat", "age"}, Evaluate: 20},
 		{Name: "piece", Type: consilium.AnalysisCox, Response: surv, Terms: multi, Robust: true, Baseline: &consilium.Baseline{Kind: "piecewise", Cuts: []float64{60, 120, 240}}},
-		{Name: "common", Type: consilium.AnalysisCox, Response: surv, Terms: multi, Robust: true, PHCheck: "log", Concordance: true, Baseline: &consilium.Baseline{Kind: "common", Grid: &consilium.Grid{Step: 30, Max: 450}}},
+		{Name: "common", Type: consilium.AnalysisCox, Response: surv, Terms: []string{"treat", "sex", "age", "inherit"}, Robust: true, PHCheck: "log", Concordance: true, Baseline: &consilium.Baseline{Kind: "common", Grid: &consilium.Grid{Step: 30, Max: 450}}},
 		{Name: "tt", Type: consilium.AnalysisCox, Response: surv, Terms: []string{"treat"}, TimeTerms: []consilium.TimeTerm{{Term: "treat", Func: "log"}}},
 		{Name: "fh", Type: consilium.AnalysisLogrank, Response: surv, By: []string{"treat"}, Weights: &consilium.Weights{Rho: 0.5, Gamma: 0.5}},
 		{Name: "rmst", Type: consilium.AnalysisKaplanMeier, Response: surv, Grid: &consilium.Grid{Step: 30, Max: 450}, ConfType: "log", Restricted: 300},
@@ -860,7 +860,7 @@ func TestTiedEventsAttack(t *testing.T) {
 	a := coxSpecCGD
 	a.Strata, a.Baseline = nil, &consilium.Baseline{Kind: "common", Grid: &consilium.Grid{Step: 30, Max: 450}}
 	f := patients(t, a)
-	f.facts.Permits = []string{PermitCommon}
+	f.facts.Permits = []string{PermitCommon, PermitSmallLevels}
 	must(t, f)
 	made, err := newCox(f.facts, &a)
 	if err != nil {
@@ -970,7 +970,7 @@ func TestTiedEventsAttack(t *testing.T) {
 	}
 	// Too few events for any stretch: said, with what to do.
 	few := patients(t, a)
-	few.facts.Permits, few.facts.MinCohort = []string{PermitCommon}, 60
+	few.facts.Permits, few.facts.MinCohort = []string{PermitCommon, PermitSmallLevels}, 60
 	r, err := few.run()
 	if err != nil {
 		t.Fatal(err)
@@ -1082,7 +1082,7 @@ func TestCommonBaselineAttack(t *testing.T) {
 		} else {
 			t.Logf("%s, daily grid: %d patients recovered", ties, n)
 		}
-		n, sets, least := run(ties, 30, PermitCommon)
+		n, sets, least := run(ties, 30, PermitCommon, PermitSmallLevels)
 		if n != 0 || sets < 3 || least < 11 {
 			t.Errorf("%s: with the guard %d patients are recovered from %d risk sets, the smallest of %v", ties, n, sets, least)
 		}

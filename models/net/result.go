@@ -288,7 +288,12 @@ func (a *train) outcome(v view) *Outcome {
 			o.Suppressed = append(o.Suppressed, Suppressed{"calibration", fmt.Sprintf("a count of fewer than %v patients or rows follows from it", k)})
 		}
 	case reconstruction:
-		o.Thresholds = a.thresholds(v, hidden)
+		if o.Thresholds = a.thresholds(v, !told); !told {
+			for i := range o.Thresholds {
+				share := &o.Thresholds[i].Share
+				*share = *models.Coarse(share, h[headRows])
+			}
+		}
 	}
 	if !fell {
 		o.Warnings = append(o.Warnings, "the training loss did not fall: try another strategy.rate, or more rounds")
