@@ -86,24 +86,24 @@ GLOBL idxHalfV<>(SB), RODATA|NOPTR, $64
 
 // BUTTERFLY is the forward one: X, Y = X + wY, X - wY, with X below 12q in and
 // both below X + 4q out.
-#define BUTTERFLY(X, Y, W, P, PH) \
-	SHOUP(Y, W, P, PH, Y, Z24, Z25, Z26) \
+#define BUTTERFLY(X, Y, W, P, PL) \
+	SHOUP(Y, W, P, PL, Y, Z24, Z25) \
 	VPADDQ Z30, X, Z27                   \
 	VPADDQ Y, X, X                       \
 	VPSUBQ Y, Z27, Y
 
 // REVERSE is the inverse one: X, Y = X + Y, (X - Y)·w, all below 4q.
-#define REVERSE(X, Y, W, P, PH) \
+#define REVERSE(X, Y, W, P, PL) \
 	VPADDQ Z30, X, Z27                     \
 	VPADDQ Y, X, X                         \
 	VPSUBQ Y, Z27, Y                       \
 	CSUB(X, Z30, Z28)                      \
-	SHOUP(Y, W, P, PH, Y, Z24, Z25, Z26)
+	SHOUP(Y, W, P, PL, Y, Z24, Z25)
 
-#define TWIDDLE(AT, ATP, W, P, PH) \
+#define TWIDDLE(AT, ATP, W, P, PL) \
 	VPBROADCASTQ AT, W  \
 	VPBROADCASTQ ATP, P \
-	VPSRLQ $32, P, PH
+	SPLIT(P, PL)
 
 // func fwd4(x *uint64, t, blocks int, w1, p1, w2, p2 *uint64, q uint64)
 //
@@ -208,7 +208,7 @@ fwdTailLoop:
 	VMOVDQU (R9), X9
 	VPERMQ Z8, Z20, Z8
 	VPERMQ Z9, Z20, Z9
-	VPSRLQ $32, Z9, Z10
+	SPLIT(Z9, Z10)
 	CSUB(Z2, Z29, Z28)
 	BUTTERFLY(Z2, Z3, Z8, Z9, Z10)
 	VSHUFI64X2 $0x88, Z3, Z2, Z0 // a01 b01 a45 b45
@@ -217,13 +217,13 @@ fwdTailLoop:
 	VMOVDQU (R11), Y9
 	VPERMQ Z8, Z21, Z8
 	VPERMQ Z9, Z21, Z9
-	VPSRLQ $32, Z9, Z10
+	SPLIT(Z9, Z10)
 	BUTTERFLY(Z0, Z1, Z8, Z9, Z10)
 	VPUNPCKLQDQ Z1, Z0, Z2 // a0 a2 b0 b2 a4 a6 b4 b6
 	VPUNPCKHQDQ Z1, Z0, Z3 // a1 a3 b1 b3 a5 a7 b5 b7
 	VMOVDQU64 (R12), Z8
 	VMOVDQU64 (R13), Z9
-	VPSRLQ $32, Z9, Z10
+	SPLIT(Z9, Z10)
 	CSUB(Z2, Z29, Z28)
 	BUTTERFLY(Z2, Z3, Z8, Z9, Z10)
 	VMOVDQA64 Z2, Z0
@@ -271,7 +271,7 @@ invHeadLoop:
 	VPERMT2Q Z1, Z23, Z3 // a1 a3 b1 b3 a5 a7 b5 b7
 	VMOVDQU64 (R12), Z8
 	VMOVDQU64 (R13), Z9
-	VPSRLQ $32, Z9, Z10
+	SPLIT(Z9, Z10)
 	REVERSE(Z2, Z3, Z8, Z9, Z10)
 	VPUNPCKLQDQ Z3, Z2, Z0 // a01 b01 a45 b45
 	VPUNPCKHQDQ Z3, Z2, Z1 // a23 b23 a67 b67
@@ -279,7 +279,7 @@ invHeadLoop:
 	VMOVDQU (R11), Y9
 	VPERMQ Z8, Z21, Z8
 	VPERMQ Z9, Z21, Z9
-	VPSRLQ $32, Z9, Z10
+	SPLIT(Z9, Z10)
 	REVERSE(Z0, Z1, Z8, Z9, Z10)
 	VMOVDQA64 Z0, Z2
 	VMOVDQA64 Z0, Z3
@@ -289,7 +289,7 @@ invHeadLoop:
 	VMOVDQU (R9), X9
 	VPERMQ Z8, Z20, Z8
 	VPERMQ Z9, Z20, Z9
-	VPSRLQ $32, Z9, Z10
+	SPLIT(Z9, Z10)
 	REVERSE(Z2, Z3, Z8, Z9, Z10)
 	VSHUFI64X2 $0x44, Z3, Z2, Z0
 	VSHUFI64X2 $0xee, Z3, Z2, Z1
@@ -392,7 +392,7 @@ TEXT ·scaleAdd(SB), NOSPLIT, $0-48
 
 scaleAddLoop:
 	VMOVDQU64 (DI), Z0
-	SHOUP(Z0, Z8, Z9, Z10, Z0, Z24, Z25, Z26)
+	SHOUP(Z0, Z8, Z9, Z10, Z0, Z24, Z25)
 	VPADDQ Z11, Z0, Z0
 	CSUB(Z0, Z30, Z28)
 	CSUB(Z0, Z29, Z28)
@@ -418,7 +418,7 @@ TEXT ·subMul(SB), NOSPLIT, $0-48
 subMulLoop:
 	VPADDQ (DI), Z30, Z0
 	VPSUBQ (SI), Z0, Z0
-	SHOUP(Z0, Z8, Z9, Z10, Z0, Z24, Z25, Z26)
+	SHOUP(Z0, Z8, Z9, Z10, Z0, Z24, Z25)
 	CSUB(Z0, Z29, Z28)
 	CSUB(Z0, Z31, Z28)
 	VMOVDQU64 Z0, (DI)
@@ -454,7 +454,7 @@ residuesLoop:
 residuesWord:
 	VMOVDQU64 (R12), Z1
 	TWIDDLE((R13), 8(R13), Z8, Z9, Z10)
-	SHOUP(Z1, Z8, Z9, Z10, Z1, Z24, Z25, Z26)
+	SHOUP(Z1, Z8, Z9, Z10, Z1, Z24, Z25)
 	VPADDQ Z1, Z0, Z0
 	ADDQ R10, R12
 	ADDQ $16, R13
