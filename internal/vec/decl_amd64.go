@@ -25,6 +25,12 @@ func inv4(x *uint64, t, blocks int, w1, p1, w2, p2 *uint64, q uint64)
 func inv2(x *uint64, t int, w, p *uint64, q uint64)
 
 //go:noescape
+func inv4Last(x *uint64, t int, w1, p1 uint64, w2, p2 *uint64, scale, scaleP, add, q uint64)
+
+//go:noescape
+func join3(dst, r0, r1, r2 *uint64, n int, j *Join) uint64
+
+//go:noescape
 func scaleAdd(x *uint64, n int, w, p, add, q uint64)
 
 //go:noescape
@@ -77,3 +83,12 @@ func stream(dst *byte, n int, keys *[15][16]byte, nonce, block uint64)
 
 //go:noescape
 func gather8(base, one, two *uint64, lanes *uint32, noise *int64, n int, offset, width, delta uint64)
+
+//go:noescape
+func gather16(base, one, two *uint64, lanes *byte, noise *int64, n int, offset, width, delta uint64)
+
+//go:noescape
+func dot16(acc *[4][8]uint64, lanes *byte, n int, w *Weights)
+
+//go:noescape
+func widen(dst *int64, src *int32, n int)

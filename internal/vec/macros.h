@@ -34,3 +34,9 @@
 	VPMULLQ W, Y, R            \
 	VPMULLQ Z31, T1, T1        \
 	VPSUBQ T1, R, R
+
+// TWIDDLE loads a constant and Shoup's for SHOUP.
+#define TWIDDLE(AT, ATP, W, P, PL) \
+	VPBROADCASTQ AT, W  \
+	VPBROADCASTQ ATP, P \
+	SPLIT(P, PL)

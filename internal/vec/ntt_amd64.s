@@ -100,11 +100,6 @@ GLOBL idxHalfV<>(SB), RODATA|NOPTR, $64
 	CSUB(X, Z30, Z28)                      \
 	SHOUP(Y, W, P, PL, Y, Z24, Z25)
 
-#define TWIDDLE(AT, ATP, W, P, PL) \
-	VPBROADCASTQ AT, W  \
-	VPBROADCASTQ ATP, P \
-	SPLIT(P, PL)
-
 // func fwd4(x *uint64, t, blocks int, w1, p1, w2, p2 *uint64, q uint64)
 //
 // Two layers at once over blocks of 4t elements. In and out below 16q.
@@ -354,6 +349,56 @@ inv4inner:
 	VZEROUPPER
 	RET
 
+// func inv4Last(x *uint64, t int, w1, p1 uint64, w2, p2 *uint64, scale, scaleP, add, q uint64)
+//
+// The last two layers, over 4t elements, with all results times scale plus add:
+// w1 has scale in it already. In below 4q, out below 5q; add is below q.
+TEXT ·inv4Last(SB), NOSPLIT, $0-80
+	MOVQ x+0(FP), DI
+	MOVQ t+8(FP), R8
+	MOVQ w2+32(FP), R12
+	MOVQ p2+40(FP), R13
+	MODULUS(q+72(FP))
+	SHLQ $3, R8
+	LEAQ (R8)(R8*2), SI
+	TWIDDLE(w1+16(FP), p1+24(FP), Z8, Z9, Z10)
+	TWIDDLE((R12), (R13), Z11, Z12, Z13)
+	TWIDDLE(8(R12), 8(R13), Z14, Z15, Z16)
+	TWIDDLE(scale+48(FP), scaleP+56(FP), Z17, Z18, Z19)
+	VPBROADCASTQ add+64(FP), Z20
+	MOVQ R8, CX
+
+inv4LastInner:
+	VMOVDQU64 (DI), Z0
+	VMOVDQU64 (DI)(R8*1), Z1
+	VMOVDQU64 (DI)(R8*2), Z2
+	VMOVDQU64 (DI)(SI*1), Z3
+	REVERSE(Z0, Z1, Z11, Z12, Z13)
+	REVERSE(Z2, Z3, Z14, Z15, Z16)
+	VPADDQ Z2, Z0, Z4
+	VPADDQ Z3, Z1, Z5
+	VPADDQ Z30, Z0, Z0
+	VPADDQ Z30, Z1, Z1
+	VPSUBQ Z2, Z0, Z2
+	VPSUBQ Z3, Z1, Z3
+	SHOUP(Z4, Z17, Z18, Z19, Z0, Z24, Z25)
+	SHOUP(Z5, Z17, Z18, Z19, Z1, Z26, Z27)
+	SHOUP(Z2, Z8, Z9, Z10, Z2, Z24, Z25)
+	SHOUP(Z3, Z8, Z9, Z10, Z3, Z26, Z27)
+	VPADDQ Z20, Z0, Z0
+	VPADDQ Z20, Z1, Z1
+	VPADDQ Z20, Z2, Z2
+	VPADDQ Z20, Z3, Z3
+	VMOVDQU64 Z0, (DI)
+	VMOVDQU64 Z1, (DI)(R8*1)
+	VMOVDQU64 Z2, (DI)(R8*2)
+	VMOVDQU64 Z3, (DI)(SI*1)
+	ADDQ $64, DI
+	SUBQ $64, CX
+	JNZ  inv4LastInner
+	VZEROUPPER
+	RET
+
 // func inv2(x *uint64, t int, w, p *uint64, q uint64)
 //
 // The last layer alone, over 2t elements. In and out below 4q.
@@ -406,7 +451,7 @@ scaleAddLoop:
 
 // func subMul(x, y *uint64, n int, w, p, q uint64)
 //
-// x = (x - y)·w mod q, reduced; x is below q and y below 4q.
+// x = (x - y)·w mod q, reduced; x is below 12q and y below 4q.
 TEXT ·subMul(SB), NOSPLIT, $0-48
 	MOVQ x+0(FP), DI
 	MOVQ y+8(FP), SI
