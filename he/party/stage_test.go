@@ -3,6 +3,7 @@ package party
 import (
 	"math/bits"
 	"testing"
+	"time"
 
 	"consilium/he"
 	"consilium/internal/vec"
@@ -24,10 +25,14 @@ func BenchmarkStages(b *testing.B) {
 	l := &e.limbs[0]
 	per := func(name string, f func()) {
 		b.Run(name, func(b *testing.B) {
+			// The least of all runs: the machine without whoever else uses it.
+			least := time.Duration(1 << 62)
 			for b.Loop() {
+				start := time.Now()
 				f()
+				least = min(least, time.Since(start))
 			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(p.ChunkLanes()), "ns/lane")
+			b.ReportMetric(float64(least.Nanoseconds())/float64(p.ChunkLanes()), "least-ns/lane")
 		})
 	}
 	vh, tg := NewVectorHash(k), newTagger(p, f.group, f.at(1)).below(p.Bits)
@@ -76,6 +81,7 @@ func BenchmarkStages(b *testing.B) {
 			}
 		})
 		per("wide/join", func() { w.join(e, d, 100) })
+		tg.narrow()
 		per("wide/fill", func() {
 			src, f := Lanes(src), &feeder{in: &Encryption{Lanes: len(src) + 1, Profile: p}, tags: tg, vector: vh, offset: 1 << 15}
 			f.in.Source = &src

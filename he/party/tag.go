@@ -38,6 +38,11 @@ type tagger struct {
 	// there are no vector instructions for it, or lanes may have more bits than
 	// they take.
 	weights *vec.Weights
+
+	// The same for add16, with signed lanes, so that what they are short of unsigned
+	// ones is added: 2^15 times the sum of all constants.
+	limbs  *vec.Limbs
+	raised [tags]uint64
 }
 
 // newTagger derives rho for one attempt; every member of the group has the same.
@@ -69,6 +74,18 @@ func (t *tagger) below(bits int) *tagger {
 			place := uint64(1) << (t.w * uint(i%t.group))
 			t.weights.Set(i, mulF(t.powers[0][i/t.group], place), mulF(t.powers[1][i/t.group], place))
 		}
+	}
+	return t
+}
+
+// narrow says that lanes will come to add16.
+func (t *tagger) narrow() *tagger {
+	t.limbs = &vec.Limbs{}
+	for i := range t.group * tagBlock {
+		place := uint64(1) << (t.w * uint(i%t.group))
+		a, b := mulF(t.powers[0][i/t.group], place), mulF(t.powers[1][i/t.group], place)
+		t.limbs.Set(i, a, b)
+		t.raised[0], t.raised[1] = addF(t.raised[0], mulF(a, 1<<15)), addF(t.raised[1], mulF(b, 1<<15))
 	}
 	return t
 }
@@ -112,8 +129,12 @@ func (t *tagger) add16(b []byte) {
 		t.n = 0
 	}
 	for len(b) >= 2*size {
-		hi, lo := t.weights.Dot16(b[:2*size])
-		t.advance(reduceF(hi[0], lo[0]), reduceF(hi[1], lo[1]))
+		hi, lo := t.limbs.Dot(b[:2*size])
+		var sum [tags]uint64
+		for i := range sum {
+			sum[i] = addF(t.raised[i], addF(small(lo[i]), mulF(small(hi[i]), 1<<33)))
+		}
+		t.advance(sum[0], sum[1])
 		b = b[2*size:]
 	}
 	if len(b) > 0 {

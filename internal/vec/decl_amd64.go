@@ -37,6 +37,9 @@ func scaleAdd(x *uint64, n int, w, p, add, q uint64)
 func subMul(x, y *uint64, n int, w, p, q uint64)
 
 //go:noescape
+func residues2(dst, base, words *uint64, n, stride int, weights *[2]uint64, add, q uint64)
+
+//go:noescape
 func residues(dst, base, words *uint64, n, count, stride int, weights *[2]uint64, add, q uint64)
 
 //go:noescape
@@ -88,7 +91,7 @@ func gather8(base, one, two *uint64, lanes *uint32, noise *int64, n int, offset,
 func gather16(base, one, two *uint64, lanes *byte, noise *int64, n int, offset, width, delta uint64)
 
 //go:noescape
-func dot16(acc *[4][8]uint64, lanes *byte, n int, w *Weights)
+func dot16(acc *[4][8]int64, lanes *byte, n int, w *Limbs)
 
 //go:noescape
 func widen(dst *int64, src *int32, n int)

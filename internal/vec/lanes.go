@@ -130,14 +130,33 @@ func (w *Weights) Dot(lanes []uint32) (hi, lo [2]uint64) {
 	return total(&acc)
 }
 
-// Dot16 is Dot of lanes as Gather16 takes them, two bytes each.
-func (w *Weights) Dot16(lanes []byte) (hi, lo [2]uint64) {
-	if len(lanes) == 0 || len(lanes)%16 != 0 || len(lanes) > 2*MaxBlock {
+// Limbs are two constants for each lane of a block, below 2^61, in six limbs of 11
+// bits each.
+type Limbs [12][MaxBlock]int16
+
+// Set gives lane i its constants.
+func (w *Limbs) Set(i int, a, b uint64) {
+	for j := range 6 {
+		w[j][i], w[6+j][i] = int16(a>>(11*j)&(1<<11-1)), int16(b>>(11*j)&(1<<11-1))
+	}
+}
+
+// Dot is the two sums of lane times constant, each as lo + hi·2^33 with lo and hi
+// below 2^58 in magnitude. Lanes are signed words of 16 bits, little-endian, a multiple
+// of 32 in number: twelve pairs of products below 2^26 to a double word.
+func (w *Limbs) Dot(lanes []byte) (hi, lo [2]int64) {
+	if len(lanes) == 0 || len(lanes)%64 != 0 || len(lanes) > 2*MaxBlock {
 		panic("vec: lengths do not fit")
 	}
-	var acc [4][8]uint64
+	var acc [4][8]int64
 	dot16(&acc, &lanes[0], len(lanes)/2, w)
-	return total(&acc)
+	for i := range hi {
+		for j := range 8 {
+			lo[i] += acc[2*i][j]
+			hi[i] += acc[2*i+1][j]
+		}
+	}
+	return hi, lo
 }
 
 // total adds columns, of at most 48 products below 2^58 each.

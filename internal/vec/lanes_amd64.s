@@ -297,40 +297,68 @@ gather16Loop:
 	VZEROUPPER
 	RET
 
-// func dot16(acc *[4][8]uint64, lanes *byte, n int, w *Weights)
-//
-// dot of lanes that are signed words of 16 bits and count from -2^15.
+// LONG is in every quad word the sum of the two double words of X.
+#define LONG(X) \
+	VPSLLQ $32, X, Z12   \
+	VPSRAQ $32, Z12, Z12 \
+	VPSRAQ $32, X, X     \
+	VPADDQ Z12, X, X
+
+// LIMBS is A + B·2^11 + C·2^22 of what LONG makes of them.
+#define LIMBS(A, B, C) \
+	LONG(A)          \
+	LONG(B)          \
+	LONG(C)          \
+	VPSLLQ $11, B, B \
+	VPSLLQ $22, C, C \
+	VPADDQ B, A, A   \
+	VPADDQ C, A, A
+
+// func dot16(acc *[4][8]int64, lanes *byte, n int, w *Limbs)
 TEXT ·dot16(SB), NOSPLIT, $0-32
 	MOVQ acc+0(FP), DI
 	MOVQ lanes+8(FP), SI
 	MOVQ n+16(FP), CX
 	MOVQ w+24(FP), R8
-	MOVL $0x8000, AX
-	VPBROADCASTQ AX, Z9
+	VPXORQ Z0, Z0, Z0
 	VPXORQ Z1, Z1, Z1
 	VPXORQ Z2, Z2, Z2
 	VPXORQ Z3, Z3, Z3
 	VPXORQ Z4, Z4, Z4
+	VPXORQ Z5, Z5, Z5
+	VPXORQ Z6, Z6, Z6
+	VPXORQ Z7, Z7, Z7
+	VPXORQ Z8, Z8, Z8
+	VPXORQ Z9, Z9, Z9
+	VPXORQ Z10, Z10, Z10
+	VPXORQ Z11, Z11, Z11
 
 dot16Loop:
-	VPMOVZXWQ (SI), Z0
-	VPXORQ Z9, Z0, Z0
-	VPMULUDQ (R8), Z0, Z5
-	VPMULUDQ WEIGHTS(R8), Z0, Z6
-	VPMULUDQ (2*WEIGHTS)(R8), Z0, Z7
-	VPMULUDQ (3*WEIGHTS)(R8), Z0, Z8
-	VPADDQ Z5, Z1, Z1
-	VPADDQ Z6, Z2, Z2
-	VPADDQ Z7, Z3, Z3
-	VPADDQ Z8, Z4, Z4
-	ADDQ $16, SI
+	VMOVDQU64 (SI), Z12
+	VPDPWSSD 0(R8), Z12, Z0
+	VPDPWSSD 768(R8), Z12, Z1
+	VPDPWSSD 1536(R8), Z12, Z2
+	VPDPWSSD 2304(R8), Z12, Z3
+	VPDPWSSD 3072(R8), Z12, Z4
+	VPDPWSSD 3840(R8), Z12, Z5
+	VPDPWSSD 4608(R8), Z12, Z6
+	VPDPWSSD 5376(R8), Z12, Z7
+	VPDPWSSD 6144(R8), Z12, Z8
+	VPDPWSSD 6912(R8), Z12, Z9
+	VPDPWSSD 7680(R8), Z12, Z10
+	VPDPWSSD 8448(R8), Z12, Z11
+	ADDQ $64, SI
 	ADDQ $64, R8
-	SUBQ $8, CX
+	SUBQ $32, CX
 	JNZ  dot16Loop
-	VMOVDQU64 Z1, (DI)
-	VMOVDQU64 Z2, 64(DI)
-	VMOVDQU64 Z3, 128(DI)
-	VMOVDQU64 Z4, 192(DI)
+	LIMBS(Z0, Z1, Z2)
+	VMOVDQU64 Z0, 0(DI)
+	LIMBS(Z3, Z4, Z5)
+	VMOVDQU64 Z3, 64(DI)
+	LIMBS(Z6, Z7, Z8)
+	VMOVDQU64 Z6, 128(DI)
+	LIMBS(Z9, Z10, Z11)
+	VMOVDQU64 Z9, 192(DI)
 	VZEROUPPER
 	RET
 

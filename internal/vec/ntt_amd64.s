@@ -513,3 +513,35 @@ residuesWord:
 	JNZ  residuesLoop
 	VZEROUPPER
 	RET
+
+// func residues2(dst, base, words *uint64, n, stride int, weights *[2]uint64, add, q uint64)
+//
+// residues of two words.
+TEXT ·residues2(SB), NOSPLIT, $0-64
+	MOVQ dst+0(FP), DI
+	MOVQ base+8(FP), SI
+	MOVQ words+16(FP), R8
+	MOVQ n+24(FP), CX
+	MOVQ stride+32(FP), R10
+	MOVQ weights+40(FP), R11
+	VPBROADCASTQ add+48(FP), Z20
+	MODULUS(q+56(FP))
+	TWIDDLE((R11), 8(R11), Z8, Z9, Z10)
+	TWIDDLE(16(R11), 24(R11), Z11, Z12, Z13)
+
+residues2Loop:
+	VMOVDQU64 (R8), Z1
+	VMOVDQU64 (R8)(R10*8), Z2
+	VPADDQ (SI), Z20, Z0
+	SHOUP(Z1, Z8, Z9, Z10, Z1, Z24, Z25)
+	SHOUP(Z2, Z11, Z12, Z13, Z2, Z26, Z27)
+	VPADDQ Z1, Z0, Z0
+	VPADDQ Z2, Z0, Z0
+	VMOVDQU64 Z0, (DI)
+	ADDQ $64, DI
+	ADDQ $64, SI
+	ADDQ $64, R8
+	SUBQ $8, CX
+	JNZ  residues2Loop
+	VZEROUPPER
+	RET

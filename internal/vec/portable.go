@@ -44,6 +44,9 @@ func gather8(base, one, two *uint64, lanes *uint32, noise *int64, n int, offset,
 func gather16(base, one, two *uint64, lanes *byte, noise *int64, n int, offset, width, delta uint64) {
 	panic(none)
 }
-func dot16(acc *[4][8]uint64, lanes *byte, n int, w *Weights) { panic(none) }
-func widen(dst *int64, src *int32, n int)                     { panic(none) }
-func join3(dst, r0, r1, r2 *uint64, n int, j *Join) uint64    { panic(none) }
+func dot16(acc *[4][8]int64, lanes *byte, n int, w *Limbs) { panic(none) }
+func residues2(dst, base, words *uint64, n, stride int, weights *[2]uint64, add, q uint64) {
+	panic(none)
+}
+func widen(dst *int64, src *int32, n int)                  { panic(none) }
+func join3(dst, r0, r1, r2 *uint64, n int, j *Join) uint64 { panic(none) }

@@ -168,6 +168,10 @@ func (r *Ring) Residues(dst, base, words []uint64, count int, weights *Weights4,
 	if n == 0 || n%8 != 0 || len(base) != n || count < 1 || count > 4 || len(words) < count*n {
 		panic("vec: lengths do not fit")
 	}
+	if count == 2 {
+		residues2(&dst[0], &base[0], &words[0], n, n, &weights[0], add, r.q)
+		return
+	}
 	residues(&dst[0], &base[0], &words[0], n, count, n, &weights[0], add, r.q)
 }
 

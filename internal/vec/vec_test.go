@@ -522,22 +522,37 @@ func TestDot(t *testing.T) {
 	hi, lo := w.Dot(lanes)
 	same(t, "sums", []uint64{hi[0], lo[0], hi[1], lo[1]}, words(want[0], want[1]))
 
-	// The same of lanes in sixteen bits.
-	signed := make([]byte, 2*MaxBlock)
-	want = [2]*big.Int{new(big.Int), new(big.Int)}
-	for i := range MaxBlock {
-		u := r.Uint32N(1 << 16)
-		if i < 100 {
-			u = 1<<16 - 1
+}
+
+func TestLimbs(t *testing.T) {
+	needs(t)
+	r := rand.New(rand.NewPCG(13, 1))
+	for trial := range 20 {
+		var w Limbs
+		lanes := make([]byte, 2*MaxBlock)
+		want := [2]*big.Int{new(big.Int), new(big.Int)}
+		for i := range MaxBlock {
+			m, a, b := int16(r.Uint32()), r.Uint64N(1<<61), r.Uint64N(1<<61)
+			if i < trial*MaxBlock/10 {
+				m, a, b = -1<<15, 1<<61-1, 1<<61-1
+			} else if trial > 10 {
+				m, a, b = 1<<15-1, 1<<61-1, 1<<61-2
+			}
+			binary.LittleEndian.PutUint16(lanes[2*i:], uint16(m))
+			w.Set(i, a, b)
+			for j, x := range [2]uint64{a, b} {
+				p := new(big.Int).SetUint64(x)
+				want[j].Add(want[j], p.Mul(p, big.NewInt(int64(m))))
+			}
 		}
-		binary.LittleEndian.PutUint16(signed[2*i:], uint16(u)-1<<15)
+		hi, lo := w.Dot(lanes)
 		for j := range want {
-			p := new(big.Int).SetUint64(w[2*j][i])
-			want[j].Add(want[j], p.Mul(p, big.NewInt(int64(u))))
+			got := big.NewInt(hi[j])
+			if got.Lsh(got, 33).Add(got, big.NewInt(lo[j])).Cmp(want[j]) != 0 {
+				t.Fatalf("sum %d is %v, want %v", j, got, want[j])
+			}
 		}
 	}
-	hi, lo = w.Dot16(signed)
-	same(t, "sums of 16 bits", []uint64{hi[0], lo[0], hi[1], lo[1]}, words(want[0], want[1]))
 }
 
 // words are the upper and lower words of two numbers.
