@@ -26,7 +26,7 @@ var walls = map[string][]string{
 	"consilium/internal/sha":     {},
 	"consilium/internal/vec":     {},
 	"consilium/internal/gemm":    {},
-	"consilium/internal/gram":    {},
+	"consilium/internal/gram":    {"internal/det"},
 	"consilium/internal/dp":      {"internal/det"},
 	"consilium/internal/fixed":   {"consilium"},
 	"consilium/internal/durable": {"consilium"},

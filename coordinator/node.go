@@ -393,6 +393,13 @@ func (n *Node) stop(abrupt bool) {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), n.cfg.Timing.Drain)
 		n.grpc.Drain(ctx)
+		if r != nil && !n.cfg.InMemory {
+			// The next start, perhaps of another release, reads the state and
+			// replays no command. Without it nothing is lost: the log is there.
+			if err := await(ctx, r.Snapshot()); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+				n.log.Debug("no snapshot on stopping", "error", err)
+			}
+		}
 		cancel()
 		n.die()
 	}

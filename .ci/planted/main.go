@@ -190,6 +190,9 @@ func search(binary string, i, budget int) (string, error) {
 		how := string(m[1])
 		return how[:min(len(how), 150)], nil
 	}
+	if bytes.Contains(out, []byte("panic: test timed out")) {
+		return "", fmt.Errorf("nobody noticed within the time")
+	}
 	if bytes.Contains(out, []byte("panic:")) {
 		return "a panic ended the process", nil
 	}

@@ -337,6 +337,41 @@ func runProvisionRenew(_ context.Context, e *env, args []string) error {
 
 const nextPrefix = "next-"
 
+// runProvisionWitness makes a new witness of a board member whose witness has lost
+// its directory, or its key: the old key must cosign nothing more, since it has
+// forgotten, or somebody else has it. The member itself stays who it is.
+func runProvisionWitness(_ context.Context, e *env, args []string) error {
+	flags := e.flags()
+	dir := flags.String("dir", "", "`directory` of the kit")
+	if rest, err := e.parse(flags, args); err != nil || len(rest) > 0 || *dir == "" {
+		return errors.Join(err, usagef("--dir KIT is needed, and nothing else"))
+	}
+	c, err := parseCard(filepath.Join(*dir, kitCard))
+	if err != nil {
+		return err
+	}
+	if c.Member == nil || c.Witness == "" {
+		return &consilium.Error{Code: consilium.ErrInvalid.Code, Msg: c.name() + " runs no witness", Next: "provision one with `provision board --witness HOST:PORT`"}
+	}
+	keys := filepath.Join(*dir, kitKeys)
+	if err := os.Remove(filepath.Join(keys, witnessFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	// If we crash before the card is written, the next run makes another key.
+	note, err := provenance.NewWitnessKey(c.Federation + "/" + c.id())
+	if c.Witness, err = makeNoteKey(keys, witnessFile, note, err); err != nil {
+		return err
+	}
+	if err := writeCard(*dir, c); err != nil {
+		return err
+	}
+	if e.json {
+		return json.NewEncoder(e.stdout).Encode(map[string]any{"card": c, "fingerprint": c.fingerprint()})
+	}
+	fmt.Fprintf(e.stdout, "send the board %s, fingerprint\n  %s\nThe old key is gone. The witness starts again once a roster that names the new one is installed.\n", filepath.Join(*dir, kitCard), c.fingerprint())
+	return nil
+}
+
 // witnessing is the roster's policy for the ledgers: nil for one witness, which
 // must cosign, else a quorum of the board members' own or what a file says.
 func witnessing(own []provenance.WitnessKey, quorum int, file string, within time.Duration) (*consilium.Witnessing, error) {

@@ -28,8 +28,8 @@ func main() {
 	os.Exit(1)
 }
 
-// generate draws the table. A flare is about one in eight; its risk rises with
-// very low and very high ferritin, with young age only without the drug, and in
+// generate draws the table. Of such patients 18.6% have a flare, of these 900 it
+// is 158; the risk rises with very low and very high ferritin, with young age only without the drug, and in
 // no straight line with anything.
 func generate(w io.Writer) error {
 	r := rand.New(rand.NewPCG(20261121, 1))

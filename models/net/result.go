@@ -202,8 +202,10 @@ func (a *train) outcome(v view) *Outcome {
 		return &i
 	}
 	h := v.head
+	told := true // all counts of the splits: full digits of what is measured do not tell one that is hidden
 	pair := func(name string, at int, total, one, two **int64) {
 		hide := small(h[at]) || small(h[at+1])
+		told = told && !hide
 		*total = count(name, h[at]+h[at+1], small(h[at]+h[at+1]))
 		*one = count("training."+name, h[at], hide)
 		*two = count("holdout."+name, h[at+1], hide)
@@ -217,7 +219,7 @@ func (a *train) outcome(v view) *Outcome {
 		for s := range 2 {
 			hide = hide || small(h[headEvents+s]) || small(h[headRows+s]-h[headEvents+s])
 		}
-		hidden = hide
+		hidden, told = hide, told && !hide
 		all, n := h[headEvents]+h[headEvents+1], h[headRows]+h[headRows+1]
 		o.Events = count("events", all, small(all) || small(n-all))
 		o.Training.Events = count("training.events", h[headEvents], hide)
@@ -270,17 +272,30 @@ func (a *train) outcome(v view) *Outcome {
 		}
 	}
 	o.Training.Metrics, o.Holdout.Metrics = a.named(v.final[0]), a.named(v.final[1])
+	fell := o.Training.Loss == nil || *o.Training.Loss < v.curve[0]
+	if !told {
+		o.coarsen(h)
+	}
 	if a.strategy.patience > 0 {
 		best := int(h[headBest])
 		o.BestRound = &best
 	}
 	switch a.net.loss {
 	case logistic:
-		o.Calibration = append(a.calibration(v, 0), a.calibration(v, 1)...)
+		if told {
+			o.Calibration = append(a.calibration(v, 0), a.calibration(v, 1)...)
+		} else {
+			o.Suppressed = append(o.Suppressed, Suppressed{"calibration", fmt.Sprintf("a count of fewer than %v patients or rows follows from it", k)})
+		}
 	case reconstruction:
-		o.Thresholds = a.thresholds(v, hidden)
+		if o.Thresholds = a.thresholds(v, !told); !told {
+			for i := range o.Thresholds {
+				share := &o.Thresholds[i].Share
+				*share = *models.Coarse(share, h[headRows])
+			}
+		}
 	}
-	if o.Training.Loss != nil && !(*o.Training.Loss < v.curve[0]) {
+	if !fell {
 		o.Warnings = append(o.Warnings, "the training loss did not fall: try another strategy.rate, or more rounds")
 	}
 	switch {
@@ -297,6 +312,28 @@ func (a *train) outcome(v view) *Outcome {
 		o.Warnings = append(o.Warnings, "more than 1% of the updates' values were cut by strategy.clip: raise it, or lower strategy.rate")
 	}
 	return o
+}
+
+// coarsen rounds what is measured of the splits, whose digits tell how many rows
+// and events it is measured on: an AUC is a fraction over pairs of a row with and
+// one without the event. The curves stand over the same rows.
+func (o *Outcome) coarsen(head []float64) {
+	splits := []struct {
+		m      *Metrics
+		curves [][]*float64
+	}{{&o.Training.Metrics, [][]*float64{o.Curves.TrainingLoss, o.Curves.TrainingAUC}}, {&o.Holdout.Metrics, [][]*float64{o.Curves.HoldoutLoss, o.Curves.HoldoutAUC}}}
+	for s, of := range splits {
+		n := head[headRows+s]
+		for _, v := range []**float64{&of.m.Loss, &of.m.AUC, &of.m.Brier, &of.m.R2, &of.m.MAE, &of.m.C} {
+			*v = models.Coarse(*v, n)
+		}
+		for _, curve := range of.curves {
+			for i := range curve {
+				curve[i] = models.Coarse(curve[i], n)
+			}
+		}
+	}
+	o.Suppressed = append(o.Suppressed, Suppressed{"digits of what is measured of training and holdout", "a count that is hidden follows from them"})
 }
 
 // assume says how the model reads the data and how it was measured.

@@ -466,11 +466,29 @@ func (a *train) prepared(v view, o models.Opened) (code, index int, err error) {
 			return problemFeature, j, nil
 		}
 		in[inMean], in[inSD] = meanSD(m[0], m[1], m[2])
+		// Where few values are missing, the digits of a mean of whole numbers
+		// would tell how few, in the result and in the model's files. A network
+		// learns as well from columns within half a spread of their centre and
+		// within twice their spread.
+		miss := float64(n*float64(len(a.inputs)/len(a.scales))) - m[0]
+		if few := func(n float64) bool { return n > 0 && n < float64(k) }; few(miss) || few(m[4]) || few(m[4]-miss) {
+			in[inMean], in[inSD] = rough(in[inMean], in[inSD])
+		}
 		if in[inSD] == 0 {
 			in[inSD] = 1 // constant or never known: the input is 0 everywhere
 		}
 	}
 	return 0, 0, nil
+}
+
+// rough rounds a spread down to a power of two, and the mean to a multiple of it.
+func rough(mean, sd float64) (float64, float64) {
+	if sd == 0 {
+		return mean, 0 // a constant, whatever n is
+	}
+	_, e := math.Frexp(sd)
+	sd = math.Ldexp(1, e-1)
+	return float64(math.Round(mean/sd) * sd), sd
 }
 
 // meanSD returns mean and population standard deviation from sums; 0 and 0

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"slices"
 
+	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
 
 	"consilium"
@@ -200,13 +201,13 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 		return hatch.LocalReply{}, err
 	}
 	st.cohort = cohort
-	derived, err := table.Derive(st.spec, st.record, u.selected)
-	if err != nil {
+	if err := st.keep(u); err != nil {
 		return hatch.LocalReply{}, err
 	}
 	rows := &models.Rows{
 		Site: st.places[st.position-1], Seed: net.RoundSeed(st.spec.Seed, st.site.ID, r.Round), Patients: len(st.people.names), Excluded: u.excluded,
-		Batches: []models.Batch{{Record: derived, Selected: u.selected, Patient: st.people.of, Holdout: st.people.holdout}},
+		Batches: []models.Batch{{Record: st.kept.record, Selected: st.kept.selected, Patient: st.people.of, Holdout: st.people.holdout}},
+		Kept:    st.kept.made,
 	}
 	w, err := fixed.NewWriter(layout)
 	if err != nil {
@@ -253,6 +254,31 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 	}
 	st.lanes, st.made = lanes, r.Round
 	return hatch.LocalReply{Contribute: true, Lanes: lanes.Len(), RowSet: u.rowSet, Decision: u.decision, Ledger: u.ledger, Records: u.records}, nil
+}
+
+// kept is what a study keeps of its rows from round to round, for as long as the
+// same ones may be used.
+type kept struct {
+	rowSet   consilium.Digest
+	selected []bool
+	record   arrow.Record // with the derived columns
+	made     *models.Kept
+}
+
+// keep begins anew unless every row and every choice is that of the last round.
+// Rows are verified, permitted and chosen in every round all the same: what is
+// kept was made from bytes that re-derived to the leaves of this row set.
+func (st *study) keep(u *usable) error {
+	if st.kept != nil && st.kept.rowSet == u.rowSet && slices.Equal(st.kept.selected, u.selected) {
+		return nil
+	}
+	st.kept = nil
+	derived, err := table.Derive(st.spec, st.record, u.selected)
+	if err != nil {
+		return err
+	}
+	st.kept = &kept{rowSet: u.rowSet, selected: u.selected, record: derived, made: new(models.Kept)}
+	return nil
 }
 
 // noise seeds the noise of differential privacy: a secret, so that nobody else

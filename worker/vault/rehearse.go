@@ -14,8 +14,8 @@ import (
 	"consilium/policy"
 )
 
-// needs estimates the memory of a study at this hospital: its columns, and for
-// its largest round the vector as lanes, the sums as they come and as they are
+// needs estimates the memory of a study at this hospital: its columns, what its
+// analyses keep of them from round to round, and for its largest round the vector as lanes, the sums as they come and as they are
 // added, their values, and the state before and after.
 func (v *Vault) needs(facts consilium.Facts, rows arrow.Record) (uint64, error) {
 	const perLane, perValue = 4 + 4 + 8, 8 + 2*8
@@ -29,7 +29,11 @@ func (v *Vault) needs(facts consilium.Facts, rows arrow.Record) (uint64, error) 
 			most = max(most, uint64(l.Lanes())*perLane+uint64(l.Values())*perValue)
 		}
 	}
-	return most + 2*uint64(rows.NumRows())*uint64(rows.NumCols())*8, nil
+	perRow, err := models.KeptBytes(facts, v.cfg.Learned)
+	if err != nil {
+		return 0, err
+	}
+	return most + uint64(rows.NumRows())*(2*8*uint64(rows.NumCols())+perRow), nil
 }
 
 // rehearse takes the first local step of the study's analyses and throws the

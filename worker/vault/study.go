@@ -42,6 +42,7 @@ type study struct {
 	data   *dataset
 	record arrow.Record // projected and derived
 	people *people
+	kept   *kept
 
 	memory *siteMemory
 	cohort *openedCohort
