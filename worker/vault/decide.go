@@ -113,6 +113,9 @@ func (v *Vault) Admit(ctx context.Context, r hatch.AdmitRequest) (hatch.AdmitRep
 			return hatch.AdmitReply{}, ctx.Err()
 		}
 		v.cfg.Log.Error("study declined", "study", string(st.id), "err", err)
+		if errors.Is(err, errBudget) { // how much is left stays here
+			return reply(hatch.AdmitReply{Code: "BUDGET", Reason: "this hospital's privacy budget does not last for this study; ask for a smaller privacy.dp.epsilon"}, site, nil)
+		}
 		return declined(site, string(consilium.CodeOf(err)), err)
 	}
 	return allowed(st.needs, site, u.records)
