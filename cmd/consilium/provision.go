@@ -99,7 +99,7 @@ func writeCard(dir string, c *card) error {
 	return durable.WriteFile(filepath.Join(dir, kitCard), append(b, '\n'), 0o644)
 }
 
-var siteTemplate = template.Must(template.New("site").Parse(`# A hospital's worker. Every key stands here; an unknown one is refused.
+var siteTemplate = template.Must(template.New("site").Parse(`# A hospital's worker. An unknown key is refused; docs/operating.md has more: streams, limits, retention, anchors, witnesses, tracing.
 # Paths are relative to this file.
 apiVersion: consilium/v1
 kind: Worker
@@ -127,7 +127,7 @@ datasets: []
 #     age: {type: number, unit: a, bounds: [0, 120]}
 `))
 
-var coordinatorTemplate = template.Must(template.New("coordinator").Parse(`# A coordinator node. Every key stands here; an unknown one is refused.
+var coordinatorTemplate = template.Must(template.New("coordinator").Parse(`# A coordinator node. An unknown key is refused; docs/operating.md has one more: tracing.
 # Paths are relative to this file.
 apiVersion: consilium/v1
 kind: Coordinator
