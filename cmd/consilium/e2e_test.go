@@ -184,6 +184,21 @@ func start(t *testing.T, ready string, args ...string) *process {
 		close(p.done)
 	}()
 	t.Cleanup(func() {
+		if dir := os.Getenv("CONSILIUM_TEST_LOGS"); t.Failed() && dir != "" {
+			// With what every goroutine was doing: a study that stands still says
+			// nothing else.
+			p.cmd.Process.Signal(syscall.SIGQUIT)
+			select {
+			case <-p.done:
+			case <-time.After(3 * time.Second):
+			}
+			p.kill()
+			time.Sleep(100 * time.Millisecond) // the last of it is being read
+			name := strings.NewReplacer("/", "_", " ", "-").Replace(fmt.Sprintf("%s %s %d", t.Name(), p.name, p.cmd.Process.Pid))
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(p.log.String()), 0o600); err != nil {
+				t.Log(err)
+			}
+		}
 		p.kill()
 		if t.Failed() {
 			t.Logf("%s:\n%s", p.name, tail(p.log.String(), 4000))
