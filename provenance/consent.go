@@ -868,8 +868,8 @@ func (c *Consents) refusals(p Pseudonym, t int64, cl *Claims) {
 	cl.RefusedScopes = slices.Compact(cl.RefusedScopes)
 }
 
-// TookBack reports whether a patient has ever withdrawn anything here, from one
-// consent or from all, whether or not the ledger has it yet. A document of another
+// TookBack reports whether the store holds a withdrawal of the patient's, from one
+// consent or from all, whether or not the ledger has it yet; after Erase it holds none. A document of another
 // system does not undo that.
 func (c *Consents) TookBack(p Pseudonym) bool {
 	c.mu.RLock()

@@ -168,6 +168,7 @@ func (a *actor) run(ctx context.Context) error {
 		switch {
 		case a.failed != nil:
 			a.doing.Store(&Left)
+			a.giveBack()
 		case a.rep.charter != nil && a.rep.position != 0:
 			a.doing.Store(&Taking)
 		default:

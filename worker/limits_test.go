@@ -96,6 +96,7 @@ func TestGiveBack(t *testing.T) {
 		declined bool
 		notLive  bool
 		begun    bool
+		failed   bool
 		rep      replica
 		sec      secrets
 		let      bool // the next one is let in
@@ -107,6 +108,8 @@ func TestGiveBack(t *testing.T) {
 		"fitted, then declined":              {declined: true, let: true},
 		"left out of a later epoch":          {rep: replica{charter: with, prior: &epoch{charter: without}}, let: true},
 		"left out of it, still in the vault": {begun: true, rep: replica{charter: with, prior: &epoch{charter: without}}},
+		"left before it began":               {failed: true, let: true},
+		"left, still in the vault":           {failed: true, begun: true},
 		"a log that is being replayed":       {notLive: true, rep: replica{charter: without}},
 		"a log that ends before our epoch":   {rep: replica{charter: without}, sec: secrets{Epoch: 2}},
 	} {
@@ -129,6 +132,9 @@ func TestGiveBack(t *testing.T) {
 				t.Fatal(ok, err)
 			}
 			a := &actor{gate: g, study: "two", rep: &c.rep, sec: &c.sec, begun: c.begun}
+			if c.failed {
+				a.failed = consilium.ErrForbidden
+			}
 			a.giveBack()
 			if ok, err := g.memory.take("three", 3, 2); err != nil || ok != c.let {
 				t.Errorf("the next one is let in: %v, %v", ok, err)

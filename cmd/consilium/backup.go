@@ -289,6 +289,14 @@ func runRestore(ctx context.Context, e *env, args []string) error {
 			return &consilium.Error{Code: consilium.ErrInvalid.Code, Msg: fmt.Sprintf("%s is not as it was copied", rel), Next: "use another backup"}
 		}
 	}
+	// It is replaced by a rename in the end, which a mount point cannot be.
+	if err := os.Remove(root); err == nil {
+		if err := os.Mkdir(root, 0o700); err != nil {
+			return err
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return consilium.ErrInvalid.Withf("%s cannot be replaced (%v); if a volume is mounted there, let data: name a directory on that volume", root, err)
+	}
 	part := root + ".restoring"
 	if err := os.RemoveAll(part); err != nil {
 		return err

@@ -409,10 +409,11 @@ func (a *anchorer) erase() (*erasure, error) {
 	var held []string
 	for _, d := range a.Datasets {
 		n, err := a.eraseRows(d, patient)
+		out.Rows += n // with an error too: the file may be the new one already
 		if err != nil {
 			return failed(err)
 		}
-		if out.Rows += n; n > 0 {
+		if n > 0 {
 			held = append(held, d.Name)
 		}
 	}
@@ -509,8 +510,11 @@ func (a *anchorer) eraseDevices(s *streamSource) (int, error) {
 		}
 		return err
 	})
-	if err != nil || len(worn) == 0 || !a.Remove {
-		return len(files), err
+	if err != nil {
+		return 0, err // nothing was removed yet
+	}
+	if len(worn) == 0 || !a.Remove {
+		return len(files), nil
 	}
 	for i, f := range files {
 		if err := os.Remove(filepath.Join(s.Path, f)); err != nil {

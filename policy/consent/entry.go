@@ -43,6 +43,9 @@ func (f *Form) Entry(r *Request) (*Entry, error) {
 	case e.From >= f.Until:
 		return nil, errors.New("the document has ended: nothing is entered")
 	}
+	if len(r.Items) == 0 {
+		return nil, errors.New("the hospital has no columns that a consent could be about; bind its tables first: nothing is entered")
+	}
 	g, at := *f, *r
 	g.Uses, at.Now = nil, e.From
 	// Who will read is not known yet: no denial is ruled out by whom it names.

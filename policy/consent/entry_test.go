@@ -86,6 +86,12 @@ func TestEntry(t *testing.T) {
 	if e := duo(`{"codes":[{"id":"DUO:0000042"},{"id":"DUO:0000022","args":["NL"]}],"givenBy":"self"}`); strings.Join(e.Purposes, " ") != "DUO:0000022 DUO:0000042" {
 		t.Errorf("%+v", e)
 	}
+	// A permission for a hospital that has no tables yet is no refusal.
+	if f, err := ParseFHIR([]byte(research4(""))); err != nil {
+		t.Fatal(err)
+	} else if e, err := f.Entry(&Request{Now: research().Now, Purpose: "HRESCH"}); err == nil {
+		t.Errorf("%+v", e)
+	}
 	// A date that cannot be read limits nothing by itself, whatever else ends.
 	if e := duo(`{"codes":[{"id":"DUO:0000042"},{"id":"DUO:0000025","args":["2030"]},{"id":"DUO:0000025","args":["June 2027"]}],"givenBy":"self"}`); strings.Join(e.Purposes, " ") != "DUO:0000025 DUO:0000042" {
 		t.Errorf("%+v", e)

@@ -258,7 +258,8 @@ func (v *Vault) remember(st *study, round uint32, state *models.State, layout co
 }
 
 // pay takes what a round costs off the hospital's privacy budget, once for each
-// set of rows. A study that cannot be paid to its end does not begin.
+// set of rows. A study that could not be paid to its end, beside what is spent so
+// far, does not begin.
 func (v *Vault) pay(st *study, state *models.State, round uint32, rowSet consilium.Digest) error {
 	releases, err := models.RoundReleases(st.analysis, state)
 	if err != nil {
