@@ -208,7 +208,7 @@ func (s *server) precheck(u *wire.Upload) (he.Profile, error) {
 	if err != nil {
 		return he.Profile{}, err
 	}
-	if err := p.CheckHeader(h, u.Shape.Lanes, len(charter.Members), charter.Threshold); err != nil {
+	if err := checkHeader(p, h, u.Shape.Lanes, len(charter.Members), charter.Threshold); err != nil {
 		return he.Profile{}, err
 	}
 	if u.BoxSize != p.BoxSize() {
@@ -233,7 +233,7 @@ func (s *server) receiveBoxes(ctx context.Context, u *wire.Upload, p he.Profile)
 
 func (s *server) receiveCiphertext(ctx context.Context, u *wire.Upload, p he.Profile) (BlobRef, error) {
 	return s.n.blobs.produce(ctx, u.Header.Size, func(w io.Writer) error {
-		d, err := he.Check(p, u.Shape.Lanes, io.TeeReader(u.Ciphertext, w))
+		d, err := checkVector(p, u.Shape.Lanes, io.TeeReader(u.Ciphertext, w))
 		if err != nil {
 			return err
 		}
