@@ -1,7 +1,6 @@
 package coordinator
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -13,7 +12,6 @@ import (
 
 	"consilium"
 	"consilium/he"
-	"consilium/internal/blob"
 	"consilium/internal/wire"
 )
 
@@ -165,6 +163,7 @@ func (s *server) Upload(ctx context.Context, from wire.Identity, u *wire.Upload)
 	if err != nil {
 		return err
 	}
+	u.Boxes, u.Ciphertext = s.whileOpen(u, u.Boxes), s.whileOpen(u, u.Ciphertext)
 	boxes, err := s.receiveBoxes(ctx, u, profile)
 	if err != nil {
 		return err
@@ -176,6 +175,33 @@ func (s *server) Upload(ctx context.Context, from wire.Identity, u *wire.Upload)
 	s.received.Add(boxes.Size + ciphertext.Size)
 	return s.n.proposeStored(ctx, &Post{Message: u.Message.Encode(), Upload: &Upload{Ciphertext: ciphertext, Boxes: boxes,
 		LogN: uint8(profile.LogN), Bits: uint8(profile.Bits), Capacity: uint16(profile.MaxN), Lanes: uint64(u.Shape.Lanes)}}, boxes, ciphertext)
+}
+
+// whileOpen reads an upload as long as the log can still take it. A hospital on a
+// slow link learns at once that its round has gone on without it, its bytes take
+// nobody's place for longer, and none of them stay here or go to other nodes.
+func (s *server) whileOpen(u *wire.Upload, r io.Reader) io.Reader {
+	return &openReader{r: r, n: s.n, u: u}
+}
+
+type openReader struct {
+	r    io.Reader
+	n    *Node
+	u    *wire.Upload
+	seen uint64 // index of the log at which it was last looked
+}
+
+func (o *openReader) Read(b []byte) (int, error) {
+	n, err := o.r.Read(b)
+	if at := o.n.fsm.applied.Load(); at != o.seen {
+		o.seen = at
+		var over error
+		o.n.fsm.read(func(st *State) { over = st.Takes(o.u.Message, o.u.Header.At) })
+		if over != nil {
+			return 0, over
+		}
+	}
+	return n, err
 }
 
 // precheck refuses what apply would refuse anyway, before the bytes arrive,
@@ -217,18 +243,12 @@ func (s *server) precheck(u *wire.Upload) (he.Profile, error) {
 	return p, nil
 }
 
-// receiveBoxes holds the bundle in memory: it is bounded by the parameter set,
-// 128 boxes of some 22 kB at most.
+// receiveBoxes checks one box after the other as it arrives: a bundle for 128
+// hospitals is some megabytes, and as many bundles may arrive at once.
 func (s *server) receiveBoxes(ctx context.Context, u *wire.Upload, p he.Profile) (BlobRef, error) {
-	bundle, err := io.ReadAll(u.Boxes)
-	if err != nil {
-		return BlobRef{}, err
-	}
-	if err := p.VerifyBundle(bundle, u.Header); err != nil {
-		return BlobRef{}, err
-	}
-	ref := BlobRef{Digest: blob.Sum(bundle), Size: uint64(len(bundle))}
-	return ref, s.n.blobs.put(ctx, ref, bytes.NewReader(bundle))
+	return s.n.blobs.produce(ctx, p.BundleSize(len(u.Header.Boxes)), func(w io.Writer) error {
+		return p.VerifyBundle(io.TeeReader(u.Boxes, w), u.Header)
+	})
 }
 
 func (s *server) receiveCiphertext(ctx context.Context, u *wire.Upload, p he.Profile) (BlobRef, error) {
@@ -321,7 +341,7 @@ const leaderless = 3 * time.Second
 
 // Follow streams events from this node's own log: committed ones, in order,
 // whoever leads.
-func (s *server) Follow(ctx context.Context, from wire.Identity, study consilium.StudyID, seq uint64, send func(*consilium.Event) error) error {
+func (s *server) Follow(ctx context.Context, from wire.Identity, study consilium.StudyID, seq uint64, send func(event []byte) error) error {
 	seen := map[consilium.StudyID]bool{}
 	check := time.NewTicker(leaderless)
 	defer check.Stop()
@@ -352,7 +372,7 @@ func (s *server) Follow(ctx context.Context, from wire.Identity, study consilium
 			if !ok {
 				continue
 			}
-			ev, err := s.n.fsm.events.event(seq)
+			ev, err := s.n.fsm.events.encoded(seq)
 			if err != nil {
 				return err
 			}

@@ -171,7 +171,7 @@ func (f *fakeNode) Status(_ context.Context, _ Identity, s consilium.StudyID) (S
 	return StudyStatus{Study: s, Team: "team", Phase: consilium.PhaseSubmitted}, nil
 }
 
-func (f *fakeNode) Follow(ctx context.Context, _ Identity, study consilium.StudyID, seq uint64, send func(*consilium.Event) error) error {
+func (f *fakeNode) Follow(ctx context.Context, _ Identity, study consilium.StudyID, seq uint64, send func([]byte) error) error {
 	defer context.AfterFunc(ctx, f.cond.Broadcast)()
 	for {
 		f.mu.Lock()
@@ -193,7 +193,7 @@ func (f *fakeNode) Follow(ctx context.Context, _ Identity, study consilium.Study
 		if study != "" && ev.Study != study {
 			continue
 		}
-		if err := send(ev); err != nil {
+		if err := send(ev.Encode()); err != nil {
 			return err
 		}
 	}
