@@ -236,8 +236,7 @@ func (a *actor) start(charter []byte) error {
 	if a.group.Confirmation() != a.charter.Confirmation {
 		return errors.New("the charter confirms another group key")
 	}
-	a.profile, err = he.Choose(a.work.lanes(), 16, len(a.charter.Members))
-	return err
+	return nil
 }
 
 // contribute makes and uploads this hospital's vector of a round.
@@ -255,6 +254,9 @@ func (a *actor) contribute(ctx context.Context, opened []byte) error {
 	a.acked, a.set, a.summed, a.moved = false, nil, nil, false
 	a.alarm.Reset(time.Duration(a.p.deadline) * time.Second * 3 / 4)
 	if err := a.work.local(ctx, a.p.id, o.Round); err != nil {
+		return err
+	}
+	if a.profile, err = he.Choose(a.work.lanes(), a.work.bits(), len(a.charter.Members)); err != nil {
 		return err
 	}
 	next, err := seal.Generate()
@@ -280,7 +282,7 @@ func (a *actor) contribute(ctx context.Context, opened []byte) error {
 	if err != nil {
 		return err
 	}
-	err = a.h.wire.Upload(ctx, m, boxes, wire.Shape{Lanes: a.work.lanes(), Bits: 16}, h.Size, vector)
+	err = a.h.wire.Upload(ctx, m, boxes, wire.Shape{Lanes: a.work.lanes(), Bits: a.work.bits()}, h.Size, vector)
 	if late(err) {
 		a.tardy++
 		return nil

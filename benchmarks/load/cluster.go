@@ -15,6 +15,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"runtime/pprof"
 	"strings"
 	"syscall"
@@ -56,7 +57,8 @@ type cluster struct {
 // process is one node.
 type process struct {
 	id   consilium.NodeID
-	cmd  *exec.Cmd
+	cmd  *exec.Cmd          // nil in this process
+	stop context.CancelFunc // in this process
 	done chan error
 }
 
@@ -151,19 +153,24 @@ func freePort() (string, error) {
 	return l.Addr().String(), nil
 }
 
+// config is what a node needs, and its directory.
+func (c *cluster) config(id consilium.NodeID) (nodeConfig, error) {
+	who := c.who["coordinator/"+string(id)]
+	cert, key, err := wire.EncodeCertificate(who.cert)
+	if err != nil {
+		return nodeConfig{}, err
+	}
+	dir := filepath.Join(c.dir, string(id))
+	return nodeConfig{ID: id, Roster: c.payload, Seed: who.key.Seed(), Cert: cert, Key: key, Note: c.notes[id].Secret(), Dir: dir}, os.MkdirAll(dir, 0o700)
+}
+
 // start runs the nodes as processes of binary and waits for a leader.
 func (c *cluster) start(ctx context.Context, binary, profile string) error {
 	for _, n := range c.roster.Coordinators {
-		dir := filepath.Join(c.dir, string(n.ID))
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return err
-		}
-		who := c.who["coordinator/"+string(n.ID)]
-		cert, key, err := wire.EncodeCertificate(who.cert)
+		cfg, err := c.config(n.ID)
 		if err != nil {
 			return err
 		}
-		cfg := nodeConfig{ID: n.ID, Roster: c.payload, Seed: who.key.Seed(), Cert: cert, Key: key, Note: c.notes[n.ID].Secret(), Dir: dir}
 		if profile != "" {
 			cfg.Profile = fmt.Sprintf("%s-%s", profile, n.ID)
 		}
@@ -180,7 +187,31 @@ func (c *cluster) start(ctx context.Context, binary, profile string) error {
 		go func() { p.done <- cmd.Wait() }()
 		c.nodes = append(c.nodes, p)
 	}
-	// The first call that only a leader answers.
+	return c.led(ctx)
+}
+
+// startHere runs the nodes in this process, with the timing of
+// internal/federation.
+func (c *cluster) startHere(ctx context.Context) error {
+	for _, r := range c.roster.Coordinators {
+		cfg, err := c.config(r.ID)
+		if err != nil {
+			return err
+		}
+		n, err := cfg.open(ctx, coordinator.FastTiming())
+		if err != nil {
+			return err
+		}
+		running, stop := context.WithCancel(ctx)
+		p := &process{id: r.ID, stop: stop, done: make(chan error, 1)}
+		go func() { p.done <- n.Run(running) }()
+		c.nodes = append(c.nodes, p)
+	}
+	return c.led(ctx)
+}
+
+// led makes the first call that only a leader answers.
+func (c *cluster) led(ctx context.Context) error {
 	team, err := c.client("researcher/team")
 	if err != nil {
 		return err
@@ -223,6 +254,10 @@ func (c *cluster) stop() ([]usage, error) {
 	}
 	c.wires = nil
 	for _, p := range c.nodes {
+		if p.cmd == nil {
+			p.stop()
+			continue
+		}
 		p.cmd.Process.Signal(syscall.SIGTERM)
 	}
 	var out []usage
@@ -233,8 +268,14 @@ func (c *cluster) stop() ([]usage, error) {
 				errs = append(errs, fmt.Errorf("node %s: %w", p.id, err))
 			}
 		case <-time.After(time.Minute):
+			if p.cmd == nil {
+				return nil, fmt.Errorf("node %s did not stop", p.id)
+			}
 			p.cmd.Process.Kill()
 			errs = append(errs, fmt.Errorf("node %s did not stop: %w", p.id, <-p.done))
+		}
+		if p.cmd == nil {
+			continue
 		}
 		s := p.cmd.ProcessState
 		out = append(out, usage{s.UserTime() + s.SystemTime(), peakMiB(s)})
@@ -253,31 +294,9 @@ func runNode(path string) error {
 	if err := load(path, &cfg); err != nil {
 		return err
 	}
-	book, err := wire.NewBook(cfg.Roster)
-	if err != nil {
-		return err
-	}
-	key, err := hybrid.FromSeed(cfg.Seed)
-	if err != nil {
-		return err
-	}
-	cert, err := wire.DecodeCertificate(cfg.Cert, cfg.Key)
-	if err != nil {
-		return err
-	}
-	note, err := provenance.ParseNoteKey(cfg.Note)
-	if err != nil {
-		return err
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
-	n, err := coordinator.Open(ctx, coordinator.Config{
-		ID: cfg.ID, Book: book, Certificate: cert, Signer: key, NoteKey: note, Dir: cfg.Dir,
-		Admission: func(context.Context, coordinator.AdmissionRequest) (bool, []byte, error) {
-			return true, []byte("{}"), nil
-		},
-		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: logLevel()})),
-	})
+	n, err := cfg.open(ctx, coordinator.Timing{})
 	if err != nil {
 		return err
 	}
@@ -290,6 +309,7 @@ func runNode(path string) error {
 		if err := pprof.StartCPUProfile(f); err != nil {
 			return err
 		}
+		go watchHeap(ctx, cfg.Profile+".heap")
 		defer func() {
 			pprof.StopCPUProfile()
 			if f, err := os.Create(cfg.Profile + ".mem"); err == nil {
@@ -299,6 +319,51 @@ func runNode(path string) error {
 		}()
 	}
 	return n.Run(ctx)
+}
+
+// open makes the node.
+func (cfg *nodeConfig) open(ctx context.Context, timing coordinator.Timing) (*coordinator.Node, error) {
+	book, err := wire.NewBook(cfg.Roster)
+	if err != nil {
+		return nil, err
+	}
+	key, err := hybrid.FromSeed(cfg.Seed)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := wire.DecodeCertificate(cfg.Cert, cfg.Key)
+	if err != nil {
+		return nil, err
+	}
+	note, err := provenance.ParseNoteKey(cfg.Note)
+	if err != nil {
+		return nil, err
+	}
+	return coordinator.Open(ctx, coordinator.Config{
+		ID: cfg.ID, Book: book, Certificate: cert, Signer: key, NoteKey: note, Dir: cfg.Dir, Timing: timing,
+		Admission: func(context.Context, coordinator.AdmissionRequest) (bool, []byte, error) {
+			return true, []byte("{}"), nil
+		},
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: logLevel()})),
+	})
+}
+
+// watchHeap keeps a profile of the heap near its largest.
+func watchHeap(ctx context.Context, path string) {
+	var most uint64
+	var m runtime.MemStats
+	for ctx.Err() == nil {
+		time.Sleep(50 * time.Millisecond)
+		runtime.ReadMemStats(&m)
+		if m.HeapInuse <= most+most/8 || m.HeapInuse < 32<<20 {
+			continue
+		}
+		most = m.HeapInuse
+		if f, err := os.Create(path); err == nil {
+			pprof.Lookup("heap").WriteTo(f, 0)
+			f.Close()
+		}
+	}
 }
 
 func logLevel() slog.Level {

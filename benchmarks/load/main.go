@@ -10,6 +10,7 @@
 //	go run ./benchmarks/load -dir DIR -run load    -sites 16 -parameters 25000000
 //	go run ./benchmarks/load -dir DIR -run studies -stored 1000 -running 10
 //	go run ./benchmarks/load -dir DIR -run slow
+//	go run ./benchmarks/load -dir DIR -run training -sites 4 -rounds 8
 //
 // The hospitals are one process. Each encrypts, signs, uploads, fetches and
 // opens its boxes, votes, opens and checks the sum as a worker's gate does; they
@@ -44,9 +45,9 @@ var twin []byte
 
 func main() {
 	var j job
-	node := ""
+	node, train := "", ""
 	flag.StringVar(&j.dir, "dir", "", "directory for everything that is stored; emptied at the end")
-	flag.StringVar(&j.what, "run", "ratio", "ratio, load, studies or slow")
+	flag.StringVar(&j.what, "run", "ratio", "ratio, load, studies, slow or training")
 	flag.IntVar(&j.sites, "sites", 16, "hospitals, 3 to 128")
 	flag.IntVar(&j.parameters, "parameters", 1_000_000, "length of the vector")
 	flag.IntVar(&j.rounds, "rounds", 3, "rounds of a study")
@@ -55,14 +56,20 @@ func main() {
 	flag.IntVar(&j.running, "running", 10, "studies that run at once")
 	flag.IntVar(&j.rate, "rate", 200_000, "bytes a second of the slow hospital")
 	flag.StringVar(&j.profile, "profile", "", "write each node's profiles to files of this name")
+	flag.IntVar(&j.rows, "rows", 10_000, "rows of a hospital in training")
+	flag.IntVar(&j.hidden, "hidden", 256, "width of the first layer in training")
+	flag.StringVar(&train, "train", "", "run one training; set by the program itself")
 	flag.StringVar(&node, "node", "", "run one node; set by the program itself")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	err := error(nil)
-	if node != "" {
+	switch {
+	case node != "":
 		err = runNode(node)
-	} else {
+	case train != "":
+		err = runTraining(ctx, train)
+	default:
 		err = j.run(ctx, os.Stdout)
 	}
 	if err != nil {
@@ -75,14 +82,14 @@ func main() {
 type job struct {
 	dir, what, profile                       string
 	sites, parameters, rounds, repeats, rate int
-	stored, running                          int
+	stored, running, rows, hidden            int
 	out                                      io.Writer
 	binary                                   map[bool]string // by plain
 }
 
 func (j *job) run(ctx context.Context, out io.Writer) (err error) {
 	if j.dir == "" || j.sites < 3 || j.sites > consilium.MaxSites || j.parameters < 1 || j.rounds < 1 || j.repeats < 1 || flag.NArg() > 0 {
-		return errors.New("usage: load -dir DIR [-run ratio|load|studies|slow] [-sites 3..128] [-parameters N] [-rounds N] [-repeats N]")
+		return errors.New("usage: load -dir DIR [-run ratio|load|studies|slow|training] [-sites 3..128] [-parameters N] [-rounds N] [-repeats N]")
 	}
 	j.out, j.binary = out, map[bool]string{}
 	if err := os.MkdirAll(j.dir, 0o700); err != nil {
@@ -104,6 +111,8 @@ func (j *job) run(ctx context.Context, out io.Writer) (err error) {
 		return j.studies(ctx)
 	case "slow":
 		return j.slow(ctx)
+	case "training":
+		return j.training(ctx)
 	}
 	return fmt.Errorf("no measurement %q", j.what)
 }

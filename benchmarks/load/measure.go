@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"syscall"
+	"time"
 
 	"consilium/he"
 )
@@ -13,6 +14,15 @@ import (
 // peakMiB is the most memory that a process had, all of its runtime included.
 func peakMiB(s *os.ProcessState) float64 {
 	return float64(s.SysUsage().(*syscall.Rusage).Maxrss) / 1024
+}
+
+// processor is the processor time of this process.
+func processor() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func profileOf(parameters, sites int) (he.Profile, error) { return he.Choose(parameters, 16, sites) }

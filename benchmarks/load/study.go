@@ -73,6 +73,7 @@ func (c *cluster) propose(sites, least int, rounds uint32, deadline int64) (*pro
 // desk is the team and the board.
 type desk struct {
 	c     *cluster
+	each  func(*consilium.Event) // of the studies that it runs, or nil
 	team  *wire.Client
 	board []*wire.Client
 }
@@ -169,6 +170,9 @@ func (d *desk) watch(ctx context.Context, p *proposal, actors []*actor) ([]lap, 
 	since := func(ev *consilium.Event) float64 { return float64(ev.Time-opened) / 1000 }
 	var now lap
 	err := d.team.FollowStudy(ctx, p.id, 0, func(ev *consilium.Event) error {
+		if d.each != nil {
+			d.each(ev)
+		}
 		switch ev.Kind {
 		case consilium.EventOpened:
 			opened, now = ev.Time, lap{}

@@ -18,7 +18,8 @@ import (
 type work interface {
 	// local makes the vector of a round.
 	local(ctx context.Context, study consilium.StudyID, round uint32) error
-	lanes() int
+	lanes() int // of the vector that local made
+	bits() int  // of one lane
 	source() party.Source
 	// sums takes the opened sums in order.
 	sums(offset int, sums []int64) error
@@ -51,6 +52,7 @@ func (s *synthetic) local(_ context.Context, study consilium.StudyID, round uint
 }
 
 func (s *synthetic) lanes() int           { return s.size }
+func (s *synthetic) bits() int            { return 16 }
 func (s *synthetic) source() party.Source { return &syntheticSource{s: s} }
 
 type syntheticSource struct {

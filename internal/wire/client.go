@@ -143,6 +143,18 @@ func (c *Client) nodes(first consilium.NodeID) []consilium.NodeID {
 	return out
 }
 
+// share is the node that this member follows until it knows better. Any node
+// tells the same, and if all members asked the first of the roster, that one would
+// send everything.
+func (c *Client) share() consilium.NodeID {
+	pin, err := CertificatePin(c.pool.cert)
+	nodes := c.nodes("")
+	if err != nil || len(nodes) == 0 {
+		return ""
+	}
+	return nodes[int(pin[0])%len(nodes)]
+}
+
 func (c *Client) target() consilium.NodeID {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -441,6 +453,9 @@ func (c *Client) FollowStudy(ctx context.Context, study consilium.StudyID, from 
 	wait := firstWait
 	refused := map[consilium.NodeID]bool{}
 	node := c.target()
+	if node == "" {
+		node = c.share()
+	}
 	for {
 		nodes := c.nodes(node)
 		if len(nodes) == 0 {
