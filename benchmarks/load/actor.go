@@ -54,7 +54,8 @@ type actor struct {
 	at       consilium.At
 	headers  map[consilium.Position]consilium.Digest
 	shares   map[consilium.Position]*party.KeyShare
-	acked    bool
+	early    bool // three quarters of the deadline have passed
+	acked    int  // headers in the last acknowledgement
 	set      *consilium.Contributors
 	votes    map[consilium.Position]bool
 	openings map[consilium.Position]*consilium.Opening
@@ -251,7 +252,7 @@ func (a *actor) contribute(ctx context.Context, opened []byte) error {
 	a.opened, a.at = o, consilium.At{Charter: a.digest, Round: o.Round, Attempt: o.Attempt, Position: a.position}
 	a.headers, a.shares = map[consilium.Position]consilium.Digest{}, map[consilium.Position]*party.KeyShare{}
 	a.votes, a.openings = map[consilium.Position]bool{}, map[consilium.Position]*consilium.Opening{}
-	a.acked, a.set, a.summed, a.moved = false, nil, nil, false
+	a.early, a.acked, a.set, a.summed, a.moved = false, 0, nil, nil, false
 	a.alarm.Reset(time.Duration(a.p.deadline) * time.Second * 3 / 4)
 	if err := a.work.local(ctx, a.p.id, o.Round); err != nil {
 		return err
@@ -388,7 +389,7 @@ func (a *actor) header(ctx context.Context, m *consilium.Message) error {
 		}
 	}
 	a.headers[h.Position] = d
-	return a.acknowledge(ctx, false)
+	return a.acknowledge(ctx)
 }
 
 func (a *actor) fetch(ctx context.Context, d consilium.Digest) ([]byte, error) {
@@ -402,11 +403,11 @@ func (a *actor) fetch(ctx context.Context, d consilium.Digest) ([]byte, error) {
 
 // acknowledge says which dealings are sound: all, or late in the round those
 // that came.
-func (a *actor) acknowledge(ctx context.Context, now bool) error {
-	if a.acked || a.set != nil || a.opened == nil || !now && len(a.headers) < len(a.charter.Members) {
+func (a *actor) acknowledge(ctx context.Context) error {
+	if a.set != nil || len(a.headers) == a.acked || !a.early && len(a.headers) < len(a.charter.Members) {
 		return nil
 	}
-	a.acked = !now
+	a.acked = len(a.headers)
 	v := consilium.Ack{At: a.at}
 	for p := range a.charter.Members {
 		if d, ok := a.headers[consilium.Position(p+1)]; ok {

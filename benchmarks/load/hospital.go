@@ -145,7 +145,8 @@ func (a *actor) run(ctx context.Context) error {
 		select {
 		case <-a.queue.ready:
 		case <-alarm.C:
-			if err := a.acknowledge(ctx, true); err != nil {
+			a.early = true
+			if err := a.acknowledge(ctx); err != nil {
 				return err
 			}
 		case <-ctx.Done():

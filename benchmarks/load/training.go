@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -115,6 +116,7 @@ type trainConfig struct {
 	Study, Table []byte
 	Dir, Profile string
 	Plain        bool
+	Rounds       int // of training
 }
 
 // trained is what it answers.
@@ -130,7 +132,8 @@ type trained struct {
 // open through the twin of the coordinator: rows from memory, float32 vectors.
 // Both are one process with three nodes over loopback and disks.
 func (j *job) training(ctx context.Context) error {
-	cfg := trainConfig{Study: trainingStudy(j.sites, j.hidden, j.rounds), Table: trainingTable(j.sites, j.rows)}
+	cfg := trainConfig{Study: trainingStudy(j.sites, j.hidden, j.rounds), Table: trainingTable(j.sites, j.rows), Rounds: j.rounds}
+	profile := cmp.Or(j.profile, filepath.Join(j.dir, "training.cpu"))
 	var best [2][]float64
 	var cpu [2]float64
 	var all [2]trained
@@ -148,7 +151,7 @@ func (j *job) training(ctx context.Context) error {
 			if plain {
 				k = 1
 			} else if i == 0 {
-				cfg.Profile = filepath.Join(j.dir, "training.cpu")
+				cfg.Profile = profile
 			}
 			t, err := j.train(ctx, cfg)
 			if err != nil {
@@ -180,12 +183,12 @@ func (j *job) training(ctx context.Context) error {
 	fmt.Fprintf(j.out, "%d sites, %d rows each, %d parameters, one epoch, batch 32; %d rounds, each the fastest of %d\n", j.sites, j.rows, all[1].Lanes, rounds, j.repeats)
 	fmt.Fprintf(j.out, "a round    federation %.3f s (%.2f s of processor), in the open %.3f s (%.2f s of processor); ratio %.2f (%.2f of processor time)\n",
 		sum(best[0]), cpu[0]/float64(rounds), sum(best[1]), cpu[1]/float64(rounds), sum(best[0])/sum(best[1]), cpu[0]/cpu[1])
-	parts, err := breakdown(ctx, j.binary[false], filepath.Join(j.dir, "training.cpu"))
+	parts, err := breakdown(ctx, j.binary[false], profile)
 	if err != nil {
 		return err
 	}
 	for _, p := range parts {
-		fmt.Fprintf(j.out, "%-34s %8.1f ms of processor a round\n", p.name, p.ms/float64(rounds))
+		fmt.Fprintf(j.out, "%-34s %8.1f ms of processor a round\n", p.name, p.ms/float64(j.rounds-1))
 	}
 	return nil
 }
@@ -247,7 +250,8 @@ func runTraining(ctx context.Context, path string) error {
 type clock struct {
 	t       *trained
 	opened  int64
-	profile string
+	last    int    // the round whose end ends the profile: what follows the last one is none of a round
+	profile string // of the second round to the last
 	file    *os.File
 }
 
@@ -258,13 +262,14 @@ func (c *clock) event(ev *consilium.Event) {
 	case consilium.EventClosed:
 		c.t.Seconds = append(c.t.Seconds, float64(ev.Time-c.opened)/1000)
 		c.t.CPU = append(c.t.CPU, processor().Seconds())
-		if len(c.t.Seconds) == 1 && c.profile != "" {
+		switch n := len(c.t.Seconds); {
+		case n == 1 && c.profile != "":
 			if f, err := os.Create(c.profile); err == nil && pprof.StartCPUProfile(f) == nil {
 				c.file = f
 			}
+		case c.file != nil && n == c.last:
+			c.stop()
 		}
-	case consilium.EventReleasing:
-		c.stop()
 	}
 }
 
@@ -273,6 +278,10 @@ func (c *clock) stop() {
 		pprof.StopCPUProfile()
 		c.file.Close()
 		c.file = nil
+		if f, err := os.Create(c.profile + ".allocs"); err == nil {
+			pprof.Lookup("allocs").WriteTo(f, 0)
+			f.Close()
+		}
 	}
 }
 
@@ -306,7 +315,7 @@ func trainFederation(ctx context.Context, cfg trainConfig, file *studyfile.File,
 		return err
 	}
 	defer f.Close()
-	c := clock{t: t, profile: cfg.Profile}
+	c := clock{t: t, profile: cfg.Profile, last: cfg.Rounds}
 	defer c.stop()
 	out, err := f.Run(ctx, file.Payload, engine.Digest(), c.event)
 	if err != nil {
