@@ -170,6 +170,9 @@ func (s *server) Upload(ctx context.Context, from wire.Identity, u *wire.Upload)
 	}
 	ciphertext, err := s.receiveCiphertext(ctx, u, profile)
 	if err != nil {
+		if s.over(u) != nil {
+			s.n.blobs.discard(boxes.Digest)
+		}
 		return err
 	}
 	s.received.Add(boxes.Size + ciphertext.Size)
@@ -177,28 +180,32 @@ func (s *server) Upload(ctx context.Context, from wire.Identity, u *wire.Upload)
 		LogN: uint8(profile.LogN), Bits: uint8(profile.Bits), Capacity: uint16(profile.MaxN), Lanes: uint64(u.Shape.Lanes)}}, boxes, ciphertext)
 }
 
+// over is why the log can no longer take an upload, or nil.
+func (s *server) over(u *wire.Upload) (over error) {
+	s.n.fsm.read(func(st *State) { over = st.Takes(u.Message, u.Header.At) })
+	return over
+}
+
 // whileOpen reads an upload as long as the log can still take it. A hospital on a
 // slow link learns at once that its round has gone on without it, its bytes take
 // nobody's place for longer, and none of them stay here or go to other nodes.
 func (s *server) whileOpen(u *wire.Upload, r io.Reader) io.Reader {
-	return &openReader{r: r, n: s.n, u: u}
+	return &openReader{r: r, s: s, u: u}
 }
 
 type openReader struct {
 	r    io.Reader
-	n    *Node
+	s    *server
 	u    *wire.Upload
 	seen uint64 // index of the log at which it was last looked
 }
 
 func (o *openReader) Read(b []byte) (int, error) {
 	n, err := o.r.Read(b)
-	if at := o.n.fsm.applied.Load(); at != o.seen {
+	if at := o.s.n.fsm.applied.Load(); at != o.seen {
 		o.seen = at
-		var over error
-		o.n.fsm.read(func(st *State) { over = st.Takes(o.u.Message, o.u.Header.At) })
-		if over != nil {
-			return 0, over
+		if err := o.s.over(o.u); err != nil {
+			return 0, err
 		}
 	}
 	return n, err

@@ -91,7 +91,10 @@ func (j *job) run(ctx context.Context, out io.Writer) (err error) {
 	if j.dir == "" || j.sites < 3 || j.sites > consilium.MaxSites || j.parameters < 1 || j.rounds < 1 || j.repeats < 1 || flag.NArg() > 0 {
 		return errors.New("usage: load -dir DIR [-run ratio|load|studies|slow|training] [-sites 3..128] [-parameters N] [-rounds N] [-repeats N]")
 	}
-	j.out, j.binary = out, map[bool]string{}
+	j.out = out
+	if j.binary == nil {
+		j.binary = map[bool]string{}
+	}
 	if err := os.MkdirAll(j.dir, 0o700); err != nil {
 		return err
 	}

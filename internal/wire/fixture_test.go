@@ -110,8 +110,9 @@ type fakeNode struct {
 	events   []*consilium.Event
 	blobs    map[consilium.Digest][]byte
 	uploads  [][]byte
-	breakAt  uint64 // Follow fails once before this event
-	fetchCut int    // Fetch fails once after this many bytes
+	breakAt  uint64        // Follow fails once before this event
+	fetchCut int           // Fetch fails once after this many bytes
+	hold     chan struct{} // PutBlob reads nothing until it is closed
 }
 
 func newFake(me, leader consilium.NodeID) *fakeNode {
@@ -231,6 +232,9 @@ func (f *fakeNode) Fetch(_ context.Context, _ Identity, d consilium.Digest, offs
 }
 
 func (f *fakeNode) PutBlob(_ context.Context, _ Identity, d consilium.Digest, size uint64, r io.Reader) error {
+	if f.hold != nil {
+		<-f.hold
+	}
 	b, err := io.ReadAll(r)
 	if err != nil {
 		return err
