@@ -133,3 +133,28 @@ func TestSucceeds(t *testing.T) {
 		}
 	}
 }
+
+// Only learned models go on with other contributors, and only where the study says
+// so; noise does not change that.
+func TestFixedContributors(t *testing.T) {
+	train, fit := consilium.AnalysisSpec{Type: consilium.AnalysisTrain}, consilium.AnalysisSpec{Type: consilium.AnalysisCox}
+	for _, x := range []struct {
+		missing  string
+		dp       *consilium.DP
+		analyses []consilium.AnalysisSpec
+		want     bool
+	}{
+		{"continue", nil, []consilium.AnalysisSpec{train, train}, false},
+		{"continue", nil, []consilium.AnalysisSpec{train, fit}, true},
+		{"wait", nil, []consilium.AnalysisSpec{train}, true},
+		{"wait", &consilium.DP{Epsilon: 1}, []consilium.AnalysisSpec{train}, true},
+		{"abort", &consilium.DP{Epsilon: 1}, []consilium.AnalysisSpec{train}, true},
+		{"continue", &consilium.DP{Epsilon: 1}, []consilium.AnalysisSpec{fit}, true},
+	} {
+		s := &consilium.Spec{Analyses: x.analyses}
+		s.Sites.Missing, s.Privacy.DP = x.missing, x.dp
+		if got := s.FixedContributors(); got != x.want {
+			t.Errorf("missing: %s, dp %v: %v", x.missing, x.dp != nil, got)
+		}
+	}
+}

@@ -62,7 +62,7 @@ ownnumber=$(anchor status "${chain[@]}" --dir "$work/own" --epoch 1 | sed 's/.*b
 fails anchor "${verify[@]}" --anchor "$work/own.json" --block "$(attach "eth.getBlock($ownnumber).hash" | tr -d '"')"
 fails anchor "${verify[@]}" --anchor "$work/anchor.json" --block "$(attach "eth.getBlock($number + 1).hash" | tr -d '"')"
 sed 's/"size":3/"size":2/' "$work/anchor.json" >"$work/bad.json"
-! cmp -s "$work/anchor.json" "$work/bad.json"
+if cmp -s "$work/anchor.json" "$work/bad.json"; then echo "nothing was changed in the anchor"; exit 1; fi
 fails anchor "${verify[@]}" --anchor "$work/bad.json" --block "$block"
 fails anchor put "${chain[@]}" --epoch 1 --roster "$work/roster.json" --board "$work/board.json" --checkpoint "$work/one" # another root
 fails anchor put "${chain[@]}" --epoch 2 --roster "$work/roster.json" --board "$work/board.json" --checkpoint "$work/foreign"

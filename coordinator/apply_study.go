@@ -13,9 +13,13 @@ import (
 	"consilium/internal/canon"
 )
 
-// setRoster puts the next version of the roster in force. Live studies keep
+// setRoster puts a later version of the roster in force. Live studies keep
 // what they took from the roster before it until their next epoch, which begins
 // where it concerns their members.
+//
+// Versions may be left out: two that are installed while nobody leads come as one,
+// and so does what a node that was down finds when it starts. That the board
+// signed each is the node's to check (wire.Book), not the log's.
 func (a *apply) setRoster(op *RosterSet) *Rejection {
 	next, err := consilium.ParseRoster(op.Payload)
 	if err != nil {
@@ -26,7 +30,7 @@ func (a *apply) setRoster(op *RosterSet) *Rejection {
 		if digest == a.rosterDigest {
 			return nil
 		}
-		if next.Version != a.roster.Version+1 || next.Previous != a.rosterDigest {
+		if next.Version <= a.roster.Version || next.Version == a.roster.Version+1 && next.Previous != a.rosterDigest {
 			return reject(consilium.ErrStale, "roster version %d does not follow version %d in force", next.Version, a.roster.Version)
 		}
 	}

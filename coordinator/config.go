@@ -60,6 +60,10 @@ type Timing struct {
 	Commit    time.Duration // a quiet leader tells followers what is committed after this; default 50 ms
 	Snapshots uint64        // log entries between snapshots; default 16384
 	Drain     time.Duration // how long a stopping node lets calls finish; default 10 s
+
+	// Leaderless is how long, once and again, a node without a leader keeps those
+	// who follow it; default 3 s.
+	Leaderless time.Duration
 }
 
 // FastTiming suits federations within one process or machine: a lost leader is
@@ -139,6 +143,9 @@ func (c *Config) check() error {
 	}
 	if c.Timing.Drain == 0 {
 		c.Timing.Drain = 10 * time.Second
+	}
+	if c.Timing.Leaderless <= 0 {
+		c.Timing.Leaderless = 3 * time.Second
 	}
 	if c.Timing.Heartbeat < 5*time.Millisecond || c.Timing.Commit < time.Millisecond || c.Timing.Commit > c.Timing.Heartbeat {
 		return fmt.Errorf("coordinator: heartbeat %s and commit %s: want at least 5 ms and 1 ms, commit not above heartbeat", c.Timing.Heartbeat, c.Timing.Commit)

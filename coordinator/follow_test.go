@@ -32,7 +32,7 @@ func TestFollowAfterRestart(t *testing.T) {
 	}
 	got := make(chan error, 1)
 	go func() { got <- follow() }()
-	if err := pause(ctx, leaderless/2); err != nil { // it follows a node that knows nothing yet
+	if err := pause(ctx, time.Second); err != nil { // it follows a node that knows nothing yet
 		t.Fatal(err)
 	}
 	c.run("c2")

@@ -242,6 +242,7 @@ func (f *fsm) restore(r io.Reader) error {
 		return errors.New("bytes after the last event")
 	}
 	f.state = state
+	f.applied.Store(max(f.applied.Load(), state.index)) // or a node that came by a snapshot would seem to have nothing
 	return nil
 }
 

@@ -192,8 +192,10 @@ func (n *Node) remove(ctx context.Context, s raft.Server, conf raft.Configuratio
 	if err := keep(); err != nil {
 		return err
 	}
-	n.naming.Lock()
-	defer n.naming.Unlock()
+	if err := n.naming.Acquire(ctx, namingAlone); err != nil {
+		return err
+	}
+	defer n.naming.Release(namingAlone)
 	if err := await(ctx, n.raftNode().Barrier(applyTimeout)); err != nil {
 		return consilium.ErrUnavailable.With(err)
 	}
@@ -225,14 +227,16 @@ func (n *Node) proposeStored(ctx context.Context, op Op, refs ...BlobRef) error 
 				return err
 			}
 		}
-		n.naming.RLock()
+		if err := n.naming.Acquire(ctx, 1); err != nil {
+			return err
+		}
 		now, _, err := n.blobs.voters()
 		if err == nil && now == before {
 			err = n.propose(op)
-			n.naming.RUnlock()
+			n.naming.Release(1)
 			return err
 		}
-		n.naming.RUnlock()
+		n.naming.Release(1)
 		if err != nil {
 			return err
 		}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/hashicorp/raft"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
 
 	"consilium"
 	"consilium/internal/blob"
@@ -52,8 +53,8 @@ type Node struct {
 	// naming is held shared from the last count of a blob's holders until the
 	// command that names it is in the log, and alone while a node is taken out of
 	// the cluster: no command can name a blob that was counted on a node that
-	// left meanwhile.
-	naming sync.RWMutex
+	// left meanwhile. Who waits for it stops when its call ends.
+	naming *semaphore.Weighted
 
 	layer atomic.Pointer[streamLayer]
 
@@ -70,6 +71,9 @@ type Node struct {
 	done   chan struct{} // closed when everything is released
 	once   sync.Once
 }
+
+// namingAlone is a weight of naming that leaves nothing for others.
+const namingAlone = 1 << 30
 
 var (
 	errClosed = errors.New("coordinator: closed")
@@ -153,7 +157,7 @@ func Open(ctx context.Context, c Config) (_ *Node, err error) {
 
 // newNode is a node that has nothing yet.
 func newNode(c Config) *Node {
-	n := &Node{cfg: c, log: c.Logger, nudge: make(chan struct{}, 1), done: make(chan struct{})}
+	n := &Node{cfg: c, log: c.Logger, nudge: make(chan struct{}, 1), done: make(chan struct{}), naming: semaphore.NewWeighted(namingAlone)}
 	n.halt, n.end = context.WithCancelCause(context.Background())
 	n.life, n.die = context.WithCancel(context.Background())
 	n.spawn = func(f func(context.Context)) { n.wg.Go(func() { f(n.life) }) }
@@ -393,6 +397,13 @@ func (n *Node) stop(abrupt bool) {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), n.cfg.Timing.Drain)
 		n.grpc.Drain(ctx)
+		if r != nil && !n.cfg.InMemory {
+			// The next start, perhaps of another release, reads the state and
+			// replays no command. Without it nothing is lost: the log is there.
+			if err := await(ctx, r.Snapshot()); err != nil && !errors.Is(err, raft.ErrNothingNewToSnapshot) {
+				n.log.Debug("no snapshot on stopping", "error", err)
+			}
+		}
 		cancel()
 		n.die()
 	}

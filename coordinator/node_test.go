@@ -908,6 +908,9 @@ func TestNodeSnapshot(t *testing.T) {
 	if err := f.Restore(io.NopCloser(bytes.NewReader(whole))); err != nil {
 		t.Fatal(err)
 	}
+	if f.applied.Load() != f.state.index {
+		t.Errorf("a node that came by a snapshot says that it is at index %d of %d: it would wait for its vote", f.applied.Load(), f.state.index)
+	}
 	if !bytes.Equal(f.state.Snapshot(), w.s.Snapshot()) {
 		t.Error("the state differs")
 	}

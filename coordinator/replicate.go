@@ -285,8 +285,10 @@ func (r *replicator) keep(d consilium.Digest) error {
 // leave its boxes of each here until the sweep. While it looks, no command is
 // between the count of its blobs' holders and the log.
 func (r *replicator) discard(d consilium.Digest) {
-	r.n.naming.Lock()
-	defer r.n.naming.Unlock()
+	if r.n.naming.Acquire(r.n.life, namingAlone) != nil {
+		return // this node is stopping
+	}
+	defer r.n.naming.Release(namingAlone)
 	if slices.ContainsFunc(r.n.liveBlobs(), func(b BlobRef) bool { return b.Digest == d }) {
 		return
 	}

@@ -342,15 +342,11 @@ func visible(from wire.Identity, info *StudyInfo) bool {
 	return false
 }
 
-// leaderless is how long, once and again, a node without a leader keeps those
-// who follow it.
-const leaderless = 3 * time.Second
-
 // Follow streams events from this node's own log: committed ones, in order,
 // whoever leads.
 func (s *server) Follow(ctx context.Context, from wire.Identity, study consilium.StudyID, seq uint64, send func(event []byte) error) error {
 	seen := map[consilium.StudyID]bool{}
-	check := time.NewTicker(leaderless)
+	check := time.NewTicker(s.n.cfg.Timing.Leaderless)
 	defer check.Stop()
 	alone := false
 	for {

@@ -1,14 +1,19 @@
 package coordinator
 
 import (
+	"context"
+	"errors"
 	"slices"
+	"strings"
+	"time"
 
 	"consilium"
+	"consilium/internal/blob"
 )
 
 // The tricks of a hostile member: what it says beside its next honest
 // statement, under its own signature. One hospital of a study may be like that,
-// which is what f = 1 allows.
+// or two where the study is made for f = 2.
 const (
 	trickNone      = iota
 	trickVotes     // a vote for a set that nobody proposed
@@ -22,9 +27,29 @@ const (
 	trickRepeats   // says again what others said
 	trickLeaves    // withdraws
 	trickReleases  // a release of another result
-	trickPublishes // publishes before its turn, what is not the result
+	trickPublishes // publishes before its turn, and before t hospitals have allowed it
 	tricks
 )
+
+// ownResult is what a hostile member publishes.
+const ownResult = "not the result"
+
+// overtake posts a hostile member's publication until it is taken or refused
+// for good: before its own release counts, and while those of others are missing.
+func (c *simClient) overtake(ctx context.Context, release *consilium.Message) {
+	lies := c.lie(release)
+	if len(lies) == 0 {
+		return
+	}
+	if _, err := c.PutBlob(ctx, strings.NewReader(ownResult), uint64(len(ownResult))); err != nil {
+		return
+	}
+	for range 30 {
+		if err := c.post(ctx, lies[0]); err == nil || errors.Is(err, consilium.ErrStudyEnded) || pause(ctx, time.Millisecond) != nil {
+			return
+		}
+	}
+}
 
 // lie makes what a hostile member says beside m.
 func (c *simClient) lie(m *consilium.Message) (out []*consilium.Message) {
@@ -104,12 +129,7 @@ func (c *simClient) lie(m *consilium.Message) (out []*consilium.Message) {
 		}
 	case trickPublishes:
 		if v, err := consilium.ParseRelease(m.Body); m.Kind == consilium.KindRelease && err == nil {
-			for _, o := range c.seen {
-				if offer, err := consilium.ParseSealedState(o.Body); o.Kind == consilium.KindSealedState && o.Study == m.Study && err == nil {
-					say(consilium.KindPublish, (&consilium.Publish{At: v.At, Result: v.Result, Blob: offer.Blob}).Encode())
-					break
-				}
-			}
+			say(consilium.KindPublish, (&consilium.Publish{At: v.At, Result: v.Result, Blob: blob.Sum([]byte(ownResult))}).Encode())
 		}
 	default:
 		return nil

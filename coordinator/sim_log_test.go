@@ -18,16 +18,17 @@ import (
 // simLog is a replicated log in memory with the faults of a real one and
 // without its time: terms and votes (Raft §5.2), appending with truncation of
 // conflicts (§5.3), commitment only through an entry of the own term (§5.4.2),
-// snapshots (§7), and reads that ask a majority first (§8). What happens next is
-// the scheduler's choice, one step at a time. It models no change of members.
+// snapshots (§7), reads that ask a majority first (§8), and changes of members one
+// at a time (sim_members_test.go). What happens next is the scheduler's choice, one
+// step at a time.
 type simLog struct {
 	mu    sync.Mutex
-	order []consilium.NodeID
+	order []consilium.NodeID // every machine that there is
 	disks map[consilium.NodeID]*simDisk
 	up    map[consilium.NodeID]*simRaft
-	cut   func(a, b string) bool // whether a cannot reach b
-	bad   func(error)            // reports what a log may never do
-	since time.Time              // when a majority last had a leader; the scheduler's
+	cut   func(a, b consilium.NodeID) bool // whether a cannot reach b
+	bad   func(error)                      // reports what a log may never do
+	since time.Time                        // when a majority last had a leader; the scheduler's
 }
 
 // simDisk is what a node keeps through a crash.
@@ -39,12 +40,14 @@ type simDisk struct {
 	log   []simEntry
 	snap  []byte
 	fail  diskFault // of the next write
+	confs []simConf // of the snapshot, if there is one, and of the entries after it
 }
 
 type simEntry struct {
 	term uint64
 	kind raft.LogType
 	data []byte
+	conf []raft.Server // of a LogConfiguration
 }
 
 // diskFault says what the next write to a disk does.
@@ -75,7 +78,7 @@ func (d *simDisk) write(entries ...simEntry) error {
 	fault := d.fail
 	d.fail = diskFine
 	if fault != diskLost {
-		d.log = append(d.log, entries...)
+		d.append(entries...)
 	}
 	if fault != diskFine {
 		return errSimDisk
@@ -87,6 +90,7 @@ func (d *simDisk) write(entries ...simEntry) error {
 type simRaft struct {
 	c        *simLog
 	id       consilium.NodeID
+	self     raft.ServerID
 	disk     *simDisk
 	node     *Node
 	role     raft.RaftState
@@ -147,7 +151,7 @@ func (c *simLog) start(id consilium.NodeID, n *Node) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	d := c.disks[id]
-	r := &simRaft{c: c, id: id, disk: d, node: n, commit: d.base, applied: d.base, futures: map[uint64]*simFuture{}, notify: make(chan bool, 1)}
+	r := &simRaft{c: c, id: id, self: n.self, disk: d, node: n, commit: d.base, applied: d.base, futures: map[uint64]*simFuture{}, notify: make(chan bool, 1)}
 	if d.snap != nil {
 		if err := n.fsm.Restore(io.NopCloser(bytes.NewReader(d.snap))); err != nil {
 			return err
@@ -163,6 +167,9 @@ func (c *simLog) crash(id consilium.NodeID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r := c.up[id]
+	if r == nil {
+		return // it was waiting to be added
+	}
 	delete(c.up, id)
 	r.role = raft.Shutdown
 	r.fail(raft.ErrRaftShutdown)
@@ -224,12 +231,14 @@ func (r *simRaft) propose(kind raft.LogType, data []byte) *simFuture {
 	default:
 		return failed(raft.ErrNotLeader)
 	}
-	return r.append(kind, data)
+	f := r.append(simEntry{term: r.disk.term, kind: kind, data: data})
+	r.count() // of one voter one is a majority
+	return f
 }
 
 // append is called with mu held.
-func (r *simRaft) append(kind raft.LogType, data []byte) *simFuture {
-	if err := r.disk.write(simEntry{r.disk.term, kind, data}); err != nil {
+func (r *simRaft) append(e simEntry) *simFuture {
+	if err := r.disk.write(e); err != nil {
 		r.follow(r.disk.term, "")
 		return failed(err)
 	}
@@ -278,56 +287,28 @@ func (r *simRaft) LeaderWithID() (raft.ServerAddress, raft.ServerID) {
 		return "", ""
 	}
 	id := serverID(r.leader, "sim")
+	if l := r.c.up[r.leader]; l != nil {
+		id = l.self
+	}
 	return raft.ServerAddress(id), id
 }
 
-func (r *simRaft) GetConfiguration() raft.ConfigurationFuture {
-	var conf raft.Configuration
-	for _, id := range r.c.order {
-		sid := serverID(id, "sim")
-		conf.Servers = append(conf.Servers, raft.Server{ID: sid, Address: raft.ServerAddress(sid), Suffrage: raft.Voter})
-	}
-	f := newSimFuture()
-	f.index = 1
-	f.resolve(nil, nil)
-	return simConfiguration{f, conf}
+func (r *simRaft) Snapshot() raft.SnapshotFuture {
+	return failed(errors.New("the scheduler takes snapshots"))
 }
-
-var errSimMembers = errors.New("the simulated log does not change its members")
-
-func (r *simRaft) AddVoter(raft.ServerID, raft.ServerAddress, uint64, time.Duration) raft.IndexFuture {
-	return failed(errSimMembers)
-}
-func (r *simRaft) AddNonvoter(raft.ServerID, raft.ServerAddress, uint64, time.Duration) raft.IndexFuture {
-	return failed(errSimMembers)
-}
-func (r *simRaft) RemoveServer(raft.ServerID, uint64, time.Duration) raft.IndexFuture {
-	return failed(errSimMembers)
-}
-func (r *simRaft) LeadershipTransfer() raft.Future { return failed(errSimMembers) }
-func (r *simRaft) Snapshot() raft.SnapshotFuture   { return failed(errSimMembers) }
-func (r *simRaft) Shutdown() raft.Future           { return failed(nil) }
-
-// majority counts what holds for how many of all nodes.
-func (c *simLog) majority(n int) bool { return n > len(c.order)/2 }
+func (r *simRaft) Shutdown() raft.Future { return failed(nil) }
 
 // count commits and verifies what a majority knows.
 func (r *simRaft) count() {
 	for i := r.disk.last(); i > r.commit && r.disk.termAt(i) == r.disk.term; i-- {
-		n := 0
-		for _, m := range r.match {
-			if m >= i {
-				n++
-			}
-		}
-		if r.c.majority(n) {
+		if r.majority(func(id consilium.NodeID) bool { return r.match[id] >= i }) {
 			r.commit = i
 			break
 		}
 	}
 	r.apply()
 	r.verifies = slices.DeleteFunc(r.verifies, func(v *simVerify) bool {
-		if !r.c.majority(len(v.yes)) {
+		if !r.majority(func(id consilium.NodeID) bool { return v.yes[id] }) {
 			return false
 		}
 		v.resolve(nil, nil)
@@ -363,13 +344,15 @@ func (r *simRaft) applyOne(l *raft.Log) (resp any) {
 
 // linked reports whether a message gets from a to b and its answer back.
 func (c *simLog) linked(a, b consilium.NodeID) bool {
-	return c.up[a] != nil && c.up[b] != nil && !c.cut(string(a), string(b)) && !c.cut(string(b), string(a))
+	return c.up[a] != nil && c.up[b] != nil && !c.cut(a, b) && !c.cut(b, a)
 }
 
-// owes reports whether a leader has something to tell a follower.
-func (r *simRaft) owes(id consilium.NodeID) bool {
+// owes reports whether a leader has something to tell a server of its
+// configuration.
+func (r *simRaft) owes(to raft.ServerID) bool {
+	id := nodeOf(to)
 	f := r.c.up[id]
-	if r.role != raft.Leader || id == r.id || !r.c.linked(r.id, id) {
+	if r.role != raft.Leader || id == r.id || !r.c.linked(r.id, id) || f.self != to {
 		return false
 	}
 	return f.leader != r.id || f.disk.term != r.disk.term || r.match[id] < r.disk.last() || r.told[id] < r.commit ||
@@ -382,7 +365,7 @@ func (c *simLog) replicate(from, to consilium.NodeID, lost bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	r, f := c.up[from], c.up[to]
-	if r == nil || f == nil || !r.owes(to) {
+	if r == nil || f == nil || !r.owes(f.self) {
 		return
 	}
 	if f.disk.term > r.disk.term {
@@ -406,7 +389,7 @@ func (c *simLog) replicate(from, to consilium.NodeID, lost bool) {
 		return
 	}
 	if same < r.disk.last() {
-		f.disk.log = f.disk.log[:same-f.disk.base]
+		f.disk.truncate(same)
 		if err := f.disk.write(r.disk.log[same-r.disk.base:]...); err != nil {
 			return // the leader sends it again
 		}
@@ -426,6 +409,7 @@ func (c *simLog) replicate(from, to consilium.NodeID, lost bool) {
 // install hands over a snapshot.
 func (f *simRaft) install(from *simDisk) {
 	f.disk.base, f.disk.baseT, f.disk.log, f.disk.snap = from.base, from.baseT, nil, from.snap
+	f.disk.confs = slices.Clone(from.confs[:1])
 	f.commit, f.applied = from.base, from.base
 	f.node.fsm.Restore(io.NopCloser(bytes.NewReader(from.snap)))
 }
@@ -438,13 +422,21 @@ func (c *simLog) elect(id consilium.NodeID) bool {
 	if r == nil || r.role == raft.Leader {
 		return false
 	}
+	own, _ := r.disk.conf()
+	if !votes(own, r.self) {
+		return false
+	}
 	r.disk.term++
 	r.disk.voted, r.leader, r.role = id, "", raft.Candidate
-	votes := 1
-	for _, other := range c.order {
+	yes := map[consilium.NodeID]bool{id: true}
+	for _, server := range own {
+		other := nodeOf(server.ID)
 		o := c.up[other]
-		if other == id || !c.linked(id, other) {
+		if other == id || server.Suffrage != raft.Voter || !c.linked(id, other) || o.self != server.ID {
 			continue
+		}
+		if theirs, _ := o.disk.conf(); len(theirs) > 0 && !votes(theirs, r.self) {
+			continue // not a voter as that one knows: it does not even look at the term
 		}
 		if o.disk.term > r.disk.term {
 			r.follow(o.disk.term, "")
@@ -457,17 +449,17 @@ func (c *simLog) elect(id consilium.NodeID) bool {
 		newer := o.disk.termAt(last) > r.disk.termAt(mine) || o.disk.termAt(last) == r.disk.termAt(mine) && last > mine
 		if o.disk.voted == "" && !newer {
 			o.disk.voted = id
-			votes++
+			yes[other] = true
 		}
 	}
-	if !c.majority(votes) {
+	if !r.majority(func(id consilium.NodeID) bool { return yes[id] }) {
 		r.role = raft.Follower
 		return false
 	}
 	r.role, r.leader = raft.Leader, id
 	r.match, r.told = map[consilium.NodeID]uint64{id: r.disk.last()}, map[consilium.NodeID]uint64{}
 	r.tell(true)
-	r.append(raft.LogNoop, nil)
+	r.append(simEntry{term: r.disk.term, kind: raft.LogNoop})
 	r.count()
 	return r.role == raft.Leader
 }
@@ -481,15 +473,17 @@ func (c *simLog) depose(id consilium.NodeID) {
 	}
 }
 
-// reach counts the nodes that a node can talk to, with itself.
-func (c *simLog) reach(id consilium.NodeID) int {
-	n := 0
-	for _, other := range c.order {
-		if other == id && c.up[id] != nil || c.linked(id, other) {
-			n++
-		}
+// reaches reports whether a node can talk to a majority of the cluster as it
+// knows it, with itself.
+func (c *simLog) reaches(id consilium.NodeID) bool {
+	r := c.up[id]
+	if r == nil {
+		return false
 	}
-	return n
+	conf, _ := r.disk.conf()
+	return votes(conf, r.self) && r.majority(func(other consilium.NodeID) bool {
+		return other == id || c.linked(id, other) && slices.ContainsFunc(conf, func(s raft.Server) bool { return s.ID == c.up[other].self })
+	})
 }
 
 // compact writes a node's snapshot and drops the entries that it covers but
@@ -513,6 +507,9 @@ func (c *simLog) compact(id consilium.NodeID, keep uint64) error {
 	term := r.disk.termAt(base)
 	r.disk.log = slices.Clone(r.disk.log[base-r.disk.base:])
 	r.disk.base, r.disk.baseT, r.disk.snap = base, term, b.Bytes()
+	for len(r.disk.confs) > 1 && r.disk.confs[1].index <= base {
+		r.disk.confs = r.disk.confs[1:]
+	}
 	return nil
 }
 
@@ -537,9 +534,13 @@ func (c *simLog) steps() (out [][2]consilium.NodeID) {
 		if r == nil {
 			continue
 		}
-		for _, to := range c.order {
-			if r.owes(to) {
-				out = append(out, [2]consilium.NodeID{from, to})
+		if r.role != raft.Leader {
+			continue
+		}
+		conf, _ := r.disk.conf()
+		for _, to := range conf {
+			if r.owes(to.ID) {
+				out = append(out, [2]consilium.NodeID{from, nodeOf(to.ID)})
 			}
 		}
 	}
@@ -557,7 +558,7 @@ func (c *simLog) lapse(rng *rand.Rand) bool {
 	leads := false
 	for _, r := range c.leaders() {
 		c.mu.Lock()
-		can := c.majority(c.reach(r.id))
+		can := c.reaches(r.id)
 		c.mu.Unlock()
 		if leads = leads || can; !can {
 			alone = append(alone, r.id)
@@ -579,7 +580,7 @@ func (c *simLog) lapse(rng *rand.Rand) bool {
 		rng.Shuffle(len(ids), func(i, k int) { ids[i], ids[k] = ids[k], ids[i] })
 		for _, id := range ids {
 			c.mu.Lock()
-			can := c.up[id] != nil && c.majority(c.reach(id))
+			can := c.reaches(id)
 			c.mu.Unlock()
 			if can && c.elect(id) {
 				return true

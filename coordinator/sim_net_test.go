@@ -41,6 +41,7 @@ type simCall struct {
 // simCopy is a delivered statement that the network may deliver again at any
 // later time.
 type simCopy struct {
+	id         wire.Identity
 	from, what string
 	run        func(context.Context, *Node) error
 }
@@ -146,13 +147,43 @@ func (n *simNet) release(c *simCall) {
 	c.verdict <- v
 }
 
+// apart reports whether nothing passes between two nodes: the network does not
+// let it, or one of them does not know the other by its roster (the pins of TLS).
+func (s *sim) apart(a, b consilium.NodeID) bool {
+	return s.net.isCut(string(a), string(b)) || !knows(s.running(a), b) || !knows(s.running(b), a)
+}
+
+// knows reports whether a node that runs has another in its roster.
+func knows(n *Node, id consilium.NodeID) bool {
+	if n == nil {
+		return false
+	}
+	_, ok := n.cfg.Book.Roster().Coordinator(id)
+	return ok
+}
+
+// admits says whom a node turns away at the handshake: who is not in its roster.
+func (s *sim) admits(n *Node, from wire.Identity) error {
+	ok := true
+	switch from.Role {
+	case wire.RoleSite:
+		_, ok = n.cfg.Book.Roster().Site(consilium.SiteID(from.Name))
+	case wire.RoleCoordinator:
+		ok = knows(n, consilium.NodeID(from.Name)) && knows(s.running(consilium.NodeID(from.Name)), n.cfg.ID)
+	}
+	if !ok {
+		return consilium.ErrUnauthenticated.Withf("%s and %s do not know each other", from, n.cfg.ID)
+	}
+	return nil
+}
+
 // simTimeout is how long a caller waits for an answer that does not come.
 const simTimeout = 2 * time.Second
 
 var errSimGone = consilium.ErrUnavailable.Withf("no answer")
 
 // call runs f at a node, if the network lets it.
-func (n *simNet) call(ctx context.Context, from string, to consilium.NodeID, what string, f func(context.Context, *Node) error) error {
+func (n *simNet) call(ctx context.Context, id wire.Identity, from string, to consilium.NodeID, what string, f func(context.Context, *Node) error) error {
 	v, err := n.await(ctx, from, string(to), what)
 	if err != nil {
 		return err
@@ -163,6 +194,9 @@ func (n *simNet) call(ctx context.Context, from string, to consilium.NodeID, wha
 			return err
 		}
 		return errSimGone
+	}
+	if err := n.s.admits(node, id); err != nil {
+		return err
 	}
 	// The node works on its own: a caller that is gone is not waited for.
 	run := func() error {
@@ -200,15 +234,19 @@ func (n *simNet) call(ctx context.Context, from string, to consilium.NodeID, wha
 // simPeers is how one node calls the others.
 type simPeers struct {
 	n    *simNet
-	self consilium.NodeID
+	self *Node
 }
 
 func (p simPeers) id() wire.Identity {
-	return wire.Identity{Role: wire.RoleCoordinator, Name: string(p.self)}
+	return wire.Identity{Role: wire.RoleCoordinator, Name: string(p.self.cfg.ID)}
+}
+
+func (p simPeers) call(ctx context.Context, to consilium.NodeID, what string, f func(context.Context, *Node) error) error {
+	return p.n.call(ctx, p.id(), string(p.self.cfg.ID), to, what, f)
 }
 
 func (p simPeers) Hello(ctx context.Context, node consilium.NodeID, incarnation string) (h wire.Hello, err error) {
-	err = p.n.call(ctx, string(p.self), node, "hello", func(ctx context.Context, n *Node) error {
+	err = p.call(ctx, node, "hello", func(ctx context.Context, n *Node) error {
 		got, err := n.server.Hello(ctx, p.id(), incarnation)
 		h = got
 		return err
@@ -224,14 +262,14 @@ func (p simPeers) Store(ctx context.Context, node consilium.NodeID, digest consi
 	if err != nil {
 		return err
 	}
-	return p.n.call(ctx, string(p.self), node, fmt.Sprintf("store %d", size), func(ctx context.Context, n *Node) error {
+	return p.call(ctx, node, fmt.Sprintf("store %d", size), func(ctx context.Context, n *Node) error {
 		return n.server.Store(ctx, p.id(), digest, size, bytes.NewReader(b))
 	})
 }
 
 func (p simPeers) Load(ctx context.Context, node consilium.NodeID, digest consilium.Digest, offset, length uint64) (io.ReadCloser, error) {
 	var b []byte
-	err := p.n.call(ctx, string(p.self), node, "load", func(ctx context.Context, n *Node) error {
+	err := p.call(ctx, node, "load", func(ctx context.Context, n *Node) error {
 		rc, err := n.server.Load(ctx, p.id(), digest, offset, length)
 		if err != nil {
 			return err
@@ -247,7 +285,7 @@ func (p simPeers) Load(ctx context.Context, node consilium.NodeID, digest consil
 }
 
 func (p simPeers) Holds(ctx context.Context, node consilium.NodeID, digest consilium.Digest, size uint64) (held bool, err error) {
-	err = p.n.call(ctx, string(p.self), node, fmt.Sprintf("holds %d", size), func(ctx context.Context, n *Node) error {
+	err = p.call(ctx, node, fmt.Sprintf("holds %d", size), func(ctx context.Context, n *Node) error {
 		got, err := n.server.Holds(ctx, p.id(), digest, size)
 		held = got
 		return err
@@ -268,27 +306,32 @@ type simClient struct {
 	name string // of its end of every link
 	key  consilium.Signer
 
+	nodes func() []consilium.NodeID // of the roster that its owner has
+
 	mu     sync.Mutex
-	target int
+	target consilium.NodeID
 	trick  int // of a hostile member, for the next statement that it fits; 0 is none
 	seen   []*consilium.Message
 }
 
-func (c *simClient) aim(i int) {
+func (c *simClient) aim(node consilium.NodeID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.target = i
+	c.target = node
 }
 
 // do is wire.Client.do without the gRPC.
 func (c *simClient) do(ctx context.Context, what string, f func(context.Context, *Node) error) error {
-	order := c.n.s.log.order
 	wait, misses, redirects := 25*time.Millisecond, 0, 0
+	refused := map[consilium.NodeID]bool{}
 	c.mu.Lock()
 	at := c.target
 	c.mu.Unlock()
 	for {
-		err := c.n.call(ctx, c.name, order[at], what, f)
+		nodes := c.nodes()
+		i := max(slices.Index(nodes, at), 0)
+		at = nodes[i]
+		err := c.n.call(ctx, c.id, c.name, at, what, f)
 		if err == nil {
 			c.aim(at)
 			return nil
@@ -296,12 +339,13 @@ func (c *simClient) do(ctx context.Context, what string, f func(context.Context,
 		if ctx.Err() != nil {
 			return fmt.Errorf("%s: %w: %w", what, ctx.Err(), err)
 		}
-		next := (at + 1) % len(order)
+		next := nodes[(i+1)%len(nodes)]
 		var elsewhere *wire.NotLeaderError
 		switch {
 		case errors.As(err, &elsewhere):
-			if i := slices.Index(order, elsewhere.Leader); i >= 0 && i != at {
-				at = i
+			clear(refused)
+			if slices.Contains(nodes, elsewhere.Leader) && elsewhere.Leader != at {
+				at = elsewhere.Leader
 				c.aim(at)
 				if redirects++; redirects%4 != 0 {
 					continue
@@ -309,10 +353,15 @@ func (c *simClient) do(ctx context.Context, what string, f func(context.Context,
 			} else if elsewhere.Leader == "" {
 				at = next
 			}
+		case errors.Is(err, consilium.ErrUnauthenticated):
+			if refused[at] = true; len(refused) >= len(nodes) {
+				return fmt.Errorf("%s: %w", what, err)
+			}
+			at = next
 		case errors.Is(err, consilium.ErrUnavailable), consilium.CodeOf(err) == "internal":
 			at = next
 		case errors.Is(err, consilium.ErrBlobMissing), errors.Is(err, consilium.ErrUnknownStudy):
-			if misses++; misses >= len(order) {
+			if misses++; misses >= len(nodes) {
 				return fmt.Errorf("%s: %w", what, err)
 			}
 			at = next
@@ -339,13 +388,10 @@ func (c *simClient) Post(ctx context.Context, m *consilium.Message) error {
 	if c.id.Role == wire.RoleSite {
 		c.n.s.said(c.id.Name, m)
 	}
-	err := c.post(ctx, m)
 	if after {
-		for _, other := range c.lie(m) {
-			c.post(ctx, other)
-		}
+		c.n.s.task(time.Minute, func(ctx context.Context) { c.overtake(ctx, m) })
 	}
-	return err
+	return c.post(ctx, m)
 }
 
 func (c *simClient) post(ctx context.Context, m *consilium.Message) error {
@@ -353,7 +399,7 @@ func (c *simClient) post(ctx context.Context, m *consilium.Message) error {
 	run := func(ctx context.Context, n *Node) error { return n.server.Post(ctx, c.id, m) }
 	err := c.do(ctx, what, run)
 	if err == nil {
-		c.n.delivered(simCopy{c.name, what, run})
+		c.n.delivered(simCopy{c.id, c.name, what, run})
 		c.n.s.acknowledged(m)
 	}
 	return err
@@ -389,7 +435,7 @@ func (c *simClient) Upload(ctx context.Context, header *consilium.Message, boxes
 		}
 		err = c.do(ctx, what, run)
 		if err == nil {
-			c.n.delivered(simCopy{c.name, what, run})
+			c.n.delivered(simCopy{c.id, c.name, what, run})
 			c.n.s.acknowledged(m)
 		}
 		return err
@@ -442,12 +488,12 @@ func (c *simClient) PutBlob(ctx context.Context, r io.ReadSeeker, size uint64) (
 
 // Follow implements worker.Coordinator.
 func (c *simClient) Follow(ctx context.Context, from uint64, fn func(*consilium.Event) error) error {
-	order := c.n.s.log.order
-	at := int(from) % len(order)
-	for ; ; at = (at + 1) % len(order) {
-		to := order[at]
+	refused := 0
+	for at := int(from); ; at++ {
+		nodes := c.nodes()
+		to := nodes[at%len(nodes)]
 		var failed error
-		err := c.n.call(ctx, c.name, to, "follow", func(ctx context.Context, n *Node) error {
+		err := c.n.call(ctx, c.id, c.name, to, "follow", func(ctx context.Context, n *Node) error {
 			return n.server.Follow(ctx, c.id, "", from, func(event []byte) error {
 				ev, err := consilium.ParseEvent(event)
 				if err != nil {
@@ -456,7 +502,7 @@ func (c *simClient) Follow(ctx context.Context, from uint64, fn func(*consilium.
 				if _, err := c.n.await(ctx, string(to), c.name, "event"); err != nil {
 					return err
 				}
-				if c.n.isCut(string(to), c.name) || c.n.s.running(to) != n {
+				if c.n.isCut(string(to), c.name) || c.n.s.running(to) != n || c.n.s.admits(n, c.id) != nil {
 					return errSimGone
 				}
 				c.watch(ev)
@@ -478,7 +524,12 @@ func (c *simClient) Follow(ctx context.Context, from uint64, fn func(*consilium.
 			return ctx.Err()
 		case failed != nil:
 			return failed
+		case errors.Is(err, consilium.ErrUnauthenticated):
+			if refused++; refused >= len(nodes) {
+				return err
+			}
 		case err == nil || errors.Is(err, consilium.ErrUnavailable) || errors.Is(err, context.Canceled):
+			refused = 0
 		default:
 			return err
 		}

@@ -40,7 +40,7 @@ func TestRealSequences(t *testing.T) {
 			signed.Signatures = append(signed.Signatures, consilium.Countersign{By: m.ID, Signature: sig})
 			board[m.ID] = m.Key
 		}
-		s := &sim{rounds: 2, start: time.Now(), trace: func(string, ...any) {}, sites: map[consilium.SiteID]*simSite{}, sums: map[string][]consilium.SiteID{}}
+		s := &sim{p: &program{}, rounds: 2, start: time.Now(), trace: func(string, ...any) {}, sites: map[consilium.SiteID]*simSite{}, sums: map[string][]consilium.SiteID{}}
 		s.prepare(t, &program{})
 		plan := s.plans[0]
 		c.consult = 1 // its first answer is not what is tried here
@@ -51,7 +51,7 @@ func TestRealSequences(t *testing.T) {
 			gctx, stop := context.WithCancel(ctx)
 			secret := dig("secret", id)
 			gate, err := worker.Open(worker.Config{Site: id, Dir: filepath.Join(dir, string(id)), Signer: c.keys["site/"+string(id)], Secret: secret[:],
-				Roster: signed, BoardKeys: board, Threshold: 2, Coordinator: c.client("site/"+string(id), ""), Vault: newSimVault(s, id), Ledger: simLedger{},
+				Roster: signed, BoardKeys: board, Threshold: 2, Coordinator: c.client("site/"+string(id), ""), Vault: newSimVault(s, h), Ledger: simLedger{},
 				Log: slog.New(&traceHandler{s: s, id: string(id)})})
 			if err != nil {
 				t.Fatal(err)
@@ -69,6 +69,7 @@ func TestRealSequences(t *testing.T) {
 		}
 		for i := range c.roster.Sites {
 			id := c.roster.Sites[i].ID
+			s.slots = append(s.slots, id)
 			s.sites[id] = &simSite{id: id}
 			startSite(id)
 		}

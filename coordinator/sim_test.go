@@ -30,7 +30,9 @@ type program struct {
 	Rounds  int  // of every study, from 1
 	Missing int  // of every study: wait, abort, continue (a learned one)
 	Hostile int  // which hospital is, or 0
+	Second  int  `json:",omitempty"` // another one: the studies are made for two then
 	Cancel  bool // at the end the team cancels what still runs
+	Afresh  bool `json:",omitempty"` // and, if the roster has changed, the last one has to carry out a new study
 	Ops     []op
 }
 
@@ -49,21 +51,24 @@ var ops = []struct {
 	run    func(s *sim, a, b int)
 }{
 	{"run", 6, func(s *sim, a, b int) {}},
-	{"submit", 3, func(s *sim, a, b int) { s.submit(s.plans[a%len(s.plans)]) }},
+	{"submit", 3, func(s *sim, a, b int) {
+		s.team.aim(s.nodeAt(b)) // it may be one that only believes that it leads
+		s.submit(s.plans[a%len(s.plans)])
+	}},
 	{"status", 4, func(s *sim, a, b int) { s.ask(s.plans[a%len(s.plans)], b) }},
 	{"pass", 3, func(s *sim, a, b int) {
 		time.Sleep([]time.Duration{time.Second, 10 * time.Second, time.Minute, 130 * time.Second, 5 * time.Minute, time.Second, 10 * time.Second, time.Minute, 130 * time.Second, 5 * time.Minute, 80 * time.Hour}[a%11])
 	}},
-	{"kill node", 3, func(s *sim, a, b int) { s.killNode(simNodes[a%3], b%200) }},
-	{"start node", 3, func(s *sim, a, b int) { s.startNode(simNodes[a%3]) }},
+	{"kill node", 3, func(s *sim, a, b int) { s.killNode(s.nodeAt(a), b%200) }},
+	{"start node", 3, func(s *sim, a, b int) { s.startNode(s.nodeAt(a)) }},
 	{"kill leader", 3, func(s *sim, a, b int) {
 		if l := s.log.leaders(); len(l) > 0 {
 			s.killNode(l[len(l)-1].id, b%200)
 		}
 	}},
-	{"elect", 3, func(s *sim, a, b int) { s.log.elect(simNodes[a%3]) }},
+	{"elect", 3, func(s *sim, a, b int) { s.log.elect(s.nodeAt(a)) }},
 	{"snapshot", 2, func(s *sim, a, b int) {
-		if err := s.log.compact(simNodes[a%3], uint64(b%4)); err != nil {
+		if err := s.log.compact(s.nodeAt(a), uint64(b%4)); err != nil {
 			s.violate("snapshot: %v", err)
 		}
 	}},
@@ -85,34 +90,32 @@ var ops = []struct {
 	{"mend", 3, func(s *sim, a, b int) { s.cutLink(a, b, false) }},
 	{"split", 2, func(s *sim, a, b int) { // members reach a leader that reaches no other node
 		if l := s.log.leaders(); len(l) > 0 {
-			for i := range simNodes {
-				s.cutLink(slices.Index(simNodes, l[0].id), i, true)
-			}
+			s.split(l[0].id)
 		}
 	}},
 	{"isolate", 2, func(s *sim, a, b int) {
 		for i := range s.ends() {
-			s.cutLink(a%3, i, true)
+			s.cutLink(a, i, true)
 		}
 	}},
 	{"log error", 3, func(s *sim, a, b int) {
 		s.log.mu.Lock()
 		defer s.log.mu.Unlock()
-		s.log.disks[simNodes[a%3]].fail = []diskFault{diskLost, diskKept}[b%2]
+		s.log.disks[s.nodeAt(a)].fail = []diskFault{diskLost, diskKept}[b%2]
 	}},
-	{"blob error", 2, func(s *sim, a, b int) { s.nodes[simNodes[a%3]].blobs.arm([]diskFault{diskLost, diskKept}[b%2]) }},
+	{"blob error", 2, func(s *sim, a, b int) { s.nodes[s.nodeAt(a)].blobs.arm([]diskFault{diskLost, diskKept}[b%2]) }},
 	{"site disk error", 3, func(s *sim, a, b int) { s.siteAt(a).fs.arm([]fileFault{fileLost, fileTorn, fileKept}[b%3]) }},
 	{"clock", 3, func(s *sim, a, b int) {
 		d := []time.Duration{-24 * time.Hour, -time.Minute, time.Minute, 3 * time.Minute, 24 * time.Hour}[b%5]
 		if a %= 6; a < 3 {
-			s.nodes[simNodes[a]].skew = d
+			s.nodes[s.nodeAt(a)].skew = d
 		} else {
 			s.siteAt(a - 3).skew = d
 		}
 	}},
 	{"hostile", 4, func(s *sim, a, b int) {
-		for _, id := range sortedSiteIDs(s.sites) {
-			if h := s.sites[id]; h.hostile {
+		for i, id := range s.p.hostile() {
+			if h := s.sites[id]; b%3 == i || b%3 == 2 { // one of two, or both
 				h.client.mu.Lock()
 				h.client.trick = 1 + a%(tricks-1)
 				h.client.mu.Unlock()
@@ -122,6 +125,21 @@ var ops = []struct {
 	{"decline", 1, func(s *sim, a, b int) { s.siteAt(a).declines = true }},
 	{"nothing to contribute", 1, func(s *sim, a, b int) { s.siteAt(a).dry = b%2 == 0 }},
 	{"refuse", 1, func(s *sim, a, b int) { s.plans[a%len(s.plans)].refused = true }},
+	{"coup", 3, func(s *sim, a, b int) { // another leads, and the one before does not notice
+		l := s.log.leaders()
+		if len(l) != 1 {
+			return
+		}
+		s.split(l[0].id)
+		if next := s.nodeAt(a); s.log.elect(next) {
+			s.team.aim(next)
+			p := s.plans[b%len(s.plans)]
+			s.submit(p, func() { s.ask(p, slices.Index(s.log.order, l[0].id)) })
+		}
+	}},
+	{"nodes", 2, func(s *sim, a, b int) { s.changeNodes(a, b) }},
+	{"hospitals", 2, func(s *sim, a, b int) { s.changeHospitals(a, b) }},
+	{"lose disk", 2, func(s *sim, a, b int) { s.loseDisk(s.nodeAt(a), b%2 == 0) }},
 	{"cancel", 1, func(s *sim, a, b int) { s.cancel(s.plans[a%len(s.plans)], time.Minute) }},
 }
 
@@ -134,10 +152,21 @@ func opNamed(name string) func(s *sim, a, b int) {
 	return nil
 }
 
+// nodeAt is the i-th coordinator's machine.
+func (s *sim) nodeAt(i int) consilium.NodeID { return s.log.order[i%len(s.log.order)] }
+
+// split takes a node from the others; members still reach it.
+func (s *sim) split(id consilium.NodeID) {
+	at := slices.Index(s.log.order, id)
+	for i := range s.log.order {
+		s.cutLink(at, i, true)
+	}
+}
+
 // ends lists who is at an end of a link: nodes, hospitals, the team.
 func (s *sim) ends() []string {
 	var out []string
-	for _, id := range simNodes {
+	for _, id := range s.log.order {
 		out = append(out, string(id))
 	}
 	for _, id := range sortedSiteIDs(s.sites) {
@@ -158,7 +187,7 @@ func (s *sim) cutLink(a, b int, cut bool) {
 	ends := s.ends()
 	s.net.mu.Lock()
 	defer s.net.mu.Unlock()
-	key := pair(ends[a%3], ends[b%len(ends)])
+	key := pair(ends[a%len(s.log.order)], ends[b%len(ends)])
 	if cut && key[0] != key[1] {
 		s.net.cuts[key] = true
 	} else {
@@ -175,15 +204,17 @@ func (s *sim) replay(a, b int) {
 	}
 	c := s.net.done[a%len(s.net.done)]
 	s.net.mu.Unlock()
-	to := simNodes[b%3]
-	s.task(time.Minute, func(ctx context.Context) { s.net.call(ctx, "old-"+c.from, to, c.what, c.run) })
+	to := s.nodeAt(b)
+	s.task(time.Minute, func(ctx context.Context) { s.net.call(ctx, c.id, "old-"+c.from, to, c.what, c.run) })
 }
 
 // ask asks every node in turn for a study's status, and for its result.
 func (s *sim) ask(p *simPlan, b int) {
+	nodes := s.log.order
 	s.task(time.Minute, func(ctx context.Context) {
-		for i := range simNodes {
-			c := &simClient{n: s.net, id: s.team.id, name: "team", key: s.team.key, target: (b + i) % len(simNodes)}
+		for i := range nodes {
+			to := nodes[(b+i)%len(nodes)]
+			c := &simClient{n: s.net, id: s.team.id, name: "team", key: s.team.key, nodes: func() []consilium.NodeID { return nodes }, target: to}
 			s.record(simInput{token: p.token, study: p.label, op: opStatus}, func() (out simOutput, err error) {
 				err = c.do(ctx, "status "+p.label, func(ctx context.Context, n *Node) error {
 					st, err := n.server.Status(ctx, c.id, p.id)
@@ -198,7 +229,7 @@ func (s *sim) ask(p *simPlan, b int) {
 			if !ok {
 				continue
 			}
-			c.aim((b + i) % len(simNodes))
+			c.aim(to)
 			s.record(simInput{token: p.token, study: p.label, op: opResult}, func() (simOutput, error) {
 				rc, err := c.Fetch(ctx, blob, 0, 0)
 				if err != nil {
@@ -231,14 +262,24 @@ func (s *sim) resultOf(id consilium.StudyID) (d consilium.Digest, ok bool) {
 // are honest and want it, and clocks are right.
 func (p *program) gentle() bool {
 	return p.Hostile == 0 && !slices.ContainsFunc(p.Ops, func(o op) bool {
-		return slices.Contains([]string{"clock", "decline", "nothing to contribute", "refuse", "cancel"}, o.Do)
+		return slices.Contains([]string{"clock", "decline", "nothing to contribute", "refuse", "cancel", "nodes", "hospitals", "lose disk"}, o.Do)
 	})
+}
+
+// hostile lists the hospitals that are: as many as the studies are made for.
+func (p *program) hostile() (out []consilium.SiteID) {
+	for _, i := range []int{p.Hostile, p.Second} {
+		if i > 0 && i <= p.Sites {
+			out = append(out, simSiteID(i))
+		}
+	}
+	return out
 }
 
 // generate draws a program.
 func generate(seed uint64) *program {
 	rng := rand.New(rand.NewPCG(seed, 99))
-	p := &program{Seed: seed, Sites: []int{3, 3, 3, 3, 3, 4, 5}[rng.IntN(7)], Rounds: []int{1, 1, 1, 1, 2, 2, 3}[rng.IntN(7)], Missing: rng.IntN(3)}
+	p := &program{Seed: seed, Sites: []int{3, 3, 3, 3, 3, 3, 3, 4, 5}[rng.IntN(9)], Rounds: []int{1, 1, 1, 1, 2, 2, 3}[rng.IntN(7)], Missing: rng.IntN(3)}
 	if rng.IntN(3) == 0 {
 		p.Hostile = 1 + rng.IntN(p.Sites)
 	}
@@ -247,12 +288,17 @@ func generate(seed uint64) *program {
 		total += ops[i].weight
 	}
 	p.Cancel = rng.IntN(2) == 0
+	p.Afresh = rng.IntN(3) == 0
 	// What goes wrong goes wrong in any phase: the study gets that far first.
 	if rng.IntN(5) == 0 { // another study beside it
 		p.Ops = append(p.Ops, op{Do: "submit", A: 2, Steps: rng.IntN(100)})
 	}
 	p.Ops = append(p.Ops, op{Do: "submit", Steps: rng.IntN(100 + 100*p.Sites)})
 	if p.Hostile > 0 {
+		if rng.IntN(8) == 0 {
+			p.Sites = 6
+			p.Second = p.Hostile%p.Sites + 1
+		}
 		p.Ops[0].Steps /= 2
 		p.Ops = append(p.Ops, op{Do: "hostile", A: rng.IntN(64), Steps: rng.IntN(50)})
 	}
@@ -286,8 +332,8 @@ func simulate(t *testing.T, p *program, cover *coverage, trace func(string, ...a
 		}
 		defer s.close()
 		s.prepare(t, p)
-		if p.Hostile > 0 {
-			s.siteAt(p.Hostile - 1).hostile = true
+		for _, id := range p.hostile() {
+			s.sites[id].hostile = true
 		}
 		for _, id := range simNodes {
 			s.startNode(id)
@@ -372,10 +418,14 @@ func shrink(t *testing.T, p *program) (*program, error) {
 				}
 			}
 		}
-		for _, simpler := range []func(*program){func(q *program) { q.Hostile = 0 }, func(q *program) { q.Sites = 3 }, func(q *program) { q.Missing = 0 }, func(q *program) { q.Rounds = 1 }} {
+		for _, simpler := range []func(*program){func(q *program) { q.Hostile, q.Second = 0, 0 }, func(q *program) { q.Second = 0 }, func(q *program) {
+			if q.Second == 0 {
+				q.Sites = 3
+			}
+		}, func(q *program) { q.Missing = 0 }, func(q *program) { q.Rounds = 1 }} {
 			q := *best
 			simpler(&q)
-			if (q.Hostile != best.Hostile || q.Sites != best.Sites || q.Missing != best.Missing || q.Rounds != best.Rounds) && q.Hostile <= q.Sites && try(q) {
+			if (q.Hostile != best.Hostile || q.Second != best.Second || q.Sites != best.Sites || q.Missing != best.Missing || q.Rounds != best.Rounds) && q.Hostile <= q.Sites && try(q) {
 				again = true
 			}
 		}
@@ -389,8 +439,11 @@ func (p *program) String() string {
 	if p.Cancel {
 		b.WriteString(", cancelled at the end")
 	}
+	if p.Afresh {
+		b.WriteString(", a new study after the end")
+	}
 	if p.Hostile > 0 {
-		fmt.Fprintf(&b, ", h%02d is hostile", p.Hostile)
+		fmt.Fprintf(&b, ", hostile: %v", p.hostile())
 	}
 	for i, o := range p.Ops {
 		fmt.Fprintf(&b, "\n  %2d  %-22s %2d %2d  then %d steps", i, o.Do, o.A, o.B, o.Steps)
@@ -496,6 +549,7 @@ var (
 	simCount   = flag.Int("sim.count", 60, "how many sequences TestSimulation plays")
 	simFirst   = flag.Uint64("sim.first", 1, "the first sequence's seed")
 	simEvery   = flag.Uint64("sim.every", 1, "the step between seeds, to share them among processes")
+	simOn      = flag.Bool("sim.on", false, "name what goes wrong, without shrinking, and go on")
 	simShrink  = flag.Bool("sim.shrink", true, "look for the shortest program that goes wrong")
 	simProgram = flag.String("sim.file", "", "play the program in this file and print what happens")
 	simSeed    = flag.Uint64("sim.seed", 0, "play this one seed and print what happens")
@@ -519,6 +573,10 @@ func TestSimulation(t *testing.T) {
 	for i := range *simCount {
 		p := generate(*simFirst + uint64(i)**simEvery)
 		if err := simulate(t, p, cover, nil); err != nil {
+			if *simOn {
+				t.Errorf("seed %d: %v", p.Seed, err)
+				continue
+			}
 			if !*simShrink {
 				t.Fatalf("seed %d: %v", p.Seed, err)
 			}

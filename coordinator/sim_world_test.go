@@ -32,12 +32,13 @@ import (
 	"consilium/worker"
 )
 
-// sim is one whole federation in a bubble of its own time: three coordinator
-// nodes and some hospitals, everything of production but the vaults, the Raft
-// underneath and the gRPC between, which are seams. One goroutine, the
+// sim is one whole federation in a bubble of its own time: three to five
+// coordinator nodes and some hospitals, everything of production but the vaults,
+// the Raft underneath and the gRPC between, which are seams. One goroutine, the
 // scheduler's, decides what happens next; all others wait for it.
 type sim struct {
 	fed    *simFederation
+	p      *program
 	dir    string
 	start  time.Time
 	life   context.Context
@@ -52,8 +53,12 @@ type sim struct {
 	sites map[consilium.SiteID]*simSite
 	team  *simClient
 	board []*simClient
-	plans []*simPlan // what the team has in mind
-	tasks sync.WaitGroup
+	slots []consilium.SiteID // every hospital that may ever take part has its place in a vector
+	plans []*simPlan         // what the team has in mind
+	fresh *simPlan           // and what it asks last
+
+	rosters []*simRoster // by version, from 1
+	tasks   sync.WaitGroup
 
 	applied map[uint64][]byte // committed commands by index, as the first node that applied them saw them
 	last    string            // the last fault, for the table of coverage
@@ -68,15 +73,13 @@ type sim struct {
 	history []porcupine.Operation
 }
 
-// simFederation is a roster with everybody's keys. Sequences share it.
+// simFederation is a first roster with everybody's keys, also of those whom later
+// rosters may name. Sequences share it.
 type simFederation struct {
-	n      int
-	roster *consilium.Signed
-	parsed *consilium.Roster
-	book   *wire.Book
-	keys   map[string]*hybrid.Key
-	notes  map[consilium.NodeID]*provenance.NoteKey
-	board  map[string]consilium.PublicKey
+	first *simRoster
+	keys  map[string]*hybrid.Key
+	notes map[consilium.NodeID]*provenance.NoteKey
+	board map[string]consilium.PublicKey
 }
 
 var simFederations = struct {
@@ -84,8 +87,22 @@ var simFederations = struct {
 	of map[int]*simFederation
 }{of: map[int]*simFederation{}}
 
-// simNodes are the coordinators of every simulated federation.
+// simNodes are the coordinators of every simulated federation's first roster.
 var simNodes = []consilium.NodeID{"c1", "c2", "c3"}
+
+// Machines that later rosters may name.
+const (
+	simMachines = 8 // coordinators in all
+	simSpare    = 2 // and those that replace what is lost at the end
+	simGuests   = 2 // hospitals that are not in the first roster
+	simKeys     = 3 // identity keys that a hospital may have, one after another
+)
+
+func simNodeID(i int) consilium.NodeID { return consilium.NodeID(fmt.Sprintf("c%d", i)) }
+func simSiteID(i int) consilium.SiteID { return consilium.SiteID(fmt.Sprintf("h%02d", i)) }
+
+// siteKey names the i-th identity key of a hospital.
+func siteKey(id consilium.SiteID, i int) string { return fmt.Sprintf("site/%s#%d", id, i) }
 
 func simFederationOf(t testing.TB, sites int) *simFederation {
 	simFederations.Lock()
@@ -93,48 +110,44 @@ func simFederationOf(t testing.TB, sites int) *simFederation {
 	if f := simFederations.of[sites]; f != nil {
 		return f
 	}
-	f := &simFederation{n: sites, keys: map[string]*hybrid.Key{}, notes: map[consilium.NodeID]*provenance.NoteKey{}, board: map[string]consilium.PublicKey{}}
+	f := &simFederation{keys: map[string]*hybrid.Key{}, notes: map[consilium.NodeID]*provenance.NoteKey{}, board: map[string]consilium.PublicKey{}}
 	key := func(name string) consilium.PublicKey {
 		f.keys[name] = identityOf(t, name)
 		return f.keys[name].Public()
 	}
-	r := consilium.Roster{APIVersion: consilium.APIVersion, Kind: "Roster", Name: "simulation", Version: 1, NotBefore: 1, NotAfter: 4_000_000_000,
+	r := &consilium.Roster{APIVersion: consilium.APIVersion, Kind: "Roster", Name: "simulation", Version: 1, NotBefore: 1, NotAfter: 4_000_000_000,
 		Board: consilium.Board{Name: "board", Threshold: 2}}
 	for i := 1; i <= 2; i++ {
 		id := fmt.Sprintf("ethics-%d", i)
 		r.Board.Members = append(r.Board.Members, consilium.BoardMember{ID: id, Key: key("board/" + id)})
 		f.board[id] = f.keys["board/"+id].Public()
 	}
-	for i := 1; i <= sites; i++ {
-		id := fmt.Sprintf("h%02d", i)
-		r.Sites = append(r.Sites, consilium.Site{ID: consilium.SiteID(id), Name: id, Operator: id, Country: "NL", Regimes: []string{}, Key: key("site/" + id)})
+	for i := 1; i <= sites+simGuests; i++ {
+		for k := range simKeys {
+			key(siteKey(simSiteID(i), k))
+		}
+		if i <= sites {
+			r.Sites = append(r.Sites, f.site(simSiteID(i)))
+		}
 	}
-	for _, id := range simNodes {
+	for i := 1; i <= simMachines+simSpare; i++ {
+		id := simNodeID(i)
 		note, err := provenance.NewLogKey("simulation/" + string(id))
 		if err != nil {
 			t.Fatal(err)
 		}
 		f.notes[id] = note
-		r.Coordinators = append(r.Coordinators, consilium.Coordinator{ID: id, Country: "NL", Address: string(id), Raft: string(id) + "-raft",
-			Key: key("coordinator/" + string(id)), Ledger: note.Verifier()})
+		key("coordinator/" + string(id))
+		if slices.Contains(simNodes, id) {
+			r.Coordinators = append(r.Coordinators, f.coordinator(id))
+		}
 	}
 	sealing, err := seal.Generate()
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.Researchers = []consilium.Researcher{{ID: "team", Name: "team", Country: "NL", Key: key("researcher/team"), Sealing: sealing.Public()}}
-	f.roster = &consilium.Signed{Payload: mustCanon(t, &r)}
-	for _, m := range r.Board.Members {
-		sig, err := f.keys["board/"+m.ID].Sign(consilium.DomainRoster, f.roster.Payload)
-		if err != nil {
-			t.Fatal(err)
-		}
-		f.roster.Signatures = append(f.roster.Signatures, consilium.Countersign{By: m.ID, Signature: sig})
-	}
-	if f.parsed, err = consilium.ParseRoster(f.roster.Payload); err != nil {
-		t.Fatal(err)
-	}
-	if f.book, err = wire.NewBook(f.roster.Payload); err != nil {
+	if f.first, err = f.sign(r); err != nil {
 		t.Fatal(err)
 	}
 	simFederations.of[sites] = f
@@ -143,13 +156,20 @@ func simFederationOf(t testing.TB, sites int) *simFederation {
 
 // simNode is a coordinator's machine. What it runs may be dead.
 type simNode struct {
-	id    consilium.NodeID
-	blobs *simBlobs
-	dir   string
-	skew  time.Duration
-	node  *Node // nil while dead
-	group *errgroup.Group
+	id      consilium.NodeID
+	blobs   *simBlobs
+	dir     string
+	skew    time.Duration
+	node    *Node // nil while dead
+	group   *errgroup.Group
+	disk    int       // how many directories it has had: each is another incarnation
+	roster  int       // the version that is installed
+	install time.Time // when its operator installs the next
+	lost    bool      // its disk was lost as a member: it never votes again under this id
+	left    bool      // the roster dropped it, and it has ended
 }
+
+func (m *simNode) incarnation() string { return fmt.Sprintf("sim%d", m.disk) }
 
 // simSite is a hospital's machine.
 type simSite struct {
@@ -160,6 +180,9 @@ type simSite struct {
 	declines bool
 	dry      bool // has nothing to contribute
 	hostile  bool
+	roster   int       // the version that is installed; 0 if it was never provisioned
+	install  time.Time // when its operator installs the next
+	again    time.Time // when it is started again
 	client   *simClient
 	gate     *worker.Gate // nil while dead
 	ctx      context.Context
@@ -179,6 +202,20 @@ type simBlobs struct {
 	fail diskFault
 }
 
+// simStore keeps blobs in memory, where bytes do not rot: a check is not worth
+// hashing them again.
+type simStore struct{ *blob.Memory }
+
+func newSimStore() simStore { return simStore{blob.NewMemory()} }
+
+// Check implements blob.Store.
+func (s simStore) Check(_ context.Context, d consilium.Digest) error {
+	if _, ok := s.Has(d); !ok {
+		return consilium.ErrBlobMissing.Withf("%s", d.Short())
+	}
+	return nil
+}
+
 func (b *simBlobs) arm(fault diskFault) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -194,28 +231,33 @@ func (b *simBlobs) take() diskFault {
 }
 
 func newSim(t testing.TB, p *program) *sim {
-	s := &sim{fed: simFederationOf(t, p.Sites), nodes: map[consilium.NodeID]*simNode{}, sites: map[consilium.SiteID]*simSite{},
+	s := &sim{fed: simFederationOf(t, p.Sites), p: p, nodes: map[consilium.NodeID]*simNode{}, sites: map[consilium.SiteID]*simSite{},
 		rounds: min(max(p.Rounds, 1), simRounds), start: time.Now(), applied: map[uint64][]byte{}, saids: map[string]consilium.Digest{}, sums: map[string][]consilium.SiteID{},
 		trace: func(string, ...any) {}, rng: rand.New(rand.NewPCG(p.Seed, 1)), last: "none"}
+	s.rosters = []*simRoster{s.fed.first}
 	var err error
 	if s.dir, err = os.MkdirTemp(simDir(), "consilium-sim-"); err != nil {
 		t.Fatal(err)
 	}
 	s.life, s.end = context.WithCancel(context.Background())
 	s.net = newSimNet(s)
-	s.log = &simLog{order: simNodes, disks: map[consilium.NodeID]*simDisk{}, up: map[consilium.NodeID]*simRaft{}, cut: s.net.isCut,
+	s.log = &simLog{disks: map[consilium.NodeID]*simDisk{}, up: map[consilium.NodeID]*simRaft{}, cut: s.apart,
 		bad: func(err error) { s.violate("%v", err) }}
+	var servers []raft.Server
 	for _, id := range simNodes {
-		s.log.disks[id] = &simDisk{}
-		s.nodes[id] = &simNode{id: id, blobs: &simBlobs{Store: blob.NewMemory()}, dir: filepath.Join(s.dir, string(id))}
+		m := s.machine(id, 1)
+		sid := serverID(id, m.incarnation())
+		servers = append(servers, raft.Server{ID: sid, Address: raft.ServerAddress(sid), Suffrage: raft.Voter})
 	}
-	for i := range s.fed.parsed.Sites {
-		id := s.fed.parsed.Sites[i].ID
-		s.sites[id] = &simSite{id: id, dir: filepath.Join(s.dir, string(id)), fs: &simFS{},
-			client: s.client(wire.Identity{Role: wire.RoleSite, Name: string(id)}, "site/"+string(id))}
+	s.log.bootstrap(servers)
+	for i := 1; i <= p.Sites+simGuests; i++ {
+		s.slots = append(s.slots, simSiteID(i))
+		if i <= p.Sites {
+			s.hospital(simSiteID(i), 1)
+		}
 	}
 	s.team = s.client(wire.Identity{Role: wire.RoleResearcher, Name: "team"}, "researcher/team")
-	for _, m := range s.fed.parsed.Board.Members {
+	for _, m := range s.fed.first.parsed.Board.Members {
 		s.board = append(s.board, s.client(wire.Identity{Role: wire.RoleBoard, Name: m.ID}, "board/"+m.ID))
 	}
 	return s
@@ -234,7 +276,30 @@ func simDir() string {
 }
 
 func (s *sim) client(id wire.Identity, key string) *simClient {
-	return &simClient{n: s.net, id: id, name: id.Name, key: s.fed.keys[key]}
+	return &simClient{n: s.net, id: id, name: id.Name, key: s.fed.keys[key], target: simNodes[0],
+		nodes: func() []consilium.NodeID { return s.rosters[len(s.rosters)-1].nodes }}
+}
+
+// machine sets up a coordinator's machine.
+func (s *sim) machine(id consilium.NodeID, version int) *simNode {
+	m := &simNode{id: id, blobs: &simBlobs{Store: newSimStore()}, dir: filepath.Join(s.dir, string(id)), roster: version}
+	s.log.mu.Lock()
+	defer s.log.mu.Unlock()
+	s.net.mu.Lock()
+	defer s.net.mu.Unlock()
+	s.log.order = append(slices.Clone(s.log.order), id)
+	s.log.disks[id] = &simDisk{}
+	s.nodes[id] = m
+	return m
+}
+
+// hospital sets up a hospital's machine.
+func (s *sim) hospital(id consilium.SiteID, version int) *simSite {
+	h := &simSite{id: id, dir: filepath.Join(s.dir, string(id)), fs: &simFS{}, roster: version,
+		client: s.client(wire.Identity{Role: wire.RoleSite, Name: string(id)}, siteKey(id, 0))}
+	h.client.nodes = func() []consilium.NodeID { return s.rosters[max(h.roster, 1)-1].nodes }
+	s.sites[id] = h
+	return h
 }
 
 func (s *sim) violate(format string, args ...any) {
@@ -252,8 +317,6 @@ func (s *sim) violated() error {
 	return s.err
 }
 
-func (s *sim) site(id consilium.SiteID) *simSite { return s.sites[id] }
-
 // running is the node that runs at a machine now, or nil.
 func (s *sim) running(id consilium.NodeID) *Node {
 	s.net.mu.Lock()
@@ -270,35 +333,74 @@ func (s *sim) setRunning(m *simNode, n *Node) {
 // startNode runs a coordinator from its disks, as Open and Run do.
 func (s *sim) startNode(id consilium.NodeID) {
 	m := s.nodes[id]
-	if m.node != nil {
+	if m.node != nil || m.left {
 		return
 	}
-	cfg := Config{ID: id, Book: s.fed.book, Signer: s.fed.keys["coordinator/"+string(id)], NoteKey: s.fed.notes[id], Logger: slog.New(slog.DiscardHandler),
-		MaxContribution: 1 << 20, MaxBlob: 1 << 20, Timing: FastTiming(),
+	roster := s.rosters[m.roster-1]
+	if _, ok := roster.parsed.Coordinator(id); !ok {
+		m.left = true // it would say so and end
+		return
+	}
+	book, err := wire.NewBook(roster.signed.Payload)
+	if err != nil {
+		s.violate("roster of %s: %v", id, err)
+		return
+	}
+	cfg := Config{ID: id, Book: book, Signer: s.fed.keys["coordinator/"+string(id)], NoteKey: s.fed.notes[id], Logger: slog.New(slog.DiscardHandler),
+		MaxContribution: 1 << 20, MaxBlob: 1 << 20, Timing: Timing{Leaderless: simLeaderless},
 		Now: func() time.Time { return time.Now().Add(m.skew) },
 		Admission: func(_ context.Context, r AdmissionRequest) (bool, []byte, error) {
 			return !s.plan(r.Study).refused, []byte(`{"study":"` + string(r.Study) + `"}`), nil
 		}}
 	n := newNode(cfg)
-	n.incarnation, n.self = "sim", serverID(id, "sim")
-	var err error
+	n.incarnation = m.incarnation()
+	n.self = serverID(id, n.incarnation)
 	if n.events, err = openEvents(m.dir + ".events"); err != nil {
 		s.violate("events of %s: %v", id, err)
 		return
 	}
-	if n.audit, err = newAuditLog(n.events, AuditOrigin(s.fed.parsed), cfg.NoteKey, ""); err != nil {
+	if n.audit, err = newAuditLog(n.events, AuditOrigin(roster.parsed), cfg.NoteKey, ""); err != nil {
 		s.violate("audit log of %s: %v", id, err)
 		return
 	}
-	n.assemble(m.blobs, simPeers{s.net, id})
+	n.assemble(m.blobs, simPeers{s.net, n})
+	m.group = &errgroup.Group{}
+	if s.log.empty(id) { // a new node, or one whose disk is new
+		s.setRunning(m, n)
+		m.group.Go(func() error { s.join(m, n); return nil })
+		return
+	}
 	if err := s.log.start(id, n); err != nil {
 		s.violate("%s does not start from its disk: %v", id, err)
 		return
 	}
-	m.group = &errgroup.Group{}
 	n.work(n.life, m.group)
 	s.setRunning(m, n)
 }
+
+// join is what a node with an empty directory does: it asks the others who they
+// are, as production does, and waits to be added.
+func (s *sim) join(m *simNode, n *Node) {
+	first, _, err := n.meet(n.life)
+	switch {
+	case n.life.Err() != nil:
+	case err != nil:
+		n.end(err) // tend judges it
+	case first != nil:
+		s.violate("%s forms a cluster of its own beside the one that there is", m.id)
+	default:
+		if err := s.log.start(m.id, n); err != nil {
+			s.violate("%s does not start from its disk: %v", m.id, err)
+			return
+		}
+		n.spawn(n.awaitJoined)
+		n.work(n.life, m.group)
+	}
+}
+
+// simLeaderless is longer than in production: time passes in days here, and every
+// look costs.
+const simLeaderless = 2 * time.Minute
 
 // killNode is a power cut. The end of the event file, which is not synced, may
 // be gone.
@@ -314,7 +416,7 @@ func (s *sim) killNode(id consilium.NodeID, tear int) {
 	s.log.crash(id)
 	m.group.Wait()
 	n.wg.Wait()
-	if cause := context.Cause(n.halt); !errors.Is(cause, errKilled) {
+	if cause := context.Cause(n.halt); !errors.Is(cause, errKilled) && !m.ends(cause) {
 		s.violate("%s stopped by itself: %v", id, cause)
 	}
 	n.events.close()
@@ -326,16 +428,22 @@ func (s *sim) killNode(id consilium.NodeID, tear int) {
 // startSite runs a hospital's gate from its disk.
 func (s *sim) startSite(id consilium.SiteID) {
 	h := s.sites[id]
-	if h.gate != nil {
+	if h.gate != nil || h.roster == 0 {
 		return
 	}
+	roster := s.rosters[h.roster-1]
 	ctx, stop := context.WithCancel(s.life)
-	key := s.fed.keys["site/"+string(id)]
+	key := s.fed.keys[roster.keys[id]]
+	if key == nil {
+		stop()
+		return // the roster does not name it
+	}
+	h.client.key = key
 	secret := dig("secret", id)
 	h.ctx, h.stop, h.done, h.dead = ctx, stop, make(chan error, 1), false
 	gate, err := worker.Open(worker.Config{
-		Site: id, Dir: h.dir, Signer: key, Secret: secret[:], Roster: s.fed.roster, BoardKeys: s.fed.board, Threshold: 2,
-		Coordinator: h.client, Vault: newSimVault(s, id), Ledger: simLedger{}, FS: h.fs, Log: s.gateLog(id),
+		Site: id, Dir: h.dir, Signer: key, Secret: secret[:], Roster: roster.signed, BoardKeys: s.fed.board, Threshold: 2,
+		Coordinator: h.client, Vault: newSimVault(s, h), Ledger: simLedger{}, FS: h.fs, Log: s.gateLog(id),
 		Now: func() time.Time { return time.Now().Add(h.skew) }, Crash: h.crash,
 	})
 	if err != nil {
@@ -373,11 +481,31 @@ func (s *sim) killSite(id consilium.SiteID) {
 	h.gate = nil
 }
 
-// tend restarts the gates that ended by themselves, as an operator does.
+// simRestart is how long a gate that ended stays down.
+const simRestart = 2 * time.Second
+
+// tend is what operators do: a gate that ended by itself is started again, the
+// roster that the board has published is installed.
 func (s *sim) tend() {
+	now := time.Now()
+	for _, id := range s.log.order {
+		s.tendNode(s.nodes[id], now)
+	}
 	for _, id := range sortedSiteIDs(s.sites) {
 		h := s.sites[id]
+		if h.roster < len(s.rosters) && !now.Before(h.install) {
+			runs := h.gate != nil
+			s.killSite(id)
+			h.roster = len(s.rosters)
+			if runs {
+				s.startSite(id)
+			}
+		}
 		if h.gate == nil {
+			if !h.again.IsZero() && !now.Before(h.again) {
+				h.again = time.Time{}
+				s.startSite(id)
+			}
 			continue
 		}
 		select {
@@ -385,7 +513,7 @@ func (s *sim) tend() {
 			s.trace("%s ended: %v", id, err)
 			h.done <- err
 			s.killSite(id)
-			s.startSite(id)
+			h.again = now.Add(simRestart)
 		default:
 		}
 	}
@@ -419,7 +547,7 @@ type simPlan struct {
 }
 
 func (s *sim) plan(id consilium.StudyID) *simPlan {
-	for _, p := range s.plans {
+	for _, p := range append(slices.Clone(s.plans), s.fresh) {
 		if p.id == id {
 			return p
 		}
@@ -433,12 +561,16 @@ func (s *sim) short(id consilium.StudyID) string { return s.plan(id).label }
 // prepare makes the submissions that the program may use: two contents under
 // each of two tokens.
 func (s *sim) prepare(t testing.TB, p *program) {
-	for i := range 4 {
+	for i := range 5 {
 		o := options{min: 3, missing: []string{"wait", "abort", "continue"}[p.Missing%3], learned: p.Missing%3 == 2}
+		faults := 0 // what follows from the numbers: one
+		if p.Second > 0 {
+			o.min, faults = 4, 2
+		}
 		plan := &simPlan{label: fmt.Sprintf("s%d", i+1), token: fmt.Sprintf("token-%d", i/2), exact: !o.learned, policy: dig("policy")}
 		spec := &consilium.Spec{
 			APIVersion: consilium.APIVersion, Kind: "Study", Name: fmt.Sprintf("study-%d", i), Question: "Does it help?",
-			Data: consilium.DataRef{Dataset: fmt.Sprintf("data-%d", i), Patient: "id"}, Sites: consilium.SiteRule{Min: o.min, Missing: o.missing},
+			Data: consilium.DataRef{Dataset: fmt.Sprintf("data-%d", i), Patient: "id"}, Sites: consilium.SiteRule{Min: o.min, Missing: o.missing, Faults: faults},
 			Columns: []consilium.Column{{Name: "id", Type: consilium.TypeID}}, Legal: []byte("{}"),
 			Analyses: []consilium.AnalysisSpec{{Name: "main", Type: map[bool]string{true: consilium.AnalysisTrain, false: consilium.AnalysisCox}[o.learned]}},
 			Privacy:  consilium.Privacy{MinCohort: 11}, Rounds: consilium.Rounds{Max: 5, Tolerance: 1e-9, Deadline: 120},
@@ -447,7 +579,9 @@ func (s *sim) prepare(t testing.TB, p *program) {
 		plan.body = mustCanon(t, &consilium.Submission{APIVersion: consilium.APIVersion, Kind: "Submission", Team: "team", Token: plan.token,
 			SpecBytes: plan.spec, Policy: plan.policy, NotAfter: s.start.Unix() + 30*24*3600})
 		plan.id = consilium.NewStudyID(consilium.DomainSubmission.Digest(plan.body))
-		s.plans = append(s.plans, plan)
+		if s.fresh = plan; i < 4 {
+			s.plans = append(s.plans, plan)
+		}
 	}
 }
 
@@ -470,8 +604,9 @@ func (s *sim) sign(c *simClient, kind consilium.MessageKind, study consilium.Stu
 	return &consilium.Message{Kind: kind, Study: study, By: c.id.By(), Body: body, Signature: sig}
 }
 
-// submit posts a study; the board approves it once it is there.
-func (s *sim) submit(p *simPlan) {
+// submit posts a study; the board approves it once it is there. then is called as
+// soon as the team knows that it is.
+func (s *sim) submit(p *simPlan, then ...func()) {
 	s.task(5*time.Minute, func(ctx context.Context) {
 		err := s.record(simInput{token: p.token, study: p.label, op: opSubmit}, func() (simOutput, error) {
 			return simOutput{}, s.team.Post(ctx, s.sign(s.team, consilium.KindSubmission, p.id, p.body))
@@ -479,6 +614,9 @@ func (s *sim) submit(p *simPlan) {
 		if err != nil {
 			s.trace("submission of %s: %v", p.label, err)
 			return
+		}
+		for _, f := range then {
+			f()
 		}
 		body, err := canon.Marshal(&consilium.Approval{APIVersion: consilium.APIVersion, Kind: "Approval", Study: p.id, Spec: consilium.SpecDigest(p.spec),
 			Policy: p.policy, NotBefore: 1, NotAfter: 4_000_000_000})
@@ -494,14 +632,7 @@ func (s *sim) submit(p *simPlan) {
 }
 
 // treason reports whether some hospital is hostile.
-func (s *sim) treason() bool {
-	for _, h := range s.sites {
-		if h.hostile {
-			return true
-		}
-	}
-	return false
-}
+func (s *sim) treason() bool { return len(s.p.hostile()) > 0 }
 
 // acknowledged remembers what a member was told is recorded.
 func (s *sim) acknowledged(m *consilium.Message) {
@@ -535,6 +666,9 @@ func slotOf(m *consilium.Message) string {
 	switch m.Kind {
 	case consilium.KindEnrol:
 		if v, err := consilium.ParseEnrol(m.Body); err == nil {
+			if !v.Previous.IsZero() { // once for every time that it is asked, which is not in the message
+				return v.Nonce.Short()
+			}
 			return v.Previous.Short()
 		}
 	case consilium.KindReveal:
@@ -632,6 +766,7 @@ func (s *sim) step() bool {
 	synctest.Wait()
 	s.net.tick(false)
 	s.tend()
+	synctest.Wait()
 	s.watchLog()
 	calls, rounds := s.net.ready(), s.log.steps()
 	if len(calls)+len(rounds) == 0 {
@@ -707,7 +842,7 @@ func (s *sim) watchLog() {
 			}
 		}
 		r.watched = r.applied
-		if cause := context.Cause(r.node.halt); cause != nil {
+		if cause := context.Cause(r.node.halt); cause != nil && !s.nodes[id].ends(cause) {
 			s.violate("%s stopped by itself: %v", id, cause)
 		}
 	}
@@ -741,15 +876,32 @@ func (s *sim) stored() {
 	}
 	var live []BlobRef
 	r.node.fsm.read(func(st *State) { live = st.LiveBlobs() })
+	// As many copies as outlive the loss of a minority; a disk that was lost has
+	// counted among those already.
+	s.log.mu.Lock()
+	conf, _ := r.disk.conf()
+	s.log.mu.Unlock()
+	voters, lost := 0, 0
+	for _, server := range conf {
+		if server.Suffrage == raft.Voter {
+			voters++
+			if !s.holdsDisk(server.ID) {
+				lost++
+			}
+		}
+	}
 	for _, ref := range live {
 		n := 0
-		for _, id := range simNodes {
-			if size, ok := s.nodes[id].blobs.Has(ref.Digest); ok && uint64(size) == ref.Size {
+		for _, server := range conf {
+			if server.Suffrage != raft.Voter || !s.holdsDisk(server.ID) {
+				continue
+			}
+			if size, ok := s.nodes[nodeOf(server.ID)].blobs.Has(ref.Digest); ok && uint64(size) == ref.Size {
 				n++
 			}
 		}
-		if !s.log.majority(n) {
-			s.violate("a blob of %d bytes that the log names is on %d of %d disks", ref.Size, n, len(simNodes))
+		if need := (voters-1)/2 + 1 - lost; n < need {
+			s.violate("a blob of %d bytes that the log names is on %d of %d disks, %d of them lost", ref.Size, n, voters, lost)
 		}
 	}
 }
@@ -760,9 +912,12 @@ func (s *sim) heal() {
 	clear(s.net.cuts)
 	clear(s.net.faults)
 	s.net.mu.Unlock()
-	for _, id := range simNodes {
-		s.nodes[id].skew = 0
-		s.nodes[id].blobs.arm(diskFine)
+	s.replaceLost()
+	for _, id := range s.log.order {
+		m := s.nodes[id]
+		m.skew = 0
+		m.install = time.Time{}
+		m.blobs.arm(diskFine)
 		s.log.mu.Lock()
 		s.log.disks[id].fail = diskFine
 		s.log.mu.Unlock()
@@ -771,6 +926,7 @@ func (s *sim) heal() {
 	for _, id := range sortedSiteIDs(s.sites) {
 		h := s.sites[id]
 		h.skew = 0
+		h.install = time.Time{}
 		h.fs.arm(fileFine)
 		h.mu.Lock()
 		dead := h.dead
@@ -798,6 +954,10 @@ func (s *sim) cancel(p *simPlan, limit time.Duration) {
 	})
 }
 
+// simReform is how long the cluster may take for what the roster says once all
+// machines run.
+const simReform = time.Hour
+
 // finish heals everything, lets every study end, and looks at what is left.
 func (s *sim) finish(p *program) {
 	s.last = "none"
@@ -809,6 +969,12 @@ func (s *sim) finish(p *program) {
 			s.cancel(plan, time.Hour)
 		}
 	}
+	for healed := time.Now(); !s.reformed() && s.violated() == nil; {
+		s.run(100, time.Minute)
+		if time.Since(healed) > simReform {
+			s.violate("an hour after everything was healed the cluster is not what roster version %d says", len(s.rosters))
+		}
+	}
 	limit := 200
 	for s.violated() == nil {
 		s.run(100, 100*time.Hour)
@@ -817,7 +983,7 @@ func (s *sim) finish(p *program) {
 			s.violate("after everything was healed a study does not end: %s", s.standing())
 			return
 		}
-		if len(s.log.leaders()) == 1 && !s.alive() {
+		if len(s.log.leaders()) == 1 && !s.alive() && s.reformed() {
 			break
 		}
 	}
@@ -831,6 +997,9 @@ func (s *sim) finish(p *program) {
 	}
 	s.keptPromises()
 	s.linearizable()
+	if p.Afresh && len(s.rosters) > 1 && s.violated() == nil && !s.treason() {
+		s.afresh()
+	}
 }
 
 // settle lets all nodes apply all.
@@ -838,10 +1007,11 @@ func (s *sim) settle() {
 	for range 400 {
 		s.run(25, time.Minute)
 		synctest.Wait()
+		nodes := s.members()
 		s.log.mu.Lock()
-		same := len(s.log.up) == len(simNodes)
-		for _, id := range simNodes {
-			r, first := s.log.up[id], s.log.up[simNodes[0]]
+		same := true
+		for _, id := range nodes {
+			r, first := s.log.up[id], s.log.up[nodes[0]]
 			same = same && r != nil && first != nil && r.applied == first.applied && r.commit == r.applied && r.disk.last() == r.applied
 		}
 		s.log.mu.Unlock()
@@ -858,7 +1028,7 @@ func (s *sim) quiet() bool { return len(s.net.ready()) == 0 && len(s.log.steps()
 // done wants every study to have its result: nothing that went wrong was worse
 // than machines that fail and come back in time.
 func (s *sim) done() {
-	s.nodes[simNodes[0]].node.fsm.read(func(st *State) {
+	s.nodes[s.members()[0]].node.fsm.read(func(st *State) {
 		for _, i := range st.Studies() {
 			if i.Phase != consilium.PhaseDone {
 				s.violate("study %s is %s (%s), though nothing happened that should end it", s.short(i.ID), i.Phase, i.Reason)
@@ -886,7 +1056,8 @@ func (s *sim) standing() string {
 func (s *sim) compare() {
 	var state []byte
 	var events []consilium.Event
-	for _, id := range simNodes {
+	nodes := s.members()
+	for _, id := range nodes {
 		n := s.nodes[id].node
 		var b []byte
 		var root consilium.Digest
@@ -914,7 +1085,7 @@ func (s *sim) compare() {
 		if events == nil {
 			events = own
 		} else if i := firstDifference(events, own); i >= 0 {
-			s.violate("%s and %s differ in event %d of %d and %d", simNodes[0], id, i, len(events), len(own))
+			s.violate("%s and %s differ in event %d of %d and %d", nodes[0], id, i, len(events), len(own))
 			if i < min(len(events), len(own)) {
 				s.trace("%+v\n%+v", events[i], own[i])
 			}
@@ -923,7 +1094,7 @@ func (s *sim) compare() {
 		if state == nil {
 			state = b
 		} else if !bytes.Equal(state, b) {
-			s.violate("%s and %s have different states after the same log", simNodes[0], id)
+			s.violate("%s and %s have different states after the same log", nodes[0], id)
 			return
 		}
 	}
@@ -958,7 +1129,7 @@ func firstDifference(a, b []consilium.Event) int {
 // keptPromises checks that what was acknowledged is recorded.
 func (s *sim) keptPromises() {
 	recorded := map[consilium.Digest]bool{}
-	n := s.nodes[simNodes[0]].node
+	n := s.nodes[s.members()[0]].node
 	size, _ := n.events.len()
 	for seq := range size {
 		ev, err := n.events.event(seq)
@@ -989,7 +1160,7 @@ func (s *sim) close() {
 	for _, id := range sortedSiteIDs(s.sites) {
 		s.killSite(id)
 	}
-	for _, id := range simNodes {
+	for _, id := range s.log.order {
 		s.killNode(id, 0)
 	}
 	s.tasks.Wait()
@@ -1015,7 +1186,7 @@ func (h *traceHandler) Handle(_ context.Context, r slog.Record) error {
 	switch r.Message {
 	case "this hospital takes no further part in the study":
 		// An honest hospital leaves a study for no fault of machines or others.
-		if !h.s.sites[consilium.SiteID(h.id)].hostile {
+		if !h.s.sites[consilium.SiteID(h.id)].hostile && !h.s.mayLeave(consilium.SiteID(h.id), b.String()) {
 			h.s.violate("%s", b.String())
 		}
 	case "the coordinator's sum is false", "this hospital's state is not the certified one", "a false opening share was left out", "aggregate rejected":

@@ -163,7 +163,8 @@ const snapshotMagic = "consilium coordinator state\x00"
 
 // snapshotVersion is the version of the encoding of states. Version 2, which
 // had no epochs and counted the rejected aggregates of a round where version 3
-// says in which attempt it was, is still read.
+// says in which attempt it was, is still read, but for studies under a charter of
+// protocol 1: this software knows no such charter, and refuses the snapshot.
 const (
 	snapshotVersion = 3
 	noEpochs        = 2

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -140,6 +141,11 @@ func (s *starts) hear(other raft.ServerID, r io.Reader) error {
 	if s.known[other] == theirs {
 		return nil
 	}
-	s.known[other] = theirs
-	return s.save(peersFile, s.known)
+	next := maps.Clone(s.known)
+	next[other] = theirs
+	if err := s.save(peersFile, next); err != nil {
+		return err // and nothing is remembered: the next connection tries again
+	}
+	s.known = next
+	return nil
 }

@@ -1,13 +1,17 @@
 package coordinator
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"consilium"
+	"consilium/internal/durable"
 )
 
 // TestOlderCopy puts a node's directory back from a copy that was taken before
@@ -112,5 +116,41 @@ func TestOlderCopy(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A start that could not be written is not remembered: who comes again is written
+// again, or not let in. Otherwise a restart forgets whom the node replicates with.
+func TestStartNotWritten(t *testing.T) {
+	path := t.TempDir()
+	dir, err := durable.Prepare(path, "coordinator")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	s, err := openStarts(dir, "c1.x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := startName{7}
+	hello := append(theirs[:], make([]byte, len(theirs))...)
+	// A directory of that name cannot be replaced by a file.
+	if err := os.MkdirAll(filepath.Join(path, peersFile, "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := s.hear("c2.x", bytes.NewReader(hello)); err == nil {
+			t.Fatal("a peer was let in whose start was not written")
+		}
+	}
+	if err := os.RemoveAll(filepath.Join(path, peersFile)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.hear("c2.x", bytes.NewReader(hello)); err != nil {
+		t.Fatal(err)
+	}
+	known := map[raft.ServerID]startName{}
+	if err := readState(filepath.Join(path, peersFile), &known); err != nil || known["c2.x"] != theirs {
+		t.Fatalf("%v %v", known, err)
 	}
 }

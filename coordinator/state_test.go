@@ -120,13 +120,9 @@ func TestRosterFollows(t *testing.T) {
 		t.Fatal("the same roster again")
 	}
 	next := *r
-	next.Version, next.Previous = 3, digest
+	next.Version, next.Previous = 2, dig("another")
 	b, _ := canon.Marshal(&next)
 	_, rej := w.do(&RosterSet{Payload: b})
-	code(t, rej, consilium.ErrStale)
-	next.Version, next.Previous = 2, dig("another")
-	b, _ = canon.Marshal(&next)
-	_, rej = w.do(&RosterSet{Payload: b})
 	code(t, rej, consilium.ErrStale)
 	// A study keeps the roster under which it was admitted.
 	w.admit()
@@ -136,6 +132,15 @@ func TestRosterFollows(t *testing.T) {
 	w.must(&RosterSet{Payload: b})
 	w.must(old)
 	_, rej = w.do(w.enrolment(2))
+	code(t, rej, consilium.ErrStale)
+	// Versions 3 and 4 were installed while nobody led: 4 comes without 3, and
+	// nothing older after it.
+	next.Version, next.Previous = 4, dig("version 3")
+	b, _ = canon.Marshal(&next)
+	w.must(&RosterSet{Payload: b})
+	next.Version, next.Previous = 3, digest
+	b, _ = canon.Marshal(&next)
+	_, rej = w.do(&RosterSet{Payload: b})
 	code(t, rej, consilium.ErrStale)
 }
 

@@ -1,7 +1,6 @@
 package coordinator
 
 import (
-	"bytes"
 	"slices"
 	"sort"
 
@@ -243,20 +242,24 @@ func (s *State) Locate(d consilium.Digest) (Location, bool) {
 	return Location{}, false
 }
 
-// LiveBlobs lists every blob that the state refers to, by ascending digest.
+// LiveBlobs lists every blob that the state refers to once, study by study.
 // Each must be on a majority of nodes before membership changes.
 func (s *State) LiveBlobs() []BlobRef {
 	var out []BlobRef
-	for _, st := range s.studies {
+	for _, st := range s.live() {
 		out = append(out, st.blobs()...)
 	}
-	for _, e := range s.ended {
+	for _, e := range s.endedList() {
 		if !e.info.Result.IsZero() {
 			out = append(out, BlobRef{e.info.Result, e.resultSize})
 		}
 	}
-	sort.Slice(out, func(i, k int) bool { return bytes.Compare(out[i].Digest[:], out[k].Digest[:]) < 0 })
-	return slices.CompactFunc(out, func(a, b BlobRef) bool { return a.Digest == b.Digest })
+	seen := make(map[consilium.Digest]bool, len(out))
+	return slices.DeleteFunc(out, func(b BlobRef) bool {
+		again := seen[b.Digest]
+		seen[b.Digest] = true
+		return again
+	})
 }
 
 // Collected reports whether a blob was collected lately.

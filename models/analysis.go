@@ -40,6 +40,7 @@ type Rows struct {
 	Batches  []Batch
 	Patients int      // distinct patients, ordinals 0 to Patients-1
 	Excluded Excluded // what never came this far
+	Kept     *Kept    // what analyses keep of these very rows for the next round; nil: nothing is kept
 }
 
 // Batch is one verified Arrow record. Its columns are the study's declared and

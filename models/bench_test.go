@@ -124,6 +124,7 @@ func BenchmarkNewtonStep(b *testing.B) {
 				b.Fatal(err)
 			}
 			part := made.(*sequence).parts[0]
+			rows.Kept = new(Kept)
 			s, err := part.Start(f.facts)
 			if err != nil {
 				b.Fatal(err)
@@ -144,6 +145,7 @@ func BenchmarkNewtonStep(b *testing.B) {
 				return next
 			}
 			s = step()
+			step() // the rows are laid out by now
 			from, to := make([]float64, n*p), make([]float64, n*p)
 			copy(to, from)
 			var own, copied time.Duration

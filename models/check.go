@@ -2,6 +2,7 @@ package models
 
 import (
 	"fmt"
+	"reflect"
 	"sort"
 	"strings"
 
@@ -26,53 +27,26 @@ var later = map[string]map[string]string{
 	consilium.AnalysisKaplanMeier: {"strata": "curves take groups under `by`"},
 }
 
-// used lists the keys that a specification sets.
-func used(a *consilium.AnalysisSpec) []string {
+// Keys lists the keys that a specification sets, besides name and type, by
+// their names in the canonical form and in its order. An empty list is not set.
+func Keys(a *consilium.AnalysisSpec) []string {
 	var out []string
-	add := func(set bool, key string) {
-		if set {
-			out = append(out, key)
+	v := reflect.ValueOf(a).Elem()
+	for i := range v.NumField() {
+		key, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
+		f := v.Field(i)
+		list := f.Kind() == reflect.Slice || f.Kind() == reflect.Map
+		if key == "name" || key == "type" || f.IsZero() || list && f.Len() == 0 {
+			continue
 		}
+		out = append(out, key)
 	}
-	add(a.Response != nil, "response")
-	add(len(a.Terms) > 0, "terms")
-	add(a.NoIntercept, "noIntercept")
-	add(len(a.Strata) > 0, "strata")
-	add(a.Cluster != "", "cluster")
-	add(a.Ties != "", "ties")
-	add(a.Family != "", "family")
-	add(a.Robust, "robust")
-	add(a.Offset != nil, "offset")
-	add(a.Ridge != 0, "ridge")
-	add(a.Lasso != 0, "lasso")
-	add(a.Penalty != nil, "penalty")
-	add(a.Baseline != nil, "baseline")
-	add(len(a.TimeTerms) > 0, "timeTerms")
-	add(a.PHCheck != "", "phCheck")
-	add(a.Concordance, "concordance")
-	add(a.Evaluate != 0, "evaluate")
-	add(a.ConfType != "", "confType")
-	add(a.Restricted != 0, "restricted")
-	add(a.Weights != nil, "weights")
-	add(len(a.Variants) > 0, "variants")
-	add(a.Quality != nil, "quality")
-	add(len(a.By) > 0, "by")
-	add(a.Grid != nil, "grid")
-	add(len(a.Variables) > 0, "variables")
-	add(len(a.Histogram) > 0, "histogram")
-	add(len(a.Quantiles) > 0, "quantiles")
-	add(a.Rows != "", "rows")
-	add(a.Columns != "", "columns")
-	add(len(a.Features) > 0, "features")
-	add(a.Model != nil, "model")
-	add(a.Strategy != nil, "strategy")
-	add(a.Holdout != 0, "holdout")
 	return out
 }
 
 func checkKeys(a *consilium.AnalysisSpec) error {
 	allowed := keysOf[a.Type]
-	for _, k := range used(a) {
+	for _, k := range Keys(a) {
 		if contains(allowed, k) {
 			continue
 		}

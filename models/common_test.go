@@ -21,34 +21,34 @@ func TestJoinedReference(t *testing.T) {
 	if err := json.Unmarshal(b, &all); err != nil {
 		t.Fatal(err)
 	}
-	law := map[string]string{}
-	people := cgd(t, "cgd_patient.csv")
-	for _, r := range people.rows {
-		law[r[people.index("id")]] = r[people.index("law")]
-	}
-	every := cgd(t, "cgd.csv")
-	every.names = append(every.names, "law")
-	for i, r := range every.rows {
-		every.rows[i] = append(r, law[r[every.index("id")]])
-	}
 	for key, w := range all {
 		name, ok := strings.CutPrefix(key, "joined_")
 		if !ok {
 			continue
 		}
-		how := strings.Split(name, "_") // ties, strata, rows
-		a := consilium.AnalysisSpec{Name: "cox", Type: consilium.AnalysisCox, Response: survCGD, Terms: multi, Ties: how[0], Cluster: "id", PHCheck: "identity", Concordance: true,
+		how := strings.Split(name, "_") // ties, strata
+		a := consilium.AnalysisSpec{Name: "cox", Type: consilium.AnalysisCox, Response: survCGD, Ties: how[0], Cluster: "id", PHCheck: "identity", Concordance: true,
 			Baseline: &consilium.Baseline{Kind: "common", Grid: &consilium.Grid{Step: 30, Max: 450}}}
-		if how[1] == "law" {
-			a.Strata, a.Terms = []string{"law"}, []string{"treat", "sex", "age", "inherit"}
+		switch how[1] {
+		case "none":
+			a.Terms = []string{"treat", "age", "sex", "inherit"}
+		case "free": // the board permits small levels
+			a.Terms = []string{"treat", "age", "sex", "inherit", "steroids", "propylac"}
+		case "sex":
+			a.Terms, a.Strata = []string{"treat", "age", "inherit"}, []string{"sex"}
+		case "five": // k is 5
+			a.Terms = []string{"treat", "age", "propylac"}
+		case "law":
+			a.Terms, a.Strata = []string{"treat", "age"}, []string{"law"}
 		}
 		f := patients(t, a)
-		if how[2] == "all" {
-			a.Response = &consilium.Response{Start: "tstart", Stop: "tstop", Event: "status"}
-			spec := specCGD(a)
-			f = newFederation(t, spec, split(t, spec, every, "center", "id"))
-		}
 		f.facts.Permits = []string{PermitCommon}
+		if how[1] == "five" {
+			f.facts.MinCohort = 5
+		}
+		if how[1] == "free" {
+			f.facts.Permits = append(f.facts.Permits, PermitSmallLevels)
+		}
 		r := must(t, f)
 		same(t, key+" coef", terms(r, "coef"), w["coef"])
 		same(t, key+" se", terms(r, "se"), w["se"])
@@ -59,10 +59,17 @@ func TestJoinedReference(t *testing.T) {
 				t.Errorf("%s: %v %s, R has %v", key, r[ours], ours, w[theirs])
 			}
 		}
-		if out := r["suppressed"].([]any); (len(out) > 0) != (w["n"].(float64) < float64(map[string]int{"first": 128, "all": 203}[how[2]])) {
+		if out := r["suppressed"].([]any); (len(out) > 0) != (w["n"].(float64) < 128) {
 			t.Errorf("%s: %v of %v rows are in the fit, and the result says %v", key, w["n"], how[2], out)
 		} else {
 			t.Logf("%s: %v rows, %v events; left out %v", key, r["rows"], r["events"], out)
+		}
+		times := 0.0
+		for _, b := range r["baseline"].([]any) {
+			times += float64(len(b.(map[string]any)["time"].([]any)))
+		}
+		if times != w["stretches"] {
+			t.Errorf("%s: %v stretches, R has %v", key, times, w["stretches"])
 		}
 	}
 	for _, by := range []string{"law", "sex"} {

@@ -62,7 +62,11 @@ func newCox(facts consilium.Facts, a *consilium.AnalysisSpec) (Analysis, error) 
 			if strata.n*(grid.cells+2) > maxCommon {
 				return nil, consilium.ErrInvalid.Withf("baseline: %d strata on %d cells are too many", strata.n, grid.cells)
 			}
-			c.common = &commonSpec{grid: grid, strata: strata, join: !facts.Permitted(PermitFineGrid), efron: c.efron}
+			if c.start != "" && !facts.Permitted(PermitFineGrid) {
+				return nil, consilium.ErrInvalid.Withf("response.start: with entry times the sums of a common baseline tell single rows apart by when they begin: ask the board to permit %s, analyse the first interval of each patient, or use the default baseline (stratified by hospital) or piecewise",
+					PermitFineGrid)
+			}
+			c.common = &commonSpec{grid: grid, strata: strata, join: !facts.Permitted(PermitFineGrid)}
 		default:
 			return nil, consilium.ErrInvalid.Withf("baseline %q%s; want stratified, piecewise or common", b.Kind, suggest(b.Kind, []string{"stratified", "piecewise", "common"}))
 		}
@@ -244,8 +248,8 @@ func (g *regression) linear(f *fit, x [][]float64, n int) []float64 {
 	return eta
 }
 
-// coxLocal computes one hospital's partial likelihood, its score and
-// information at theta, or in the robust phase the clusters' score residuals.
+// coxLocal computes what a hospital adds in the last round or where effects change
+// with time; every other step is coxStep.
 func (g *regression) coxLocal(ctx context.Context, data *frame, x [][]float64, f *fit, phase uint32) (*localFit, error) {
 	c := g.cox
 	stop, event := data.num[c.stop], data.num[c.event]
@@ -290,9 +294,7 @@ func (g *regression) coxLocal(ctx context.Context, data *frame, x [][]float64, f
 			}
 			continue
 		}
-		if residual == nil && l.ph == nil {
-			g.coxExposure(l, &s, x, eta, start, stop, event)
-		} else {
+		if residual != nil || l.ph != nil {
 			g.coxStratum(l, &s, x, eta, start, stop, event, residual)
 		}
 		if l.concord != nil {

@@ -430,7 +430,7 @@ func renderDescribe(facts consilium.Facts, a *consilium.AnalysisSpec, by *groupi
 					whole = false
 				}
 				if q.N == nil {
-					q.Mean, q.Var, q.SD = coarse(q.Mean, n), coarse(q.Var, n), coarse(q.SD, n)
+					q.Mean, q.Var, q.SD = Coarse(q.Mean, n), Coarse(q.Var, n), Coarse(q.SD, n)
 				}
 			} else {
 				whole = false
@@ -462,19 +462,24 @@ func renderDescribe(facts consilium.Facts, a *consilium.AnalysisSpec, by *groupi
 	return out
 }
 
-// coarse rounds a mean or spread whose count is hidden to three digits and to
-// steps of at least 2/n: the full digits of a mean of whole numbers tell n, as
-// the denominator of the fraction that they are.
-func coarse(v *float64, n float64) *float64 {
+// Coarse rounds a mean, spread or share over n rows, of which some count is
+// hidden, to three digits and to steps of at least 2/n: the full digits of a mean
+// of whole numbers tell n, as the denominator of the fraction that they are.
+func Coarse(v *float64, n float64) *float64 {
 	if v == nil {
 		return nil
 	}
+	least := math.Max(2/n, float64(math.Abs(*v)/1000))
 	step := 1.0
-	for step > 2/n && step > math.Abs(*v)/1000 {
+	for step > least {
 		step = float64(step / 10)
 	}
-	for step < 2/n || step < math.Abs(*v)/1000 {
-		step = float64(step * 10)
+	for i := 0; step < least; i++ { // 1, 2, 5, 10
+		step = float64(step * [3]float64{2, 2.5, 2}[i%3])
+	}
+	if step < 1 {
+		parts := math.Round(1 / step)
+		return finite(math.Round(float64(*v*parts)) / parts)
 	}
 	return finite(float64(math.Round(*v/step) * step))
 }

@@ -286,19 +286,22 @@ func (d *design) values(f *frame, j int, centre, scale float64) ([]float64, erro
 func (d *design) levelCounts(f *frame) []float64 {
 	out := make([]float64, len(d.checks))
 	for k, c := range d.checks {
-		out[k] = f.patientsWith(func(i int) bool {
-			if len(c.parts) == 1 && c.parts[0].level < 0 {
-				return f.num[c.parts[0].column][i] == c.value
-			}
-			for _, p := range c.parts {
-				if p.value(f, i) == 0 {
-					return false
-				}
-			}
-			return true
-		})
+		out[k] = f.patientsWith(func(i int) bool { return c.holds(f, i) })
 	}
 	return out
+}
+
+// holds reports whether a row is in the set.
+func (c *levelCheck) holds(f *frame, i int) bool {
+	if len(c.parts) == 1 && c.parts[0].level < 0 {
+		return f.num[c.parts[0].column][i] == c.value
+	}
+	for _, p := range c.parts {
+		if p.value(f, i) == 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // publicScale is a power of two near the spread of each column, from the

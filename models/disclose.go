@@ -66,13 +66,25 @@ func (g *regression) disclose(d *Disclosure) error {
 	if g.finalLen() > 0 {
 		phases = append(phases, phaseFinal)
 	}
+	countsLevels := g.common() && g.cox.common.join && len(g.d.checks) > 0 && !g.facts.Permitted(PermitSmallLevels)
 	if g.common() {
 		// How many stretches have an event is known after the first round; at
 		// most this many.
 		n := g.cox.common.strata.n * (g.cox.common.grid.cells + 1)
 		m := momentsLen(g.p())
 		phases = phases[1:]
-		d.Layouts = append(d.Layouts, consilium.Layout{Blocks: []consilium.Block{exactBlock("fit", coxFitLen), exactBlock("fitted", fittedFixed+len(g.d.checks)), exactBlock("score", g.p()), exactBlock("risk", n*m), exactBlock("tied", n*m)}})
+		later := []consilium.Block{exactBlock("fit", coxFitLen), exactBlock("score", g.p()), exactBlock("risk", n*m)}
+		if g.cox.efron {
+			later = append(later, exactBlock("tied", n*m))
+		}
+		if g.phCheck != "" {
+			later = append(later, exactBlock("score-time", g.p()))
+		}
+		once := []consilium.Block{later[0], exactBlock("fitted", fittedFixed)}
+		if countsLevels {
+			d.Layouts = append(d.Layouts, consilium.Layout{Blocks: []consilium.Block{once[1], exactBlock("levels", 2*n*len(g.d.checks))}})
+		}
+		d.Layouts = append(d.Layouts, consilium.Layout{Blocks: append(once, later[1:]...)}, consilium.Layout{Blocks: later})
 	}
 	for _, p := range phases {
 		s.Phase = p
@@ -82,15 +94,23 @@ func (g *regression) disclose(d *Disclosure) error {
 		}
 		d.Layouts = append(d.Layouts, l)
 	}
-	d.Sends = append(d.Sends, sendsCohort)
+	var levels string
 	if len(g.d.checks) > 0 {
 		var names []string
 		for _, c := range g.d.checks {
 			names = append(names, c.what)
 		}
-		d.Sends = append(d.Sends, "the number of patients with "+strings.Join(names, ", "))
+		levels = "the number of patients with " + strings.Join(names, ", ")
 	}
-	if g.p() > 0 {
+	if g.common() {
+		d.Sends = append(d.Sends, "counts of patients, and of rows left out by reason (missing value, consent, ledger, cohort)")
+	} else {
+		d.Sends = append(d.Sends, sendsCohort)
+	}
+	if levels != "" && !(g.common() && g.cox.common.join) {
+		d.Sends = append(d.Sends, levels)
+	}
+	if g.p() > 0 && !g.common() {
 		d.Sends = append(d.Sends, fmt.Sprintf("sums and sums of squares of %d model columns", g.p()))
 	}
 	what := "log-likelihood"
@@ -99,8 +119,12 @@ func (g *regression) disclose(d *Disclosure) error {
 		what = "log-likelihood"
 		d.Sends = append(d.Sends, fmt.Sprintf("events, time at risk and patients at risk in %d public pieces of time", g.pieces.n()))
 	case g.common():
-		d.Sends = append(d.Sends, fmt.Sprintf("patients who leave, events, and patients with an event, in each cell of the public grid (%v up to %v)", g.cox.common.grid.step, g.cox.common.grid.max))
-		d.Sends = append(d.Sends, "in every round rows, patients, events and patients per level of the fit", fmt.Sprintf("in every round, for each stretch of the grid with an event, sums over its rows at risk: the weights, %d weighted columns and %d of their products; differences of these sums describe those who left in between",
+		d.Sends = append(d.Sends, fmt.Sprintf("rows and patients who leave with and without the event, in each cell of the public grid (%v up to %v)", g.cox.common.grid.step, g.cox.common.grid.max))
+		d.Sends = append(d.Sends, "once, rows, patients and events of the fit")
+		if countsLevels {
+			d.Sends = append(d.Sends, "before any sum, "+levels+" who leave in each stretch of the grid, with the event and without")
+		}
+		d.Sends = append(d.Sends, fmt.Sprintf("in every round, for each stretch of the grid with an event, sums over its rows at risk: the weights, %d weighted columns and %d of their products; differences of these sums describe those who left in between",
 			g.p(), packedLen(g.p())))
 		if g.cox.efron {
 			d.Sends = append(d.Sends, "with ties efron the same sums over the rows with the event, for each stretch with more than one")

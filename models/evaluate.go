@@ -3,7 +3,6 @@ package models
 import (
 	"fmt"
 	"math"
-	"slices"
 
 	"consilium"
 )
@@ -56,27 +55,15 @@ type evaluation struct {
 }
 
 // renderEvaluation joins neighbouring cells until each is about at least k
-// patients, so that a published point never describes fewer. Cells count their
-// patients apart: where a patient has several rows (once is false), one may
-// stand in many of them, and all that is known of a stretch is that it has as
-// many patients as its fullest cell.
+// patients, so that a published point never describes fewer (see Stretches).
 func renderEvaluation(facts consilium.Facts, cells int, v []float64, once bool, hide func(item, reason string)) *evaluation {
 	k := float64(facts.MinCohort)
 	if facts.Permitted(PermitSmallCells) {
 		k = 1
 	}
 	type bin struct{ from, to, no, yes, p float64 }
-	stretches := join(cells, func(from, to int) bool {
-		if once {
-			return sumOf(v[2*cells:], from, to) >= k
-		}
-		return slices.Max(v[2*cells+from:2*cells+to]) >= k
-	})
-	if stretches == nil {
-		stretches = [][2]int{{0, cells}} // as many patients as the analysis speaks about at all
-	}
 	var bins []bin
-	for _, s := range stretches {
+	for _, s := range Stretches(v[2*cells:3*cells], k, once) {
 		bins = append(bins, bin{float64(s[0]), float64(s[1]), sumOf(v, s[0], s[1]), sumOf(v[cells:], s[0], s[1]), sumOf(v[3*cells:], s[0], s[1])})
 	}
 	joined := cells - len(bins)

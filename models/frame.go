@@ -203,11 +203,11 @@ func (f *frame) batch(spec *consilium.Spec, b *Batch, w want, seen []bool) error
 	return nil
 }
 
-// numbers decodes an Arrow column as float64, in memory of its own; NaN means
-// missing.
+// numbers decodes an Arrow column as float64; NaN means missing. Where it can it
+// is the table's own memory: nobody writes to it.
 func numbers(name string, a arrow.Array) ([]float64, error) {
 	if d, ok := a.(*array.Float64); ok && d.NullN() == 0 {
-		return append([]float64(nil), d.Float64Values()...), nil
+		return slices.Clip(d.Float64Values()), nil
 	}
 	get, err := numberReader(name, a)
 	if err != nil {
@@ -320,6 +320,9 @@ func unique(names ...string) []string {
 func (f *frame) keep(in func(row int) bool) {
 	keep := 0
 	seen := map[int32]bool{}
+	for name, v := range f.num { // the table's own memory stays as it is
+		f.num[name] = slices.Clone(v)
+	}
 	f.patients = 0
 	for i := 0; i < f.n; i++ {
 		if !in(i) {

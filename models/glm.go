@@ -5,6 +5,7 @@ import (
 
 	"consilium"
 	"consilium/internal/det"
+	"consilium/internal/gram"
 )
 
 // glmSpec is what only generalised linear models have.
@@ -169,17 +170,7 @@ func (g *regression) glmData(data *frame) (y, offset []float64, events float64, 
 func member(family string, y, eta float64) (mu, w, ll float64) {
 	switch family {
 	case "binomial":
-		e := det.Exp(-math.Abs(eta)) // in (0, 1]
-		mu = 1 / (1 + e)
-		w = e / float64((1+e)*(1+e))
-		ll = -det.Log1p(e)
-		if eta < 0 {
-			mu = e / (1 + e)
-			ll += float64(y * eta)
-		} else {
-			ll -= float64((1 - y) * eta)
-		}
-		return mu, w, ll
+		return gram.Logistic(y, eta)
 	case "poisson":
 		mu = det.Exp(eta)
 		return mu, mu, float64(y*eta) - mu - det.Lgamma(y+1)
@@ -204,6 +195,42 @@ func startMean(family string, y float64) (mu, eta, w float64) {
 	return y, y, 1
 }
 
+// glmStart fills the weights and weights times working responses of the first
+// step, and their sums.
+func (g *regression) glmStart(l *localFit, y, offset, w, r []float64) {
+	saturated := make([]float64, len(y))
+	inParallel(len(y), func(from, to int) {
+		last, mu, eta, v := math.NaN(), 0.0, 0.0, 0.0
+		for i := from; i < to; i++ {
+			if y[i] != last {
+				last = y[i]
+				mu, eta, v = startMean(g.family, last)
+			}
+			at := eta
+			if offset != nil {
+				at -= offset[i]
+			}
+			w[i] = v
+			r[i] = float64(v*at) + (y[i] - mu)
+			if g.family == "poisson" {
+				s := -y[i] - det.Lgamma(y[i]+1)
+				if y[i] > 0 {
+					s += float64(y[i] * det.Log(y[i]))
+				}
+				saturated[i] = s
+			}
+		}
+	})
+	var sum gram.Totals
+	sum.Add(w, r, saturated, saturated)
+	l.fit[startWeight] = total{sum.Hi[0], sum.Lo[0]}
+	l.fit[startWorking] = total{sum.Hi[1], sum.Lo[1]}
+	l.fit[startSaturated] = total{sum.Hi[2], sum.Lo[2]}
+}
+
+// glmLocal computes a hospital's vector where it is no sweep over prepared rows:
+// with an intercept of its own, in the last round, of negative-binomial models. Of
+// the others it is the definition.
 func (g *regression) glmLocal(data *frame, x [][]float64, f *fit, phase uint32) (*localFit, error) {
 	y, offset, events, err := g.glmData(data)
 	if err != nil {
@@ -216,20 +243,7 @@ func (g *regression) glmLocal(data *frame, x [][]float64, f *fit, phase uint32) 
 	if phase == phaseFirst {
 		l = g.newLocal(glmStartLen)
 		l.events = events
-		for i := range y {
-			mu, eta, v := startMean(g.family, y[i])
-			w[i] = v
-			r[i] = float64(v*(eta-offset[i])) + (y[i] - mu)
-			l.fit[startWeight].add(w[i])
-			l.fit[startWorking].add(r[i])
-			if g.family == "poisson" {
-				s := -y[i] - det.Lgamma(y[i]+1)
-				if y[i] > 0 {
-					s += float64(y[i] * det.Log(y[i]))
-				}
-				l.fit[startSaturated].add(s)
-			}
-		}
+		g.glmStart(l, y, offset, w, r)
 		if g.absorb {
 			// Weighted residuals from the hospital's own mean working response.
 			own := l.fit[startWorking].value() / l.fit[startWeight].value()

@@ -318,6 +318,9 @@ func (f *federation) run() (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, h := range f.sites {
+		h.rows.Kept = new(Kept) // as a vault does for as long as the rows are the same
+	}
 	for round := uint32(1); !s.Done; round++ {
 		if round > 200 {
 			return nil, fmt.Errorf("no end after 200 rounds")

@@ -86,8 +86,8 @@ func problem(s *State, minCohort int, rounds int, what func(code, index int) str
 	case failVariants:
 		return &Problem{"analysis.variants", "no variant passes the quality filters and the least number of carriers", "lower quality.maf, or choose other variants"}, nil
 	case failStretch:
-		return &Problem{"analysis.stretch", fmt.Sprintf("no stretch of time is left in which at least %d patients leave and, with ties efron, one or at least %d of them have the event", minCohort, minCohort),
-			"use ties: breslow, drop strata, or use the default baseline (stratified by hospital)"}, nil
+		return &Problem{"analysis.stretch", fmt.Sprintf("no stretch of time is left in which at least %d patients leave with the event or nobody does, and at least %d without it or nobody does, and at least %d of every level of the terms or nobody", minCohort, minCohort, minLevelPatients),
+			"drop strata, merge or drop rare levels, or use the default baseline (stratified by hospital)"}, nil
 	case failNoise:
 		return &Problem{"analysis.noise", "the noise of differential privacy is larger than what it hides", "raise privacy.dp.epsilon, tighten the bounds of the columns, drop terms, or ask more hospitals"}, nil
 	}

@@ -147,3 +147,29 @@ func inBlocks(n int, out []total, visit func(from, to int, out []total)) {
 		}
 	}
 }
+
+// pick returns v at the given rows.
+func pick(v []float64, rows []int) []float64 {
+	out := make([]float64, len(rows))
+	for r, i := range rows {
+		out[r] = v[i]
+	}
+	return out
+}
+
+// inColumns runs visit for every column on all processors; what it does for one
+// may not depend on another.
+func inColumns(p int, visit func(a int)) {
+	workers := min(runtime.GOMAXPROCS(0), p)
+	var group sync.WaitGroup
+	for k := range workers {
+		group.Add(1)
+		go func() {
+			defer group.Done()
+			for a := k; a < p; a += workers {
+				visit(a)
+			}
+		}()
+	}
+	group.Wait()
+}

@@ -40,6 +40,7 @@ const (
 	phaseFit          // Newton steps
 	phaseFinal        // what needs the estimate
 	phaseDone
+	phaseLevels // common baseline: patients per level, between the first round and the fit
 )
 
 // p is the number of design columns, q that of coefficients.
@@ -127,7 +128,7 @@ func (g *regression) load(s *State) (*fit, error) {
 	if t.short || t.at != len(t.f) || len(s.F32) != 0 || len(s.Sub) != 0 {
 		return nil, errors.New("state: not of this regression")
 	}
-	if n := len(f.fitted); n != 0 && n != fittedFixed+len(g.d.checks) || len(f.intervals)%intervalLen != 0 {
+	if n := len(f.fitted); n != 0 && n != fittedFixed || len(f.intervals)%intervalLen != 0 {
 		return nil, errors.New("state: not of this regression")
 	}
 	for _, v := range f.scale {
@@ -169,15 +170,15 @@ func (g *regression) Layout(s *State) (consilium.Layout, error) {
 	switch s.Phase {
 	case phaseFirst:
 		add("cohort", cohortFixed+len(g.d.checks))
-		if g.p() > 0 {
-			add("moments", 2*g.p())
-		}
 		if g.common() {
 			n := g.cox.common.strata.n * g.cox.common.width()
-			add("leaving", n)
-			add("events", n)
-			add("falling", n)
+			for _, b := range new(commonTally).blocks() {
+				add(b.name, n)
+			}
 			break
+		}
+		if g.p() > 0 {
+			add("moments", 2*g.p())
 		}
 		if g.pieces != nil {
 			add("pieces", piecesLen*g.pieces.n())
@@ -190,6 +191,13 @@ func (g *regression) Layout(s *State) (consilium.Layout, error) {
 		}
 		add("score", q)
 		add("information", packedLen(q))
+	case phaseLevels:
+		f, err := g.load(s)
+		if err != nil {
+			return l, err
+		}
+		add("fitted", fittedFixed)
+		add("levels", 2*len(f.intervals)/intervalLen*len(g.d.checks))
 	case phaseFit:
 		if g.common() {
 			f, err := g.load(s)
@@ -198,7 +206,9 @@ func (g *regression) Layout(s *State) (consilium.Layout, error) {
 			}
 			n := momentsLen(g.p())
 			add("fit", coxFitLen)
-			add("fitted", fittedFixed+len(g.d.checks))
+			if len(f.fitted) == 0 { // asked once
+				add("fitted", fittedFixed)
+			}
 			add("score", g.p())
 			add("risk", len(f.deadly())*n)
 			if k := g.tiedIntervals(f); k > 0 {
@@ -240,6 +250,9 @@ func (g *regression) Local(ctx context.Context, s *State, _ []byte, rows *Rows, 
 	if err != nil {
 		return nil, err
 	}
+	if g.sweeps(s.Phase) {
+		return nil, g.sweepLocal(ctx, s.Phase, f, rows, w)
+	}
 	data, err := readFrame(g.facts.Spec, rows, g.reads)
 	if err != nil {
 		return nil, err
@@ -256,10 +269,12 @@ func (g *regression) Local(ctx context.Context, s *State, _ []byte, rows *Rows, 
 	}
 	var l *localFit
 	if g.common() && s.Phase == phaseFirst {
-		l = g.newLocal(0)
-		if err = g.cox.checkTimes(data); err == nil {
-			l.events = g.cox.eventsOf(data)
+		return nil, g.writeTally(w, data, rows)
+	} else if g.common() && s.Phase == phaseLevels {
+		if err := write(w, "fitted", g.cox.fitted(data)); err != nil {
+			return nil, err
 		}
+		return nil, write(w, "levels", g.stretchLevels(data, f))
 	} else if g.common() {
 		l, err = g.coxCommonLocal(ctx, data, x, f, s.Phase)
 	} else if g.pieces != nil {
@@ -312,7 +327,7 @@ func (g *regression) Local(ctx context.Context, s *State, _ []byte, rows *Rows, 
 		return nil, write(w, "pieces", g.piecesTally(data))
 	}
 	if g.common() {
-		return nil, g.writeCommon(w, data, x, f, l, s.Phase)
+		return nil, g.writeCommon(w, data, x, f, l)
 	}
 	name := "fit"
 	if s.Phase == phaseFirst && g.family != familyCox {
@@ -330,23 +345,15 @@ func (g *regression) Local(ctx context.Context, s *State, _ []byte, rows *Rows, 
 	return nil, write(w, "information", values(l.information))
 }
 
-func (g *regression) writeCommon(w Writer, data *frame, x [][]float64, f *fit, l *localFit, phase uint32) error {
-	if phase == phaseFirst {
-		t := g.coxCommonTally(data)
-		if err := write(w, "leaving", t.leaving); err != nil {
-			return err
-		}
-		if err := write(w, "events", t.events); err != nil {
-			return err
-		}
-		return write(w, "falling", t.falling)
-	}
+func (g *regression) writeCommon(w Writer, data *frame, x [][]float64, f *fit, l *localFit) error {
 	risk, tied := g.coxCommonBlocks(l, f)
 	if err := write(w, "fit", values(l.fit)); err != nil {
 		return err
 	}
-	if err := write(w, "fitted", l.fitted); err != nil {
-		return err
+	if len(f.fitted) == 0 {
+		if err := write(w, "fitted", g.cox.fitted(data)); err != nil {
+			return err
+		}
 	}
 	if err := write(w, "score", values(l.score)); err != nil {
 		return err
@@ -376,8 +383,7 @@ type localFit struct {
 	concord     []total
 	evaluate    []total
 	risk, tied  [][]total // common baseline, by interval
-	fitted      []float64
-	observed    []total // negative binomial: information, and with tau
+	observed    []total   // negative binomial: information, and with tau
 	tauCross    []total
 }
 
@@ -463,7 +469,13 @@ func (g *regression) Update(s *State, o Opened) (*State, error) {
 	if g.common() && s.Phase == phaseFit {
 		return g.advanceCommon(f, o, round)
 	}
-	if s.Phase == phaseFirst && (g.common() || g.pieces != nil) {
+	if s.Phase == phaseFirst && g.common() {
+		return g.firstTally(f, o, round)
+	}
+	if s.Phase == phaseLevels {
+		return g.secondTally(f, o, round)
+	}
+	if s.Phase == phaseFirst && g.pieces != nil {
 		return g.firstCounts(f, o, round)
 	}
 	score, err := o.take("score", q)
@@ -550,8 +562,8 @@ func (g *regression) Update(s *State, o Opened) (*State, error) {
 	return nil, errors.New("state: the regression is done")
 }
 
-// firstCounts judges the first round of the models that share a baseline: its
-// counts decide what is summed later.
+// firstCounts judges the first round of a piecewise baseline: its counts decide
+// what is summed later.
 func (g *regression) firstCounts(f *fit, o Opened, round uint32) (*State, error) {
 	var err error
 	if f.cohort, err = o.take("cohort", cohortFixed+len(g.d.checks)); err != nil {
@@ -563,25 +575,7 @@ func (g *regression) firstCounts(f *fit, o Opened, round uint32) (*State, error)
 	if _, _, err = g.rescale(f, o); err != nil {
 		return nil, err
 	}
-	if g.pieces != nil {
-		return g.firstPieces(f, o, round)
-	}
-	c := g.cox.common
-	n := c.strata.n * c.width()
-	var t commonTally
-	for name, v := range map[string]*[]float64{"leaving": &t.leaving, "events": &t.events, "falling": &t.falling} {
-		if *v, err = o.take(name, n); err != nil {
-			return nil, err
-		}
-	}
-	f.intervals = c.joinCells(t, float64(g.facts.MinCohort))
-	if len(f.deadly()) == 0 {
-		if c.join {
-			return failed(round, failStretch, 0), nil
-		}
-		return failed(round, failEvents, 0), nil
-	}
-	return g.save(f, phaseFit, round)
+	return g.firstPieces(f, o, round)
 }
 
 // checkCohort applies the rules on counts.
@@ -635,13 +629,7 @@ func (g *regression) rescale(f *fit, o Opened) (shift, ratio []float64, err erro
 	shift, ratio = make([]float64, p), make([]float64, p)
 	for j := 0; j < p; j++ {
 		mean := m[j] / n
-		variance := m[p+j]/n - float64(mean*mean)
-		// Below this the difference is rounding: a constant column, which the
-		// information shows as not estimable.
-		if !(variance > float64(1e-12*(m[p+j]/n))) {
-			variance = 1
-		}
-		ratio[j] = powerOfTwo(math.Sqrt(variance))
+		ratio[j] = powerOfTwo(spread(mean, m[p+j]/n))
 		if g.base() == 0 && !g.absorb && g.family != familyCox {
 			mean = 0 // without an intercept the origin matters
 		}
@@ -650,6 +638,17 @@ func (g *regression) rescale(f *fit, o Opened) (shift, ratio []float64, err erro
 		f.scale[j] = float64(f.scale[j] * ratio[j])
 	}
 	return shift, ratio, nil
+}
+
+// spread is the standard deviation of a column with this mean and mean square.
+func spread(mean, square float64) float64 {
+	variance := square - float64(mean*mean)
+	// Below this the difference is rounding: a constant column, which the
+	// information shows as not estimable.
+	if !(variance > float64(1e-12*square)) {
+		return 1
+	}
+	return math.Sqrt(variance)
 }
 
 // collinear is how much of a column's information, given the columns before

@@ -239,16 +239,19 @@ func (g *regression) Result(s *State) (*Result, error) {
 		} else if g.common() {
 			r.Baseline = g.baselineCurves(f)
 			for _, s := range g.cox.common.leftOut(f) {
-				r.Suppressed = append(r.Suppressed, suppressed{"stratum " + s, fmt.Sprintf("fewer than %d patients leave or have the event; its rows are not in the fit", g.facts.MinCohort)})
+				r.Suppressed = append(r.Suppressed, suppressed{"stratum " + s, fmt.Sprintf("fewer than %d patients, or fewer than %d of a level, leave with the event, or without it; its rows are not in the fit", g.facts.MinCohort, minLevelPatients)})
 			}
 			how := fmt.Sprintf("one baseline hazard for all hospitals; times are rounded up to the next multiple of %v, entries down", g.cox.common.grid.step)
 			if g.cox.common.join {
-				how += fmt.Sprintf(", and cells are joined until at least %d patients leave in each", g.facts.MinCohort)
-				if g.cox.efron {
-					how += fmt.Sprintf(" and, where there is more than one event, at least %d patients have one", g.facts.MinCohort)
+				how += fmt.Sprintf(", and cells are joined until in each nobody or at least %d patients have the event, and nobody or at least %d leave without", g.facts.MinCohort, g.facts.MinCohort)
+				if !g.facts.Permitted(PermitSmallLevels) && len(g.d.checks) > 0 {
+					how += fmt.Sprintf(" (of every level nobody or at least %d)", minLevelPatients)
 				}
 			}
 			r.Assumptions = append(r.Assumptions, how)
+			if n := len(f.deadly()); g.cox.common.join && n < fewStretches {
+				r.Warnings = append(r.Warnings, fmt.Sprintf("times are known as one of %d stretches, whose events count as simultaneous: coefficients are nearer to zero than on exact times; the default baseline (stratified by hospital) and piecewise know more", n))
+			}
 		} else {
 			r.Assumptions = append(r.Assumptions, "stratified by hospital: every hospital has its own baseline hazard")
 		}

@@ -660,7 +660,7 @@ func FuzzState(f *testing.F) {
 }
 
 // goldenResult pins the bits of a study of every type: last state and result.
-const goldenResult = "c464ce381aaa3bb8c1f03fbe8a071ea4698db1ba89b6d9491fadb929a0d67681"
+const goldenResult = "ca2f83bce01ffdc34934c32549a83feaa440198c69017c90dc9246cdf1625b32"
 
 func goldenAnalyses() []consilium.AnalysisSpec {
 	surv := &consilium.Response{Stop: "tstop", Event: "status"}
@@ -673,7 +673,7 @@ func goldenAnalyses() []consilium.AnalysisSpec {
 		{Name: "net", Type: consilium.AnalysisGLM, Family: "binomial", Response: &consilium.Response{Column: "any"}, Terms: multi, Penalty: &consilium.Penalty{Alpha: 0.5, Steps: 6}},
 		{Name: "eval", Type: consilium.AnalysisGLM, Family: "binomial", Response: &consilium.Response{Column: "any"}, Terms: []string{"treat", "age"}, Evaluate: 20},
 		{Name: "piece", Type: consilium.AnalysisCox, Response: surv, Terms: multi, Robust: true, Baseline: &consilium.Baseline{Kind: "piecewise", Cuts: []float64{60, 120, 240}}},
-		{Name: "common", Type: consilium.AnalysisCox, Response: surv, Terms: multi, Robust: true, PHCheck: "log", Concordance: true, Baseline: &consilium.Baseline{Kind: "common", Grid: &consilium.Grid{Step: 30, Max: 450}}},
+		{Name: "common", Type: consilium.AnalysisCox, Response: surv, Terms: []string{"treat", "sex", "age", "inherit"}, Robust: true, PHCheck: "log", Concordance: true, Baseline: &consilium.Baseline{Kind: "common", Grid: &consilium.Grid{Step: 30, Max: 450}}},
 		{Name: "tt", Type: consilium.AnalysisCox, Response: surv, Terms: []string{"treat"}, TimeTerms: []consilium.TimeTerm{{Term: "treat", Func: "log"}}},
 		{Name: "fh", Type: consilium.AnalysisLogrank, Response: surv, By: []string{"treat"}, Weights: &consilium.Weights{Rho: 0.5, Gamma: 0.5}},
 		{Name: "rmst", Type: consilium.AnalysisKaplanMeier, Response: surv, Grid: &consilium.Grid{Step: 30, Max: 450}, ConfType: "log", Restricted: 300},
@@ -852,14 +852,15 @@ func TestGridDifferencing(t *testing.T) {
 
 // TestTiedEventsAttack takes the sums that Efron's ties ask for apart: where two
 // rows of a stretch have the event, sum and sum of squares give both values of
-// every column, and their products say which go together. The naive twin joins
-// cells until k patients leave and asks for the sums all the same; with the
-// rule no stretch is about 2 to k-1 patients with an event.
+// every column, and their products say which go together; what is left of a
+// difference of risk sets does the same for those who leave without the event. The
+// naive twin joins cells until k patients leave and asks for the sums all the same;
+// with the rule no stretch is about 1 to k-1 patients with the event, or without.
 func TestTiedEventsAttack(t *testing.T) {
 	a := coxSpecCGD
 	a.Strata, a.Baseline = nil, &consilium.Baseline{Kind: "common", Grid: &consilium.Grid{Step: 30, Max: 450}}
 	f := patients(t, a)
-	f.facts.Permits = []string{PermitCommon}
+	f.facts.Permits = []string{PermitCommon, PermitSmallLevels}
 	must(t, f)
 	made, err := newCox(f.facts, &a)
 	if err != nil {
@@ -867,14 +868,15 @@ func TestTiedEventsAttack(t *testing.T) {
 	}
 	g := made.(*regression)
 	first := f.opened[0]
-	tally := commonTally{first["cox/leaving"], first["cox/events"], first["cox/falling"]}
+	leaving, events := first["cox/leaving"], first["cox/events"]
 	p := g.p()
 	one := make([]float64, p)
 	for j := range one {
 		one[j] = 1
 	}
-	var people [][]float64 // who has the event, and the cell
+	var people [][]float64 // who leaves, in which cell, with the event or without
 	var cells []int
+	var fell []bool
 	for _, h := range f.sites {
 		data, err := readFrame(f.facts.Spec, h.rows, g.reads)
 		if err != nil {
@@ -885,73 +887,90 @@ func TestTiedEventsAttack(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i := 0; i < data.n; i++ {
-			if data.num["status"][i] == 0 {
-				continue
-			}
 			z := make([]float64, p)
 			for j := range x {
 				z[j] = x[j][i]
 			}
-			people, cells = append(people, z), append(cells, g.cox.common.grid.cell(data.num["tstop"][i]))
+			people, cells, fell = append(people, z), append(cells, g.cox.common.grid.cell(data.num["tstop"][i])), append(fell, data.num["status"][i] == 1)
 		}
 	}
-	// attack solves the stretches with two events, from their sums alone.
-	attack := func(intervals []float64) (solved int) {
-		from := -1
-		for i := 0; i+intervalLen <= len(intervals); i += intervalLen {
-			to := int(intervals[i+1])
+	// attack solves those of one kind in the stretches where they are one or two,
+	// from their sums alone.
+	attack := func(stretches [][2]int, with bool) (solved int) {
+		for _, s := range stretches {
 			sum, square := make([]float64, p), make([]float64, p)
 			var own [][]float64
 			for k, z := range people {
-				if cells[k] > from && cells[k] <= to {
+				if cells[k] >= s[0] && cells[k] < s[1] && fell[k] == with {
 					own = append(own, z)
 					for j := range z {
 						sum[j], square[j] = sum[j]+z[j], square[j]+z[j]*z[j]
 					}
 				}
 			}
-			from = to
-			if intervals[i+2] != 2 {
+			n := float64(len(own))
+			if n < 1 || n > 2 {
 				continue
 			}
 			right := true
 			for j := range sum {
-				mean := sum[j] / 2
-				sd := math.Sqrt(math.Max(0, square[j]/2-mean*mean))
-				low, high := math.Min(own[0][j], own[1][j]), math.Max(own[0][j], own[1][j])
+				mean := sum[j] / n
+				sd := math.Sqrt(math.Max(0, square[j]/n-mean*mean))
+				low, high := math.Min(own[0][j], own[len(own)-1][j]), math.Max(own[0][j], own[len(own)-1][j])
 				right = right && math.Abs(mean-sd-low) < 1e-6 && math.Abs(mean+sd-high) < 1e-6
 			}
 			if right {
-				solved += 2
+				solved += len(own)
 			}
 		}
 		return solved
 	}
-	naive := *g.cox.common
-	naive.efron = false
-	if n := attack(naive.joinCells(tally, 11)); n < 2 {
+	cellsOf := g.cox.common.grid.cells + 1
+	naive := join(cellsOf, func(from, to int) bool { return sumOf(leaving, from, to) >= 11 })
+	if n := attack(naive, true); n < 2 {
 		t.Errorf("the naive twin gives away %d patients with the event, want at least 2", n)
 	} else {
 		t.Logf("joined by who leaves alone: %d patients with the event recovered", n)
 	}
-	joined := g.cox.common.joinCells(tally, 11)
-	if n := attack(joined); n != 0 {
+	// A twin that minds only those with the event gives away those without.
+	away := 0
+	for k := 5.0; k <= 11; k++ {
+		away += attack(join(cellsOf, func(from, to int) bool {
+			n := sumOf(events, from, to)
+			return sumOf(leaving, from, to) >= k && (n == 0 || n >= k)
+		}), false)
+	}
+	if away < 2 {
+		t.Errorf("the twin that joins by events gives away %d patients without the event, want at least 2", away)
+	}
+	joined := fitOf(t, g, f.states[1]).intervals
+	var stretches [][2]int
+	from := 0
+	for i := 0; i < len(joined); i += intervalLen {
+		stretches = append(stretches, [2]int{from, int(joined[i+1]) + 1})
+		from = int(joined[i+1]) + 1
+	}
+	if n := attack(stretches, true) + attack(stretches, false); n != 0 {
 		t.Errorf("with the rule %d patients are recovered", n)
 	}
-	for _, round := range f.opened[1:] {
-		tied := round["cox/tied"]
-		if len(tied) == 0 {
-			t.Error("no sums over tied events: the rule is not tried")
-		}
+	// What the hospitals see: at coefficients zero the weights count patients.
+	m := momentsLen(p)
+	risk, tied := f.opened[1]["cox/risk"], f.opened[1]["cox/tied"]
+	if len(risk) < 2*m || len(risk) != len(tied) {
+		t.Fatalf("%d risk sets and %d of tied events: the rule is not tried", len(risk)/m, len(tied)/m)
 	}
-	for i := 0; i < len(joined); i += intervalLen {
-		if d := joined[i+2]; d > 1 && d < 11 {
-			t.Errorf("a stretch with %v events is opened", d)
+	for i := 0; i < len(risk); i += m {
+		next := 0.0
+		if i+m < len(risk) {
+			next = risk[i+m]
+		}
+		if with, without := tied[i], risk[i]-next-tied[i]; with > 0 && with < 11 || without > 0 && without < 11 {
+			t.Errorf("a stretch with %v events and %v others is opened", with, without)
 		}
 	}
 	// Too few events for any stretch: said, with what to do.
 	few := patients(t, a)
-	few.facts.Permits, few.facts.MinCohort = []string{PermitCommon}, 60
+	few.facts.Permits, few.facts.MinCohort = []string{PermitCommon, PermitSmallLevels}, 60
 	r, err := few.run()
 	if err != nil {
 		t.Fatal(err)
@@ -1063,7 +1082,7 @@ func TestCommonBaselineAttack(t *testing.T) {
 		} else {
 			t.Logf("%s, daily grid: %d patients recovered", ties, n)
 		}
-		n, sets, least := run(ties, 30, PermitCommon)
+		n, sets, least := run(ties, 30, PermitCommon, PermitSmallLevels)
 		if n != 0 || sets < 3 || least < 11 {
 			t.Errorf("%s: with the guard %d patients are recovered from %d risk sets, the smallest of %v", ties, n, sets, least)
 		}

@@ -200,10 +200,6 @@ func (p *compiled) makeProgram(ctx context.Context, known map[string]any, now in
 	return out, nil
 }
 
-// momentGate is on how many rows a program is tried again at a later moment: only
-// the rules that look at the moment were compiled anew.
-const momentGate = 160
-
 // ready binds a study's program to a moment and tries what was compiled for it. A
 // program that is nil with why given does not compile at this moment.
 func (p *compiled) ready(ctx context.Context, rp *rowProgram, known map[string]any, now int64) (b *bound, why string, bad error) {
@@ -216,7 +212,9 @@ func (p *compiled) ready(ctx context.Context, rp *rowProgram, known map[string]a
 	case b.tried:
 		return b, "", nil
 	}
-	if err := p.gate(ctx, rp, b, known, now, momentGate); err != nil {
+	// Only the rules that look at the moment were compiled anew, and they are tried
+	// as at first.
+	if err := p.gate(ctx, rp, b, known, now, studyGate); err != nil {
 		return nil, "", err
 	}
 	rp.passed(b)

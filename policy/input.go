@@ -385,6 +385,8 @@ type Event struct {
 // hospital. impairment is the id of the document that erasure would seriously
 // impair the research (GDPR Art. 17(3)(d)), or "". Whether consent was the only
 // ground follows from what the hospital filed; where it filed no other ground it was.
+// An event that does not fit the schema is an error: the rules would refuse the whole
+// question, and say no more.
 func NewEvent(kind string, facts *SiteFacts, at int64, impairment string) (*Event, error) {
 	var doc struct {
 		Consent string  `json:"consent"`
@@ -395,8 +397,24 @@ func NewEvent(kind string, facts *SiteFacts, at int64, impairment string) (*Even
 		return nil, err
 	}
 	e := &Event{Kind: kind, At: at, ImpairmentDocumented: impairment, ConsentWasSoleGround: doc.Consent != "where_given"}
-	if slices.Contains(facts.Regimes, "GDPR") || slices.Contains(facts.Regimes, "UKGDPR") {
-		e.ConsentWasSoleGround = !(slices.Contains(facts.Regimes, "GDPR") && doc.GDPR.beside() || slices.Contains(facts.Regimes, "UKGDPR") && doc.UK.beside())
+	if eu, uk := slices.Contains(facts.Regimes, "GDPR"), slices.Contains(facts.Regimes, "UKGDPR"); eu || uk {
+		// Under each law that holds there must be another ground.
+		e.ConsentWasSoleGround = eu && !doc.GDPR.beside() || uk && !doc.UK.beside()
+	}
+	all, err := allSchemas()
+	if err != nil {
+		return nil, err
+	}
+	b, err := json.Marshal(e)
+	if err != nil {
+		return nil, err
+	}
+	v, err := decode(b)
+	if err == nil {
+		_, err = all.check("event", v)
+	}
+	if err != nil {
+		return nil, consilium.ErrInvalid.Withf("%w", err)
 	}
 	return e, nil
 }

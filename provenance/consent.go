@@ -683,6 +683,19 @@ func (d *storedDoc) kind() RecordType {
 	return RecordMandate
 }
 
+// Holds says of a document about p whether it rests here, and whether the ledger has
+// it, as of the last Verify. One that was erased does not rest here.
+func (c *Consents) Holds(p Pseudonym, doc consilium.Digest) (stored, logged bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	for _, d := range c.byOwner[p] {
+		if !d.erased && d.doc.Digest() == doc {
+			return true, d.logged
+		}
+	}
+	return false, false
+}
+
 // Relog logs what the last Verify did not find in the ledger, as after a crash
 // between storing and logging.
 func (c *Consents) Relog(ctx context.Context, ledger Appender) error {
@@ -875,6 +888,15 @@ func (c *Consents) refusals(p Pseudonym, t int64, cl *Claims) {
 	}
 	slices.Sort(cl.RefusedScopes)
 	cl.RefusedScopes = slices.Compact(cl.RefusedScopes)
+}
+
+// TookBack reports whether a patient has ever withdrawn anything here, from one
+// consent or from all, whether or not the ledger has it yet. A document of another
+// system does not undo that.
+func (c *Consents) TookBack(p Pseudonym) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return slices.ContainsFunc(c.byOwner[p], func(d *storedDoc) bool { return d.doc.Withdrawal != nil })
 }
 
 // current is the claims that answer for a patient.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"slices"
 	"strings"
+	"time"
 
 	"consilium"
 	"consilium/provenance/did"
@@ -19,9 +20,11 @@ const (
 // VerifyImported checks a document that another system signed: by a key of one of
 // issuers, which the hospital trusts for this. It returns the document's JSON, with
 // the issuer whose key it was. Classical signatures count, since nobody else signs
-// otherwise. A credential must name that issuer, and one with a status is refused:
-// whether it was revoked cannot be told here.
-func VerifyImported(token, typ string, issuers []string) (doc []byte, issuer string, err error) {
+// otherwise. A credential must name that issuer and be within the time of its token;
+// one with a status is refused, since whether it was revoked cannot be told here, and
+// so is one for somebody else. What its token says of time stays among the claims of
+// doc, which consent.ParseCredential reads.
+func VerifyImported(token, typ string, issuers []string, now time.Time) (doc []byte, issuer string, err error) {
 	if len(issuers) == 0 {
 		return nil, "", consilium.ErrSignature.Withf("imported consent: no issuer is trusted; name one")
 	}
@@ -44,6 +47,10 @@ func VerifyImported(token, typ string, issuers []string) (doc []byte, issuer str
 				if err := fitsIssuer(payload, id); err != nil {
 					return nil, "", err
 				}
+				if _, _, _, err := sdjwt.Times(payload, now, sdjwt.DefaultSkew); err != nil {
+					return nil, "", &consilium.Error{Code: consilium.CodeOf(err), Msg: "imported consent: the credential's token is out of its time",
+						Next: "ask its issuer for one that is in force; how long the consent holds, validFrom and validUntil say", Err: err}
+				}
 			}
 			if doc, err = json.Marshal(payload); err != nil {
 				return nil, "", err
@@ -65,6 +72,12 @@ func fitsIssuer(vc map[string]any, id string) error {
 	}
 	if !ok || named != id {
 		return consilium.ErrSignature.Withf("imported consent: the credential names the issuer %s and %s signed it", clip(named), clip(id))
+	}
+	if iss, there := vc["iss"]; there && iss != id {
+		return consilium.ErrSignature.Withf("imported consent: the token names the issuer %.80v and %s signed it", iss, clip(id))
+	}
+	if _, there := vc["aud"]; there {
+		return consilium.ErrSignature.Withf("imported consent: the token is for a certain reader (aud, RFC 7519 §4.1.3), which this hospital cannot tell it is; ask its issuer for one without")
 	}
 	if slices.ContainsFunc([]string{"credentialStatus", "status"}, func(k string) bool { _, ok := vc[k]; return ok }) {
 		return consilium.ErrSignature.Withf("imported consent: the credential has a status, which cannot be looked up here; ask its issuer for one without, or take the consent at the desk")

@@ -18,7 +18,7 @@ import (
 func TestLeavesBeforeContribution(t *testing.T) {
 	h, ctx := start(t, sites)
 	must(t, h.StartAll())
-	h.Break(victim, consilium.ErrData.Withf("column age: the value 117 of patient 4711"))
+	h.Break(victim, consilium.ErrData.Withf("column age: the value 117 of patient R-4711-K"))
 	id := submit(t, h, rounds, "")
 	must(t, h.Until(ctx, "the acknowledgements of the others", func(posts []federation.Post, _ []federation.Note) bool {
 		acked := map[consilium.SiteID]bool{}
@@ -45,14 +45,14 @@ func TestLeavesBeforeContribution(t *testing.T) {
 		t.Errorf("the hospital left with %q", w.Reason)
 	}
 	for _, p := range h.Posts() {
-		if bytes.Contains(p.Message.Encode(), []byte("4711")) {
+		if bytes.Contains(p.Message.Encode(), []byte("R-4711-K")) {
 			t.Errorf("%s of %s names the patient", p.Message.Kind, p.Site)
 		}
 	}
 	entries, err := h.Trail(victim, id)
 	must(t, err)
 	for _, e := range entries {
-		if strings.Contains(string(e.Body), "4711") {
+		if strings.Contains(string(e.Body), "R-4711-K") {
 			t.Errorf("the trail, which goes into archives, names the patient: %s", e.Body)
 		}
 	}

@@ -45,6 +45,8 @@ var bugs = []bug{
 		`if info, _ := a.Study(id); info.Submission == digest {`, `if info, _ := a.Study(id); info.Submission == digest && !PLANTED {`},
 	{"a token may name two studies", "coordinator/apply_study.go",
 		`if id, ok := a.tokens[key]; ok {`, `if id, ok := a.tokens[key]; ok && !PLANTED {`},
+	{"a roster that leaves a version out is refused", "coordinator/apply_study.go",
+		`if next.Version <= a.roster.Version ||`, `if PLANTED && next.Version != a.roster.Version+1 || next.Version <= a.roster.Version ||`},
 	{"the coordinator's clock goes back", "coordinator/state.go",
 		`a := &apply{State: s, now: max(s.now, cmd.At)}`, `a := &apply{State: s, now: max(s.now, cmd.At)}
 	if PLANTED {
@@ -117,14 +119,14 @@ func (s *State) endedList`},
 				return err
 			}
 		}
-		n.naming.RLock()`, `			if PLANTED {
+		if err := n.naming.Acquire(ctx, 1); err != nil {`, `			if PLANTED {
 				continue
 			}
 			if err := n.blobs.majority(ctx, ref); err != nil {
 				return err
 			}
 		}
-		n.naming.RLock()`},
+		if err := n.naming.Acquire(ctx, 1); err != nil {`},
 	{"a blob's majority is one node short", "coordinator/replicate.go",
 		`	need := len(voters)/2 + 1`, `	need := len(voters)/2 + 1
 	if PLANTED {

@@ -21,6 +21,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 )
 
 // A bug replaces one expression of a file. In its replacement PLANTED stands
@@ -64,13 +65,14 @@ func run(budget, shares int, only string) error {
 	for range shares {
 		searchers.Go(func() {
 			for i := range work {
+				started := time.Now()
 				how, err := search(binary, i, budget)
 				mu.Lock()
 				if err != nil {
 					missed = append(missed, bugs[i].name)
-					fmt.Printf("NOT FOUND  %s: %v\n", bugs[i].name, err)
+					fmt.Printf("NOT FOUND  %-58s %3.0f s  %v\n", bugs[i].name, time.Since(started).Seconds(), err)
 				} else {
-					fmt.Printf("found      %-58s %s\n", bugs[i].name, how)
+					fmt.Printf("found      %-58s %3.0f s  %s\n", bugs[i].name, time.Since(started).Seconds(), how)
 				}
 				mu.Unlock()
 			}
@@ -181,7 +183,7 @@ var found = regexp.MustCompile(`(?m)^\s*sim_test\.go:\d+: (seed \d+: .*)$`)
 func search(binary string, i, budget int) (string, error) {
 	cmd := exec.Command(binary, "-test.run", "^TestSimulation$", "-test.timeout", "20m", "-sim.count", strconv.Itoa(budget), "-sim.shrink=false")
 	cmd.Dir = "coordinator"
-	cmd.Env = append(os.Environ(), variable+"="+strconv.Itoa(i), "GOGC=400")
+	cmd.Env = append(os.Environ(), variable+"="+strconv.Itoa(i), "GOGC=400", "GOMAXPROCS=1")
 	out, err := cmd.CombinedOutput()
 	if err == nil {
 		return "", fmt.Errorf("nobody noticed")
@@ -189,6 +191,9 @@ func search(binary string, i, budget int) (string, error) {
 	if m := found.FindSubmatch(out); m != nil {
 		how := string(m[1])
 		return how[:min(len(how), 150)], nil
+	}
+	if bytes.Contains(out, []byte("panic: test timed out")) {
+		return "", fmt.Errorf("nobody noticed within the time")
 	}
 	if bytes.Contains(out, []byte("panic:")) {
 		return "a panic ended the process", nil

@@ -407,6 +407,9 @@ func (h *hospital) anchor(ctx context.Context) (done []step, checkpoint []byte, 
 		return nil, nil, err
 	}
 	last, err := d.relog(ctx, first.Known)
+	if err == nil {
+		err = h.recosigned(ctx, d)
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -443,6 +446,29 @@ func (h *hospital) anchor(ctx context.Context) (done []step, checkpoint []byte, 
 	defer cancel()
 	checkpoint, err = d.ledger().Await(waiting, last)
 	return done, checkpoint, err
+}
+
+// recosigned has the ledger cosigned as it stands where the roster in force names
+// other witnesses than those that cosigned it last: the vault believes no others.
+func (h *hospital) recosigned(ctx context.Context, d *desk) error {
+	raw, err := d.ledger().Checkpoint(ctx)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	cp, err := provenance.ParseCheckpoint(raw)
+	if err != nil || cp.Size == 0 {
+		return err
+	}
+	site, _ := h.kit.roster.Site(h.site)
+	if _, err := provenance.VerifyCheckpoint(raw, provenance.CheckpointPolicy{Log: site.Ledger, Witnesses: d.policy.AnyAge()}, time.Now()); !errors.Is(err, provenance.ErrQuorum) {
+		return nil // believed; or a trouble that the vault names
+	}
+	waiting, cancel := context.WithTimeout(ctx, publishWithin)
+	defer cancel()
+	return h.published(waiting, d.ledger())
 }
 
 // relog logs kept batches that a crash left out of the ledger, and returns the

@@ -25,8 +25,9 @@ import (
 // A backup is a copy of a stopped process's data directory, whole: its parts
 // remember each other. What a restored directory has forgotten is found when it
 // is used, by others who remember: the log and the ledger (worker/stale.go), the
-// peers (coordinator/starts.go), the witness. A backup that is the newest goes on;
-// an older one says so and takes no part.
+// peers (coordinator/starts.go). A backup that is the newest goes on; an older one
+// says so and takes no part. Nobody remembers for a witness: one that was put back
+// would cosign a second history from there on, so it has no backup.
 
 const backupManifest = "backup.json"
 
@@ -34,8 +35,8 @@ const backupManifest = "backup.json"
 type backupOf struct {
 	APIVersion string                `json:"apiVersion"`
 	Kind       string                `json:"kind"` // "Backup"
-	Of         string                `json:"of"`   // Worker, Coordinator or Witness
-	Pin        string                `json:"pin"`  // SHA-256 of card.json's bytes: whose it is
+	Of         string                `json:"of"`   // Worker or Coordinator
+	Pin        string                `json:"pin"`  // SHA-256 of the card's fingerprint without what is renewed: whose it is
 	At         time.Time             `json:"at"`
 	Dirs       []string              `json:"dirs"` // below data/, with slashes; an empty one can mean something too
 	Files      map[string]backupFile `json:"files"`
@@ -58,9 +59,8 @@ func keptOut(rel string) bool {
 // dataKinds are the directories below data/ that a process of a kind locks, with
 // what durable calls them.
 var dataKinds = map[string]map[string]string{
-	"Worker":      {"desk": "worker-desk", "gate": "worker-gate", "vault": "worker-vault"},
+	"Worker":      {consentDeskDir: "worker-consents", deskDir: "worker-desk", "gate": "worker-gate", "vault": "worker-vault"},
 	"Coordinator": {".": "coordinator"},
-	"Witness":     {".": "witness"},
 }
 
 // stopped reads a node's config and makes sure that no process works in its data
@@ -84,10 +84,9 @@ func stopped(path string) (kind string, c *commonConfig, release func(), err err
 		var w coordinatorConfig
 		err, c = readConfig(path, head.Kind, &w), &w.commonConfig
 	case "Witness":
-		var w witnessConfig
-		err, c = readConfig(path, head.Kind, &w), &w.commonConfig
+		err = configError(path, nil, "a witness whose directory is lost is a new witness: `consilium provision witness` makes its key, the next roster names it", "a witness has no backup: nobody would notice that one was put back, and it would cosign a second history of each ledger")
 	default:
-		err = configError(path, nil, "give the config of a worker, a coordinator or a witness", "kind %q has no data", head.Kind)
+		err = configError(path, nil, "give the config of a worker or a coordinator", "kind %q has no data", head.Kind)
 	}
 	if err != nil {
 		return "", nil, nil, err
@@ -107,7 +106,7 @@ func stopped(path string) (kind string, c *commonConfig, release func(), err err
 		if err != nil {
 			release()
 			if errors.Is(err, durable.ErrLocked) {
-				err = &consilium.Error{Code: consilium.ErrUnavailable.Code, Msg: "the process is running", Next: "stop it first: a copy of a directory in use is no backup"}
+				err = &consilium.Error{Code: consilium.ErrUnavailable.Code, Msg: fmt.Sprintf("a process is running on %s", dir), Next: "stop it first: a copy of a directory in use is no backup"}
 			}
 			return "", nil, nil, err
 		}
@@ -116,19 +115,21 @@ func stopped(path string) (kind string, c *commonConfig, release func(), err err
 	return head.Kind, c, release, nil
 }
 
-// owner binds a backup to its kit.
+// owner binds a backup to its kit: to the card without its certificates and its
+// witness, which are renewed.
 func owner(c *commonConfig) (string, error) {
 	card, err := parseCard(filepath.Join(filepath.Dir(c.Keys), kitCard))
 	if err != nil {
 		return "", err
 	}
+	*card.pins(), card.Witness, card.WitnessAddress = nil, "", ""
 	sum := sha256.Sum256([]byte(card.fingerprint()))
 	return hex.EncodeToString(sum[:]), nil
 }
 
 func runBackup(ctx context.Context, e *env, args []string) error {
 	flags := e.flags()
-	path := flags.String("config", "", "config `file` of a worker, a coordinator or a witness that is stopped")
+	path := flags.String("config", "", "config `file` of a worker or a coordinator that is stopped")
 	out := flags.String("out", "", "new `directory` for the copy; it holds personal data and is as secret as data/")
 	rest, err := e.parse(flags, args)
 	if err != nil {
@@ -149,31 +150,21 @@ func runBackup(ctx context.Context, e *env, args []string) error {
 	if m.Pin, err = owner(c); err != nil {
 		return err
 	}
-	var total int64
-	err = filepath.WalkDir(c.Data, func(from string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(c.Data, from)
-		if err != nil {
-			return err
-		}
-		rel = filepath.ToSlash(rel)
-		if d.IsDir() {
-			if rel != "." {
-				m.Dirs = append(m.Dirs, rel)
-			}
-			return nil
-		}
-		if keptOut(rel) || !d.Type().IsRegular() {
-			return nil
-		}
-		f, err := copyFile(from, filepath.Join(*out, "data", filepath.FromSlash(rel)))
-		m.Files[rel], total = f, total+f.Size
-		return errors.Join(err, ctx.Err())
-	})
+	root, err := filepath.EvalSymlinks(c.Data)
 	if err != nil {
 		return err
+	}
+	files, err := m.list(root)
+	if err != nil {
+		return err
+	}
+	var total int64
+	for _, rel := range files {
+		f, err := copyFile(filepath.Join(root, filepath.FromSlash(rel)), filepath.Join(*out, "data", filepath.FromSlash(rel)))
+		if err := errors.Join(err, ctx.Err()); err != nil {
+			return err
+		}
+		m.Files[rel], total = f, total+f.Size
 	}
 	b, err := json.MarshalIndent(&m, "", " ")
 	if err != nil {
@@ -188,6 +179,38 @@ func runBackup(ctx context.Context, e *env, args []string) error {
 	}
 	fmt.Fprintf(e.stdout, "%s: %d files, %d bytes; keys are not in it. Once the process has run on, this copy is an older one: it is found to be, and refused\n", *out, len(m.Files), total)
 	return nil
+}
+
+// list finds what to copy below root, before any of it is copied. A link or
+// another special file, behind which a part of the data may lie, is an error: a
+// walk does not follow it, and a copy without that part would look whole.
+func (m *backupOf) list(root string) (files []string, err error) {
+	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, path)
+		if err != nil {
+			return err
+		}
+		rel = filepath.ToSlash(rel)
+		switch mode := d.Type(); {
+		case rel == ".":
+		case mode.IsDir():
+			m.Dirs = append(m.Dirs, rel)
+		case keptOut(rel), mode&fs.ModeSocket != 0:
+		case mode.IsRegular():
+			files = append(files, rel)
+		default:
+			return &consilium.Error{Code: consilium.ErrInvalid.Code, Msg: fmt.Sprintf("%s is neither a file nor a directory (%s): what lies behind it would be missing from the copy", path, mode),
+				Next: "put what it leads to in its place; to keep the data on another volume, put the whole directory there and let data: name it"}
+		}
+		return nil
+	})
+	if err == nil && len(files) == 0 {
+		err = consilium.ErrInvalid.Withf("%s holds no file: there is nothing to back up; check data: in the config", root)
+	}
+	return files, err
 }
 
 // copyFile copies one file, durably, and says what it copied.
@@ -243,7 +266,14 @@ func runRestore(ctx context.Context, e *env, args []string) error {
 	if m.APIVersion != consilium.APIVersion || m.Kind != "Backup" || m.Of != kind || m.Pin != pin {
 		return consilium.ErrInvalid.Withf("%s is a backup of another kit than %s", *from, *path)
 	}
-	if list, err := os.ReadDir(c.Data); err == nil && len(list) > 0 {
+	if len(m.Files) == 0 {
+		return consilium.ErrInvalid.Withf("%s lists no file: it is no backup; use another", backupManifest)
+	}
+	root, err := dataRoot(c.Data)
+	if err != nil {
+		return err
+	}
+	if list, err := os.ReadDir(root); err == nil && len(list) > 0 {
 		return consilium.ErrInvalid.Withf("%s is not empty; what it holds may be newer than the backup: move it away, and keep it", c.Data)
 	}
 	// All of it is checked before any of it is put back.
@@ -259,7 +289,7 @@ func runRestore(ctx context.Context, e *env, args []string) error {
 			return &consilium.Error{Code: consilium.ErrInvalid.Code, Msg: fmt.Sprintf("%s is not as it was copied", rel), Next: "use another backup"}
 		}
 	}
-	part := c.Data + ".restoring"
+	part := root + ".restoring"
 	if err := os.RemoveAll(part); err != nil {
 		return err
 	}
@@ -279,14 +309,14 @@ func runRestore(ctx context.Context, e *env, args []string) error {
 			return err
 		}
 	}
-	if err := os.Remove(c.Data); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := os.Remove(root); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	// If we crash before this line, the directory is as it was.
-	if err := os.Rename(part, c.Data); err != nil {
+	if err := os.Rename(part, root); err != nil {
 		return err
 	}
-	if err := durable.OS.SyncDir(filepath.Dir(c.Data)); err != nil {
+	if err := durable.OS.SyncDir(filepath.Dir(root)); err != nil {
 		return err
 	}
 	if e.json {
@@ -294,6 +324,19 @@ func runRestore(ctx context.Context, e *env, args []string) error {
 	}
 	fmt.Fprintf(e.stdout, "%s is as it was on %s. If the process ran after that, it will find out at its first contact, and say so\n", c.Data, m.At.Format(time.DateTime))
 	return nil
+}
+
+// dataRoot is where a data directory lies that may not be there yet: the target of
+// a link to another volume, which a restore must not replace by a directory here.
+func dataRoot(path string) (string, error) {
+	root, err := filepath.EvalSymlinks(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, lerr := os.Lstat(path); errors.Is(lerr, fs.ErrNotExist) {
+			return path, nil
+		}
+		return "", fmt.Errorf("%w; %s is a link to it: make the directory, or mount its volume", err, path)
+	}
+	return root, err
 }
 
 func fileDigest(path string) (backupFile, error) {

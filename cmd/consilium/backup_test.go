@@ -2,9 +2,16 @@ package main
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"io/fs"
 	"maps"
+	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,9 +19,12 @@ import (
 	"strings"
 	"testing"
 
+	"golang.org/x/mod/sumdb/note"
+
 	"consilium"
 	"consilium/internal/durable"
 	"consilium/internal/span"
+	"consilium/provenance"
 	"consilium/worker/vault"
 )
 
@@ -276,4 +286,231 @@ func replays(t *testing.T, r *running, id, hospital, archived string) {
 	if _, says, code := again(); code != exitDone {
 		t.Errorf("put right again: %d %s", code, says)
 	}
+}
+
+// TestBackupIsWhole: a part of the data that lies behind a link is not left out
+// without a word, and a backup of nothing is none. The naive twin walks the
+// directory, as one does, and finds nothing where the directory is a link.
+func TestBackupIsWhole(t *testing.T) {
+	dir := short(t)
+	kit := filepath.Join(dir, "kit")
+	must(t, "provision", "site", "--dir", kit, "--federation", testName, "--id", "site-1", "--country", "US", "--regimes", "HIPAA")
+	config, data, volume := filepath.Join(kit, kitConfig), filepath.Join(kit, "data"), filepath.Join(dir, "volume")
+	n := 0
+	backup := func() (to, stderr string, code int) {
+		n++
+		to = filepath.Join(dir, "backup", string(rune('a'+n)))
+		_, stderr, code = try(t.Context(), "backup", "--config", config, "--out", to)
+		return to, stderr, code
+	}
+	refused := func(what, says string) {
+		t.Helper()
+		to, stderr, code := backup()
+		if code == exitDone || !strings.Contains(stderr, says) {
+			t.Errorf("%s: %d %s", what, code, stderr)
+		}
+		if _, err := os.Stat(filepath.Join(to, backupManifest)); err == nil {
+			t.Errorf("%s: there is a backup", what)
+		}
+	}
+	fill := func(root string) {
+		t.Helper()
+		for _, f := range []string{"gate/journal", "vault/salts/a", "streams.json"} {
+			write(t, filepath.Join(root, filepath.FromSlash(f)), f)
+		}
+	}
+	empty := func(paths ...string) {
+		t.Helper()
+		for _, p := range paths {
+			if err := os.RemoveAll(p); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	same := func(root string) {
+		t.Helper()
+		for _, f := range []string{"gate/journal", "vault/salts/a", "streams.json"} {
+			if got := mustRead(t, filepath.Join(root, filepath.FromSlash(f))); got != f {
+				t.Errorf("%s holds %q", f, got)
+			}
+		}
+	}
+
+	// data/ is a link to another volume.
+	fill(volume)
+	empty(data)
+	if err := os.Symlink(volume, data); err != nil {
+		t.Fatal(err)
+	}
+	walked := 0
+	if err := filepath.WalkDir(data, func(_ string, d fs.DirEntry, err error) error {
+		if d.Type().IsRegular() {
+			walked++
+		}
+		return err
+	}); err != nil || walked != 0 {
+		t.Errorf("the naive twin noticed: %d files, %v", walked, err)
+	}
+	whole, stderr, code := backup()
+	if code != exitDone {
+		t.Fatal(stderr)
+	}
+	same(filepath.Join(whole, "data"))
+	restore := []string{"restore", "--config", config, "--from", whole}
+	must(t, "provision", "renew", "--dir", kit) // the same hospital
+	empty(volume)
+	if _, stderr, code := try(t.Context(), restore...); code == exitDone || !strings.Contains(stderr, "mount its volume") {
+		t.Errorf("a link that leads nowhere: %d %s", code, stderr)
+	}
+	if err := os.Mkdir(volume, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	refused("an empty volume", "nothing to back up")
+	must(t, restore...)
+	same(volume)
+	if info, err := os.Lstat(data); err != nil || info.Mode()&fs.ModeSymlink == 0 {
+		t.Errorf("the link to the volume is gone: %v", err)
+	}
+
+	// A part is.
+	empty(data)
+	if err := os.Rename(volume, data); err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range []string{"gate", "vault/salts", "streams.json"} {
+		at, there := filepath.Join(data, part), filepath.Join(dir, "elsewhere")
+		if err := errors.Join(os.Rename(at, there), os.Symlink(there, at)); err != nil {
+			t.Fatal(err)
+		}
+		refused(part+" elsewhere", "in its place")
+		if err := errors.Join(os.Remove(at), os.Rename(there, at)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Sockets and what is kept out are no part of it.
+	l, err := net.Listen("unix", filepath.Join(data, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := os.Symlink("nowhere", filepath.Join(data, "LOCK")); err != nil {
+		t.Fatal(err)
+	}
+	if again, stderr, code := backup(); code != exitDone {
+		t.Error(stderr)
+	} else {
+		same(filepath.Join(again, "data"))
+	}
+	// A desk that enters a document.
+	desk, err := durable.Prepare(filepath.Join(data, consentDeskDir), "worker-consents")
+	if err != nil {
+		t.Fatal(err)
+	}
+	refused("a desk at work", "stop it first")
+	if err := desk.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	// A manifest that lists nothing verifies nothing.
+	var m backupOf
+	if err := json.Unmarshal([]byte(mustRead(t, filepath.Join(whole, backupManifest))), &m); err != nil {
+		t.Fatal(err)
+	}
+	m.Files = map[string]backupFile{}
+	b, err := json.Marshal(&m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, filepath.Join(whole, backupManifest), string(b))
+	empty(data)
+	if _, stderr, code := try(t.Context(), restore...); code == exitDone || !strings.Contains(stderr, "lists no file") {
+		t.Errorf("a backup of nothing: %d %s", code, stderr)
+	}
+}
+
+// TestNoBackupOfAWitness: nobody remembers for a witness. The naive twin is a
+// witness whose directory was put back: it cosigns a second history.
+func TestNoBackupOfAWitness(t *testing.T) {
+	key, err := provenance.NewWitnessKey("witness.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := provenance.NewLogKey("ledger.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	asked := func(entry string) int {
+		w, err := provenance.OpenWitness(provenance.WitnessConfig{Key: key, Dir: filepath.Join(dir, "seen"), Logs: []string{log.Verifier()}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		root := sha256.Sum256([]byte("\x00" + entry)) // RFC 6962 §2.1, of one entry
+		signed, err := note.Sign(&note.Note{Text: fmt.Sprintf("%s\n1\n%s\n", log.Name(), base64.StdEncoding.EncodeToString(root[:]))}, signerOf(t, log))
+		if err != nil {
+			t.Fatal(err)
+		}
+		rec := httptest.NewRecorder()
+		w.ServeHTTP(rec, httptest.NewRequest(http.MethodPost, "/add-checkpoint", strings.NewReader("old 0\n\n"+string(signed))))
+		return rec.Code
+	}
+	copied := filepath.Join(dir, "copied")
+	if err := os.MkdirAll(filepath.Join(dir, "seen"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(copied, os.DirFS(filepath.Join(dir, "seen"))); err != nil {
+		t.Fatal(err)
+	}
+	if got := asked("one"); got != http.StatusOK {
+		t.Fatal(got)
+	}
+	if got := asked("another"); got != http.StatusConflict {
+		t.Errorf("a second history: %d", got)
+	}
+	if err := errors.Join(os.RemoveAll(filepath.Join(dir, "seen")), os.CopyFS(filepath.Join(dir, "seen"), os.DirFS(copied))); err != nil {
+		t.Fatal(err)
+	}
+	if got := asked("another"); got != http.StatusOK {
+		t.Errorf("the naive twin noticed: %d", got)
+	}
+
+	kit := filepath.Join(dir, "kit")
+	must(t, "provision", "board", "--dir", kit, "--federation", testName, "--id", "board-1", "--witness", "127.0.0.1:9440")
+	write(t, filepath.Join(kit, "data", "seen", "x.checkpoint"), "x")
+	to := filepath.Join(dir, "backup")
+	for _, args := range [][]string{{"backup", "--out", to}, {"restore", "--from", to}} {
+		write(t, filepath.Join(to, backupManifest), "{}")
+		if _, stderr, code := try(t.Context(), append(args, "--config", filepath.Join(kit, kitConfig))...); code == exitDone || !strings.Contains(stderr, "a new witness") {
+			t.Errorf("%s: %d %s", args[0], code, stderr)
+		}
+	}
+
+	// The same member with a new witness.
+	old, err := parseCard(filepath.Join(kit, kitCard))
+	if err != nil {
+		t.Fatal(err)
+	}
+	must(t, "provision", "witness", "--dir", kit)
+	now, err := parseCard(filepath.Join(kit, kitCard))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fresh, err := readNoteKey(filepath.Join(kit, kitKeys), witnessFile)
+	if err != nil || fresh.Verifier() != now.Witness || now.Witness == old.Witness || now.WitnessAddress != old.WitnessAddress || now.Member.Key != old.Member.Key {
+		t.Errorf("the new witness: %v, %+v", err, now)
+	}
+	other := filepath.Join(dir, "other")
+	must(t, "provision", "board", "--dir", other, "--federation", testName, "--id", "board-2")
+	if _, stderr, code := try(t.Context(), "provision", "witness", "--dir", other); code == exitDone || !strings.Contains(stderr, "runs no witness") {
+		t.Errorf("a member without a witness: %d %s", code, stderr)
+	}
+}
+
+func signerOf(t *testing.T, k *provenance.NoteKey) note.Signer {
+	t.Helper()
+	s, err := note.NewSigner(k.Secret())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
 }

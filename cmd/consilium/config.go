@@ -51,13 +51,18 @@ type tracingConfig struct {
 	Ratio float64 `yaml:"ratio"` // of rounds that are traced; default all
 }
 
-// tracer opens a node's tracer, or nil.
-func (c *commonConfig) tracer(ctx context.Context, path, node string) (*span.Tracer, error) {
+// spans says where the spans of a node go whose config is at path.
+func (c *commonConfig) spans(path string) span.Config {
 	file := c.Tracing.File
 	if file != "" && !filepath.IsAbs(file) {
 		file = filepath.Join(filepath.Dir(path), file)
 	}
-	return span.Open(ctx, node, span.Config{OTLP: c.Tracing.OTLP, File: file, Ratio: c.Tracing.Ratio})
+	return span.Config{OTLP: c.Tracing.OTLP, File: file, Ratio: c.Tracing.Ratio}
+}
+
+// tracer opens a node's tracer, or nil.
+func (c *commonConfig) tracer(ctx context.Context, path, node string) (*span.Tracer, error) {
+	return span.Open(ctx, node, c.spans(path))
 }
 
 func (c *commonConfig) common() *commonConfig { return c }
@@ -271,6 +276,9 @@ func strict(path string, n *yaml.Node, t reflect.Type, what string) error {
 	}
 	if n.Style&yaml.TaggedStyle != 0 {
 		return configError(path, n, "leave the tag out", "the tag %s is not allowed", n.Tag)
+	}
+	if t.Kind() == reflect.Pointer { // what may be absent
+		t = t.Elem()
 	}
 	if t == reflect.TypeFor[yaml.Node]() {
 		return nil // read by studyfile, which is as strict

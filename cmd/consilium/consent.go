@@ -263,6 +263,26 @@ func (h *hospital) enter(ctx context.Context, store *provenance.Consents, entrie
 	})
 }
 
+// enterOnce is enter for a document that a command which failed may have entered
+// already: a letter is the same bytes each time. What is stored and not in the ledger
+// is logged now.
+func (h *hospital) enterOnce(ctx context.Context, store *provenance.Consents, name provenance.Pseudonym, doc *provenance.SignedDoc) error {
+	stored, logged := store.Holds(name, doc.Digest())
+	if stored {
+		if err := h.verify(ctx, store); err != nil {
+			return err
+		}
+		stored, logged = store.Holds(name, doc.Digest())
+	}
+	switch {
+	case !stored:
+		return h.enter(ctx, store, []provenance.ConsentEntry{{Patient: name, Doc: doc}})
+	case !logged:
+		return h.write(ctx, func(ctx context.Context, ledger ledgerWriter) error { return store.Relog(ctx, ledger) })
+	}
+	return nil
+}
+
 // write lets fn write into the ledger, and waits until a checkpoint that the
 // witnesses have cosigned covers it.
 func (h *hospital) write(ctx context.Context, fn func(context.Context, ledgerWriter) error) error {
@@ -282,19 +302,25 @@ func (h *hospital) writeNow(ctx context.Context, fn func(context.Context, ledger
 	if err != nil {
 		return err
 	}
-	err = fn(ctx, ledger)
-	if err == nil {
-		// One more entry, awaited, covers those before it.
-		var note []byte
-		note, err = provenance.SignRecord(h.kit.signer, &provenance.AuditRecord{Type: provenance.RecordAccess, Time: time.Now().UnixMilli(), Actor: string(h.site), Outcome: "published"})
-		if err == nil {
-			var at uint64
-			if at, err = ledger.Append(ctx, note); err == nil {
-				_, err = ledger.Await(ctx, at)
-			}
-		}
+	if err = fn(ctx, ledger); err == nil {
+		err = h.published(ctx, ledger)
 	}
 	return errors.Join(err, done())
+}
+
+// published waits until the witnesses have cosigned all that was written: one more
+// entry, awaited, covers those before it.
+func (h *hospital) published(ctx context.Context, ledger ledgerWriter) error {
+	note, err := provenance.SignRecord(h.kit.signer, &provenance.AuditRecord{Type: provenance.RecordAccess, Time: time.Now().UnixMilli(), Actor: string(h.site), Outcome: "published"})
+	if err != nil {
+		return err
+	}
+	at, err := ledger.Append(ctx, note)
+	if err != nil {
+		return err
+	}
+	_, err = ledger.Await(ctx, at)
+	return err
 }
 
 func readLines(path string) ([]string, error) {
@@ -361,6 +387,9 @@ func runConsentWithdraw(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	if err := h.checkImpairment(*impairment); err != nil {
+		return err
+	}
 	store, alias, leave, err := h.consentDesk(ctx)
 	if err != nil {
 		return err
@@ -394,16 +423,13 @@ func runConsentWithdraw(ctx context.Context, e *env, args []string) error {
 	} else if doc, err = provenance.SignWithdrawal(signer, provenance.Withdrawal{Site: h.site, Scopes: split(*scopes), At: time.Now().Unix()}, name); err != nil {
 		return err
 	}
-	if err := h.enter(ctx, store, []provenance.ConsentEntry{{Patient: name, Doc: doc}}); err != nil {
+	if err := h.enterOnce(ctx, store, name, doc); err != nil {
 		return err
 	}
-	// From here on it holds, whatever comes of the rest.
-	d, err := h.withdrawalDuties(ctx, name, alias, *impairment)
+	d, err := h.dutiesOf(ctx, doc, name, alias, *impairment)
 	if err != nil {
-		return &consilium.Error{Code: consilium.CodeOf(err), Msg: "the withdrawal is entered and holds; what else it asks for could not be decided or recorded",
-			Next: "put that right and run the same command again", Err: err}
+		return err
 	}
-	d.Withdrawal = doc.Digest()
 	if e.json {
 		return json.NewEncoder(e.stdout).Encode(d)
 	}
@@ -717,8 +743,10 @@ func (a *access) read(entries []trail.Entry) error {
 			if *body.Allow {
 				a.Released = when(t.Time / 1000)
 			}
-		case "ended", "withdraw":
+		case "ended", "withdraw", "decline":
 			a.ended = true
+		case "enrol": // in another epoch, after it had declined one
+			a.ended = false
 		}
 	}
 	return nil
@@ -736,6 +764,8 @@ func showAccesses(w io.Writer, list []access) {
 		}
 		if a.First == "" {
 			fmt.Fprintf(w, "  %s  was about to read, and the worker ended before it recorded a use; columns %s\n", a.Study, strings.Join(a.Columns, ", "))
+		} else if a.Rounds == 0 {
+			fmt.Fprintf(w, "  %s  read %s, to see whether the study can use the rows; columns %s\n", a.Study, a.First, strings.Join(a.Columns, ", "))
 		} else {
 			fmt.Fprintf(w, "  %s  first read %s, %d rounds, columns %s\n", a.Study, a.First, a.Rounds, strings.Join(a.Columns, ", "))
 		}

@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,6 +15,7 @@ import (
 	"time"
 
 	"consilium"
+	"consilium/internal/table"
 	"consilium/policy"
 	"consilium/provenance"
 	"consilium/provenance/chain"
@@ -144,6 +147,8 @@ func TestConsentDesk(t *testing.T) {
 		says(t, must(t, "consent", "show", "--config", config, "--patient", patient), "in force")
 	}
 
+	again(t, k, config)
+
 	// Erased, and the patient's copy does not count any more.
 	says(t, must(t, "consent", "erase", "--config", config, "--patient", "112"), "1 documents are erased")
 	says(t, must(t, "consent", "erase", "--config", config, "--patient", "112"), "nothing of this patient")
@@ -193,6 +198,91 @@ func TestConsentDesk(t *testing.T) {
 		}
 	}
 }
+
+// again: a withdrawal by letter whose duties could not be decided, or that did not
+// reach the ledger, is finished by the same command, and entered once.
+func again(t *testing.T, k *kits, config string) {
+	t.Helper()
+	letter := filepath.Join(k.dir, "letter-110.txt")
+	must(t, "consent", "withdraw", "--card", filepath.Join(k.dir, "card-110"), "--out", letter)
+	withdraw := []string{"consent", "withdraw", "--config", config, "--patient", "110", "--letter", letter}
+	entries := func() (n int, withdrawn bool) {
+		h, err := openHospital(config, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		store, alias, err := h.verifiedConsents(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		cl, err := store.Claims(provenance.Pseudonym(table.Pseudonym(alias, "110")), time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return store.Len(), cl.Status == provenance.ConsentWithdrawn
+	}
+	before, _ := entries()
+	// What the rules could not be asked with is refused before anything is entered.
+	if _, e, code := try(t.Context(), append(withdraw, "--impairment", "memo #7")...); code != exitUsage || !strings.Contains(e, "--impairment") {
+		t.Errorf("%d %s", code, e)
+	}
+	if n, withdrawn := entries(); n != before || withdrawn {
+		t.Errorf("%d documents, then %d, withdrawn %t", before, n, withdrawn)
+	}
+	// A policy that does not load: the withdrawal holds, the rest waits.
+	broken := filepath.Join(k.kit(site(0)), "policies", "broken")
+	write(t, filepath.Join(broken, "law", "law.json"), "{")
+	if _, e, code := try(t.Context(), withdraw...); code == exitDone || !strings.Contains(e, "is entered and holds") || !strings.Contains(e, "same command again") {
+		t.Errorf("%d %s", code, e)
+	}
+	if n, withdrawn := entries(); n != before+1 || !withdrawn {
+		t.Errorf("%d documents, then %d, withdrawn %t", before, n, withdrawn)
+	}
+	if err := os.RemoveAll(broken); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if out := must(t, withdraw...); !strings.Contains(out, "The rules were asked") {
+			t.Error(out)
+		}
+	}
+	if n, withdrawn := entries(); n != before+1 || !withdrawn {
+		t.Errorf("%d documents, then %d, withdrawn %t", before, n, withdrawn)
+	}
+	// One that was stored as the ledger failed: the command logs it.
+	h, err := openHospital(config, io.Discard)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, alias, leave, err := h.consentDesk(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := provenance.Pseudonym(table.Pseudonym(alias, "110"))
+	doc, err := provenance.SignWithdrawal(h.kit.signer, provenance.Withdrawal{Site: h.site, Scopes: []string{}, At: time.Now().Unix()}, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Add(t.Context(), failing{}, provenance.ConsentEntry{Patient: name, Doc: doc}); !errors.Is(err, errFailing) {
+		t.Fatal(err)
+	}
+	leave()
+	write(t, letter, string(doc.Encode()))
+	must(t, withdraw...)
+	if store, _, err = h.verifiedConsents(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if stored, logged := store.Holds(name, doc.Digest()); !stored || !logged {
+		t.Errorf("stored %t, logged %t", stored, logged)
+	}
+}
+
+// failing is a ledger that takes nothing.
+type failing struct{}
+
+var errFailing = errors.New("the ledger takes nothing")
+
+func (failing) AppendAll(context.Context, [][]byte) ([]uint64, error) { return nil, errFailing }
 
 func mustRead(t *testing.T, path string) string {
 	t.Helper()

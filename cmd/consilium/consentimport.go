@@ -46,6 +46,7 @@ type imported struct {
 	Sum     consilium.Digest `json:"sha256"` // of the file
 	Entry   *consent.Entry   `json:"entry"`
 	Entered consilium.Digest `json:"entered"`
+	Duties  *duties          `json:"duties,omitempty"` // of a refusal, which is a withdrawal of everything
 }
 
 func runConsentImport(ctx context.Context, e *env, args []string) error {
@@ -59,6 +60,7 @@ func runConsentImport(ctx context.Context, e *env, args []string) error {
 	answers := flags.String("answers", "", "what the document shows of the conversation: explicit,informed")
 	cardDir := flags.String("card", "", "`folder` of the patient's card; an empty one becomes a new card to take along")
 	keys := flags.String("keys", "", "instead, a `directory` for the card's key")
+	impairment := flags.String("impairment", "", "if the document refuses, the `id` of the document that erasing would seriously impair the research (GDPR Art. 17(3)(d))")
 	files := map[string]*string{}
 	for _, s := range consentSources {
 		files[s.flag] = flags.String(s.flag, "", map[string]string{"fhir": "`file` with a FHIR Consent, release 4 or 5, or a JWS of one", "duo": "`file` with Data Use Ontology codes, or a JWS of them",
@@ -87,6 +89,9 @@ func runConsentImport(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
+	if err := h.checkImpairment(*impairment); err != nil {
+		return err
+	}
 	raw, err := readBounded(*files[from.flag], consent.MaxDocument)
 	if err != nil {
 		return err
@@ -110,6 +115,10 @@ func runConsentImport(ctx context.Context, e *env, args []string) error {
 	}
 	defer leave()
 	name := provenance.Pseudonym(table.Pseudonym(alias, *patient))
+	if !out.Entry.Refusal && store.TookBack(name) {
+		return &consilium.Error{Code: consilium.ErrForbidden.Code, Msg: "this patient took a consent back here: a document of another system does not undo that",
+			Next: "ask the patient, and enter the answer with `consent issue`"}
+	}
 	doc, card, err := h.importedDocument(store, &out, name, now, *answers, *cardDir, *keys)
 	if err != nil {
 		return err
@@ -122,10 +131,19 @@ func runConsentImport(ctx context.Context, e *env, args []string) error {
 			return err
 		}
 	}
-	if out.Entered = doc.Digest(); e.json {
+	out.Entered = doc.Digest()
+	if out.Entry.Refusal {
+		if out.Duties, err = h.dutiesOf(ctx, doc, name, alias, *impairment); err != nil {
+			return err
+		}
+	}
+	if e.json {
 		return json.NewEncoder(e.stdout).Encode(out)
 	}
 	out.show(e.stdout)
+	if out.Duties != nil {
+		out.Duties.show(e.stdout, *patient)
+	}
 	return nil
 }
 
@@ -136,7 +154,7 @@ func (i *imported) read(from *consentSource, raw []byte, issuers []string) (*con
 	switch signed := !bytes.HasPrefix(doc, []byte("{")); {
 	case signed:
 		var err error
-		if doc, i.Issuer, err = provenance.VerifyImported(string(doc), from.typ, issuers); err != nil {
+		if doc, i.Issuer, err = provenance.VerifyImported(string(doc), from.typ, issuers, time.Now()); err != nil {
 			return nil, err
 		}
 		i.Word = ""
@@ -230,7 +248,7 @@ func (i *imported) vouched() string {
 func (i *imported) show(w io.Writer) {
 	en := i.Entry
 	if en.Refusal {
-		fmt.Fprintf(w, "%s, %s: it permits nothing; entered as a refusal of every use\n", i.Source, i.vouched())
+		fmt.Fprintf(w, "%s, %s: it permits no whole category of data; entered as a refusal of every use\n", i.Source, i.vouched())
 		return
 	}
 	fmt.Fprintf(w, "%s, %s: entered for %s, with the uses %s\n", i.Source, i.vouched(), strings.Join(en.Scopes, ", "), strings.Join(en.Purposes, ", "))

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -88,6 +89,7 @@ func TestConsentImport(t *testing.T) {
 		{"another patient", "110", "fhir", r5("111", `"decision":"permit"`), []string{"--on-word", "Dr. Noor"}, "--reference", true},
 		{"another issuer named", "110", "credential", sign(provenance.TypImportedVC, vc("did:key:other", "", gru)), []string{"--issuer", issuer, "--reference", "did:key:patient"}, "names the issuer", true},
 		{"a status that cannot be looked up", "110", "credential", sign(provenance.TypImportedVC, vc(issuer, `"credentialStatus":{"id":"x"},`, gru)), []string{"--issuer", issuer, "--reference", "did:key:patient"}, "status", true},
+		{"a token that has lapsed", "110", "credential", sign(provenance.TypImportedVC, strings.Replace(vc(issuer, `"exp":1577836800,`, gru), `,"validUntil":"2090-01-01T00:00:00Z"`, "", 1)), []string{"--issuer", issuer, "--reference", "did:key:patient"}, "out of its time", true},
 		{"an unsigned credential", "110", "credential", vc(issuer, "", gru), []string{"--on-word", "Dr. Noor", "--reference", "did:key:patient"}, "with its signature", true},
 		{"what cannot be read", "110", "fhir", r5("110", `"decision":"permit","modifierExtension":[{"url":"x"}]`), []string{"--on-word", "Dr. Noor"}, "cannot be entered", true},
 		{"not about research", "110", "fhir", strings.Replace(r5("110", `"decision":"permit"`), research+",", "", 1), []string{"--on-word", "Dr. Noor"}, "is research", true},
@@ -106,10 +108,42 @@ func TestConsentImport(t *testing.T) {
 			t.Errorf("%s: the row is let in %t, want %t\n%s", c.name, got, c.in, out)
 		}
 	}
+	// Until when a credential holds, its token says too.
+	until := time.Now().AddDate(1, 0, 0)
+	must(t, "consent", "import", "--config", config, "--patient", "112", "--credential", path("dated", sign(provenance.TypImportedVC, vc(issuer, fmt.Sprintf(`"exp":%d,`, until.Unix()), gru))),
+		"--issuer", issuer, "--reference", "did:key:patient", "--keys", keys)
+	if out := must(t, "consent", "show", "--config", config, "--patient", "112"); !strings.Contains(out, "until "+until.UTC().Format(time.DateOnly)) {
+		t.Errorf("the token ends before the credential:\n%s", out)
+	}
 	// A later document that denies ends what an earlier one permitted, and the desk
 	// withdraws an imported consent like any other.
 	must(t, "consent", "import", "--config", config, "--patient", "100", "--fhir", path("later", r5("100", `"decision":"deny"`)), "--keys", keys, "--on-word", "Dr. Noor")
 	must(t, "consent", "withdraw", "--config", config, "--patient", "101")
+	// A refusal is a withdrawal: the rules are asked, and their answer is recorded.
+	recorded := func() int {
+		_, n, err := policy.VerifyAudit(strings.NewReader(mustRead(t, filepath.Join(dataOf(t, config), withdrawalsDir, decisionsFile))))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return int(n)
+	}
+	before := recorded()
+	refusal := []string{"consent", "import", "--config", config, "--patient", "102", "--fhir", path("refusal", r5("102", `"decision":"deny"`)), "--keys", keys, "--on-word", "Dr. Noor"}
+	if out := must(t, refusal...); recorded() <= before || !strings.Contains(out, "The rules were asked") || !strings.Contains(out, "exclude_from_next_reading: done") {
+		t.Errorf("what a refusal asks for, %d and %d decisions:\n%s", before, recorded(), out)
+	}
+	var said imported
+	if err := json.Unmarshal([]byte(must(t, append(refusal, "--impairment", "impairment-1", "--json")...)), &said); err != nil || said.Duties == nil || said.Duties.Withdrawal != said.Entered || len(said.Duties.Decisions) == 0 {
+		t.Errorf("%+v %v", said.Duties, err)
+	}
+	// What was taken back here, another system's document does not give again: there
+	// it may still say active.
+	for _, patient := range []string{"100", "101"} {
+		_, stderr, code := try(t.Context(), "consent", "import", "--config", config, "--patient", patient, "--fhir", path("again", r5(patient, `"decision":"permit"`)), "--keys", keys, "--on-word", "Dr. Noor")
+		if code == exitDone || !strings.Contains(stderr, "took a consent back") {
+			t.Errorf("patient %s: %d %s", patient, code, stderr)
+		}
+	}
 	for _, p := range []string{"100", "101"} {
 		if row(t.Context(), p) {
 			t.Errorf("patient %s is still used", p)

@@ -42,12 +42,6 @@ func glmStudy(name, question, family, formula, deadline string) (*studyfile.File
 // patient from those, which is one of the things to be shown.
 func (d *demo) goWrong(ctx context.Context) error {
 	d.p.say("4. Things go wrong on purpose, in a second federation of the same hospitals.")
-	// Columns of its own: the hospitals would refuse a later question of thirteen
-	// over a column of this one, which ends with twelve.
-	gone, err := glmStudy("count-follow-up", "Do infections become more with the time of follow-up?", "poisson", "ninf ~ log(fu)", "4s")
-	if err != nil {
-		return err
-	}
 	asked, err := glmStudy("odds-four", "Which patients had an infection?", "binomial", "any ~ treat + sex + age + inherit", "2m")
 	if err != nil {
 		return err
@@ -76,7 +70,7 @@ func (d *demo) goWrong(ctx context.Context) error {
 	if err := d.refusedPurpose(ctx, f, market); err != nil {
 		return err
 	}
-	if err := d.goneHospital(ctx, f, sites, gone); err != nil {
+	if err := d.goneHospital(ctx, f, sites); err != nil {
 		return err
 	}
 	d.p.say("  A question with four covariates, over all 128 patients: later its repetition will be refused.")
@@ -110,23 +104,43 @@ func (d *demo) refusedPurpose(ctx context.Context, f *federation.Federation, fil
 	return nil
 }
 
-// goneHospital takes a hospital away after it enrolled and before it uploads.
-func (d *demo) goneHospital(ctx context.Context, f *federation.Federation, sites []federation.SiteOptions, file *studyfile.File) error {
+// goneHospital takes a hospital away after it enrolled and before it uploads. The
+// others wait for it until the study's deadline, which is short so that nobody else
+// waits long; on a machine where thirteen hospitals cannot enrol within it, it
+// becomes longer.
+func (d *demo) goneHospital(ctx context.Context, f *federation.Federation, sites []federation.SiteOptions) error {
 	d.p.say("  A hospital enrols and is gone before its first upload.")
 	harvard := f.Site("harvard")
-	dead := harvard.HaltAt("contribute/before-promise")
-	out, err := f.Run(ctx, file.Payload, d.engine.Digest(), d.p.event)
-	if err != nil {
-		return err
-	}
-	select {
-	case <-dead:
-	default:
-		return errors.New("harvard did not stop")
-	}
-	harvard.Stop()
-	if err := harvard.Start(); err != nil {
-		return err
+	var file *studyfile.File
+	var out *client.Outcome
+	for deadline := 4 * time.Second; ; deadline *= 4 {
+		// Columns of its own: the hospitals would refuse a later question of thirteen
+		// over a column of this one, which ends with twelve.
+		var err error
+		if file, err = glmStudy("count-follow-up", "Do infections become more with the time of follow-up?", "poisson", "ninf ~ log(fu)", deadline.String()); err != nil {
+			return err
+		}
+		dead := harvard.HaltAt("contribute/before-promise")
+		if out, err = f.Run(ctx, file.Payload, d.engine.Digest(), d.p.event); err != nil {
+			return err
+		}
+		stopped := false
+		select {
+		case <-dead:
+			stopped = true
+			harvard.Stop()
+			if err := harvard.Start(); err != nil {
+				return err
+			}
+		default:
+		}
+		if stopped && out.Phase == consilium.PhaseDone {
+			break
+		}
+		if deadline > time.Minute {
+			return fmt.Errorf("harvard stopped: %t, and the study ended as %s: %s", stopped, out.Phase, out.Reason)
+		}
+		d.p.say("  (%s were too short for the others here; once more with four times that.)", deadline)
 	}
 	if err := outcomeError(out); err != nil {
 		return err

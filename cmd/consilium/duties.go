@@ -40,6 +40,27 @@ type duties struct {
 // erasureCodes are the codes that ask for the records to be erased.
 var erasureCodes = []string{"GDPR-17", "UK-17"}
 
+// checkImpairment refuses an id with which the rules could not be asked, before a
+// withdrawal is entered.
+func (h *hospital) checkImpairment(id string) error {
+	if _, err := policy.NewEvent(policy.EventWithdrawal, h.facts, time.Now().Unix(), id); id != "" && err != nil {
+		return usagef("--impairment %q: %v; give the document's id, at most 200 letters, digits and .,_/:()-", id, err)
+	}
+	return nil
+}
+
+// dutiesOf is what a withdrawal that has been entered asks for. It holds, whatever
+// comes of this.
+func (h *hospital) dutiesOf(ctx context.Context, doc *provenance.SignedDoc, name provenance.Pseudonym, key []byte, impairment string) (*duties, error) {
+	d, err := h.withdrawalDuties(ctx, name, key, impairment)
+	if err != nil {
+		return nil, &consilium.Error{Code: consilium.CodeOf(err), Msg: "the withdrawal is entered and holds; what else it asks for could not be decided or recorded",
+			Next: "put that right and run the same command again", Err: err}
+	}
+	d.Withdrawal = doc.Digest()
+	return d, nil
+}
+
 // withdrawalDuties asks, records and collects. The patient is in no record: a
 // decision about a withdrawal reads the hospital's documents alone.
 func (h *hospital) withdrawalDuties(ctx context.Context, name provenance.Pseudonym, key []byte, impairment string) (*duties, error) {

@@ -2,6 +2,10 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
 	"strings"
 	"testing"
 
@@ -83,6 +87,76 @@ func TestEventGrounds(t *testing.T) {
 		e.ConsentWasSoleGround = true
 		if d, err = engine.Decide(t.Context(), policy.PointWithdrawal, policy.Input{Now: 1795262400, Site: f, Event: e}); err != nil || !d.Allow {
 			t.Errorf("%s: %v %s", f.Site, err, policy.Explain(d))
+		}
+		for _, id := range []string{"memo #7", strings.Repeat("x", 201)} {
+			if _, err = policy.NewEvent(policy.EventWithdrawal, f, 1795262400, id); !errors.Is(err, consilium.ErrInvalid) {
+				t.Errorf("%s: the id %.10q: %v", f.Site, id, err)
+			}
+		}
+	}
+}
+
+// Whether consent was the only ground, from what a hospital filed: none beside it
+// under one of the laws that hold is enough.
+func TestSoleGround(t *testing.T) {
+	sites, err := policy.ParseSiteFactsList([]byte(mustRead(t, "../../examples/cgd/sites.json")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	facts := func(name, law string) map[string]any {
+		t.Helper()
+		i := slices.IndexFunc(sites, func(f *policy.SiteFacts) bool { return string(f.Site) == name })
+		var doc map[string]any
+		if err := json.Unmarshal(sites[i].JSON(), &doc); err != nil || doc[law] == nil {
+			t.Fatal(err, name, law)
+		}
+		return doc
+	}
+	const patient, public = "6.1.a 9.2.a", "6.1.e 9.2.j"
+	for _, x := range []struct {
+		eu, uk string // grounds under each law, "" where it does not hold
+		sole   bool
+	}{
+		{patient, "", true},
+		{public, "", false},
+		{"6.1.a 9.2.j", "", true},
+		{patient, public, true},
+		{public, patient, true},
+		{public, public, false},
+		{"", patient, true},
+		{"", public, false},
+	} {
+		doc := facts("amsterdam", "gdpr")
+		filed := map[string]map[string]any{"gdpr": doc["gdpr"].(map[string]any), "uk": {"nation": "England", "taskLaw": "", "legitimateInterests": "", "publicAuthority": true, "publicInterest": true,
+			"ethicsApproval": "", "noDamage": true, "noIndividualDecision": true, "approvedMedicalResearch": true, "notice": "2026-02-02", "noticeReason": "", "publicNotice": "2026-02-02",
+			"confidentiality": "none", "support": "", "supportUntil": "2036-07-01", "record": "", "dpia": "", "highRiskConsulted": false, "processors": []any{}, "transfers": []any{}}}
+		regimes := []string{}
+		set := func(regime, law, grounds string) {
+			if grounds == "" {
+				return
+			}
+			regimes = append(regimes, regime)
+			part := maps.Clone(filed[law])
+			part["art6"], part["art9"], _ = strings.Cut(grounds, " ")
+			doc[law] = part
+		}
+		set("GDPR", "gdpr", x.eu)
+		set("UKGDPR", "uk", x.uk)
+		doc["regimes"] = regimes
+		b, err := json.Marshal(doc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := policy.ParseSiteFacts(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e, err := policy.NewEvent(policy.EventWithdrawal, f, 1795262400, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.ConsentWasSoleGround != x.sole {
+			t.Errorf("EU %q, UK %q: %t", x.eu, x.uk, e.ConsentWasSoleGround)
 		}
 	}
 }

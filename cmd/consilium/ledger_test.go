@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"consilium/internal/durable"
 	"consilium/internal/hybrid"
 	"consilium/provenance"
 )
@@ -174,9 +175,52 @@ func TestLedgerCommands(t *testing.T) {
 		t.Error(out)
 	}
 
-	// A mistyped number puts no signed erasure into the ledger.
+	// An erasure that does not begin leaves no mark, after which the next one would
+	// sign the record of an erasure that never was.
 	size := func() string { return strings.Fields(must(t, "ledger", "verify", "--config", config))[1] }
 	entries := size()
+	data := filepath.Join(home, "data")
+	mark := filepath.Join(data, erasureFile)
+	marked := func() bool {
+		_, err := os.Stat(mark)
+		return err == nil
+	}
+	spoil := func(path string) func(t *testing.T) func() {
+		return func(t *testing.T) func() {
+			was := mustRead(t, path)
+			write(t, path, "spoilt")
+			return func() { write(t, path, was) }
+		}
+	}
+	for name, prevent := range map[string]func(t *testing.T) func(){
+		"the worker runs": func(t *testing.T) func() {
+			lock, err := durable.Prepare(filepath.Join(data, deskDir), "worker-desk")
+			if err != nil {
+				t.Fatal(err)
+			}
+			return func() { lock.Close() }
+		},
+		"no vault":       spoil(filepath.Join(data, "vault", "VERSION")),
+		"no names":       spoil(filepath.Join(data, "streams.json")),
+		"no salts":       spoil(filepath.Join(data, "vault", "salts")),
+		"a stream fails": spoil(filepath.Join(home, "devices.json")),
+	} {
+		undo := prevent(t)
+		erase := []string{"ledger", "erase", "--config", config, "--patient", "100"}
+		if _, stderr, code := try(t.Context(), erase...); code == exitDone || marked() {
+			t.Errorf("%s: %d, marked %t %s", name, code, marked(), stderr)
+		}
+		write(t, mark, "") // of an erasure that was interrupted
+		if _, _, code := try(t.Context(), erase...); code == exitDone || !marked() {
+			t.Errorf("%s: the mark of an earlier erasure is gone", name)
+		}
+		if err := os.Remove(mark); err != nil {
+			t.Fatal(err)
+		}
+		undo()
+	}
+
+	// A mistyped number puts no signed erasure into the ledger.
 	if out := must(t, "ledger", "erase", "--config", config, "--patient", "1000"); !strings.Contains(out, "nothing of this patient") || size() != entries {
 		t.Errorf("%s to %s entries: %s", entries, size(), out)
 	}

@@ -186,6 +186,18 @@ type hoursConfig struct {
 	Zone string   `yaml:"zone"` // Europe/Zurich; absent: the machine's
 }
 
+// minuteOf reads a time of day, up to 24:00, in minutes after midnight.
+func minuteOf(s string) (int, error) {
+	if s == "24:00" {
+		return 24 * 60, nil
+	}
+	t, err := time.Parse("15:04", s)
+	if err != nil {
+		return 0, fmt.Errorf("%q", s)
+	}
+	return t.Hour()*60 + t.Minute(), nil
+}
+
 var weekdays = []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}
 
 func (c *limitsConfig) limits(path string) (worker.Limits, error) {
@@ -198,16 +210,11 @@ func (c *limitsConfig) limits(path string) (worker.Limits, error) {
 	}
 	h := worker.Hours{Zone: time.Local}
 	var err error
-	for name, at := range map[string]*int{c.Hours.From: &h.From, c.Hours.To: &h.To} {
-		if name == "24:00" {
-			*at = 24 * 60
-			continue
-		}
-		t, err := time.Parse("15:04", name)
-		if err != nil {
-			return out, configError(path, nil, "write from: and to: as hours and minutes, 20:00", "hours: %q", name)
-		}
-		*at = t.Hour()*60 + t.Minute()
+	if h.From, err = minuteOf(c.Hours.From); err == nil {
+		h.To, err = minuteOf(c.Hours.To)
+	}
+	if err != nil {
+		return out, configError(path, nil, "write from: and to: as hours and minutes, 20:00", "hours: %w", err)
 	}
 	if c.Hours.Zone != "" {
 		if h.Zone, err = time.LoadLocation(c.Hours.Zone); err != nil {

@@ -99,7 +99,7 @@ func writeCard(dir string, c *card) error {
 	return durable.WriteFile(filepath.Join(dir, kitCard), append(b, '\n'), 0o644)
 }
 
-var siteTemplate = template.Must(template.New("site").Parse(`# A hospital's worker. Every key stands here; an unknown one is refused.
+var siteTemplate = template.Must(template.New("site").Parse(`# A hospital's worker. An unknown key is refused; docs/operating.md has more: streams, limits, retention, anchors, witnesses, tracing.
 # Paths are relative to this file.
 apiVersion: consilium/v1
 kind: Worker
@@ -127,7 +127,7 @@ datasets: []
 #     age: {type: number, unit: a, bounds: [0, 120]}
 `))
 
-var coordinatorTemplate = template.Must(template.New("coordinator").Parse(`# A coordinator node. Every key stands here; an unknown one is refused.
+var coordinatorTemplate = template.Must(template.New("coordinator").Parse(`# A coordinator node. An unknown key is refused; docs/operating.md has one more: tracing.
 # Paths are relative to this file.
 apiVersion: consilium/v1
 kind: Coordinator
@@ -336,6 +336,41 @@ func runProvisionRenew(_ context.Context, e *env, args []string) error {
 }
 
 const nextPrefix = "next-"
+
+// runProvisionWitness makes a new witness of a board member whose witness has lost
+// its directory, or its key: the old key must cosign nothing more, since it has
+// forgotten, or somebody else has it. The member itself stays who it is.
+func runProvisionWitness(_ context.Context, e *env, args []string) error {
+	flags := e.flags()
+	dir := flags.String("dir", "", "`directory` of the kit")
+	if rest, err := e.parse(flags, args); err != nil || len(rest) > 0 || *dir == "" {
+		return errors.Join(err, usagef("--dir KIT is needed, and nothing else"))
+	}
+	c, err := parseCard(filepath.Join(*dir, kitCard))
+	if err != nil {
+		return err
+	}
+	if c.Member == nil || c.Witness == "" {
+		return &consilium.Error{Code: consilium.ErrInvalid.Code, Msg: c.name() + " runs no witness", Next: "provision one with `provision board --witness HOST:PORT`"}
+	}
+	keys := filepath.Join(*dir, kitKeys)
+	if err := os.Remove(filepath.Join(keys, witnessFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	// If we crash before the card is written, the next run makes another key.
+	note, err := provenance.NewWitnessKey(c.Federation + "/" + c.id())
+	if c.Witness, err = makeNoteKey(keys, witnessFile, note, err); err != nil {
+		return err
+	}
+	if err := writeCard(*dir, c); err != nil {
+		return err
+	}
+	if e.json {
+		return json.NewEncoder(e.stdout).Encode(map[string]any{"card": c, "fingerprint": c.fingerprint()})
+	}
+	fmt.Fprintf(e.stdout, "send the board %s, fingerprint\n  %s\nThe old key is gone. The witness starts again once a roster that names the new one is installed.\n", filepath.Join(*dir, kitCard), c.fingerprint())
+	return nil
+}
 
 // witnessing is the roster's policy for the ledgers: nil for one witness, which
 // must cosign, else a quorum of the board members' own or what a file says.

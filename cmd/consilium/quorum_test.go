@@ -171,3 +171,48 @@ func TestWitnessing(t *testing.T) {
 		t.Errorf("a quorum of nobody: %v", err)
 	}
 }
+
+// TestWitnessReplaced: the federation's one witness loses its directory, and goes on
+// as a new one. Under its old key it would cosign a second history of the hospital's
+// ledger; under the new one it begins with what the hospital shows it, and the
+// ledger is believed again from then on.
+func TestWitnessReplaced(t *testing.T) {
+	if testing.Short() {
+		t.Skip("skipped: -short")
+	}
+	k := provisionAll(t)
+	config, board := k.config(site(0)), k.kit("board-1")
+	anchor := func() (string, error) {
+		// A process of its own, as at the desk: the vault is a child of it.
+		out, err := exec.Command(program(t), "ledger", "anchor", "--config", config).CombinedOutput()
+		return string(out), err
+	}
+	w := start(t, "witness runs", "ledger", "witness", "--config", k.config("board-1"))
+	if out, err := anchor(); err != nil {
+		t.Fatalf("%v %s", err, out)
+	}
+	w.stop()
+	if err := os.RemoveAll(filepath.Join(board, "data")); err != nil {
+		t.Fatal(err)
+	}
+	must(t, "provision", "witness", "--dir", board)
+	if _, e, code := try(t.Context(), "ledger", "witness", "--config", k.config("board-1")); code == exitDone || !strings.Contains(e, "card.json") {
+		t.Errorf("a witness that the roster does not name: %d %s", code, e)
+	}
+	cards, first, next := filepath.Join(k.dir, "cards"), filepath.Join(k.dir, "roster.json"), filepath.Join(k.dir, "roster-2.json")
+	write(t, filepath.Join(cards, "board-1.json"), mustRead(t, filepath.Join(board, kitCard)))
+	must(t, "provision", "roster", "--cards", cards, "--name", testName, "--threshold", "2", "--previous", first, "--out", next)
+	for _, id := range []string{"board-1", "board-3"} {
+		must(t, "provision", "sign", "--roster", next, "--board", k.kit(id))
+	}
+	for _, id := range []string{"board-1", site(0)} {
+		must(t, "provision", "install", "--roster", next, "--dir", k.kit(id)) // the same board
+	}
+	start(t, "witness runs", "ledger", "witness", "--config", k.config("board-1"))
+	if out, err := anchor(); err != nil {
+		t.Fatalf("under the new witness: %v %s", err, out)
+	}
+	if out := must(t, "ledger", "verify", "--config", config); !strings.Contains(out, "entries verify") {
+		t.Error(out)
+	}
+}

@@ -72,7 +72,7 @@ func runStudyReplay(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	reply, err := h.clerk(ctx, "replay", func(s *vaultSettings) { s.Study = id })
+	reply, err := h.clerk(ctx, "replay", func(s *vaultSettings) { s.Study = id }, nil)
 	if err != nil {
 		return err
 	}

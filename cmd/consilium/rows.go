@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -83,8 +84,9 @@ func (s *vaultSettings) clerical(ctx context.Context, e *env) error {
 }
 
 // clerk runs one task in a vault of its own. With an error there may be a reply:
-// what was done before it.
-func (h *hospital) clerk(ctx context.Context, task string, set func(*vaultSettings)) (*clerkReply, error) {
+// what was done before it. mark, which may be nil, stands from before the vault
+// begins, and not where it never did.
+func (h *hospital) clerk(ctx context.Context, task string, set func(*vaultSettings), mark *erasureMark) (*clerkReply, error) {
 	settings, err := h.settings(task)
 	if err != nil {
 		return nil, err
@@ -98,9 +100,12 @@ func (h *hospital) clerk(ctx context.Context, task string, set func(*vaultSettin
 		return nil, err
 	}
 	defer lock.Close()
+	if err := mark.set(); err != nil {
+		return nil, err
+	}
 	c, err := startVault(ctx, settings, h.config.Isolation, io.Discard, h.log)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, mark.undo())
 	}
 	defer c.kill()
 	defer context.AfterFunc(ctx, c.kill)()
@@ -177,7 +182,7 @@ func (a *anchorer) reports(ctx context.Context) ([]tableReport, error) {
 }
 
 func (h *hospital) verifyRows(ctx context.Context) ([]tableReport, error) {
-	r, err := h.clerk(ctx, "rows", func(*vaultSettings) {})
+	r, err := h.clerk(ctx, "rows", func(*vaultSettings) {}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -291,7 +296,7 @@ func runLedgerReceipt(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	r, err := h.clerk(ctx, "receipt", func(s *vaultSettings) { s.Patient, s.Dataset = *patient, *dataset })
+	r, err := h.clerk(ctx, "receipt", func(s *vaultSettings) { s.Patient, s.Dataset = *patient, *dataset }, nil)
 	if err != nil {
 		return err
 	}
@@ -395,11 +400,17 @@ func showReceipt(e *env, s *consilium.Site, f *provenance.ReceiptFacts, roster *
 func (a *anchorer) erase() (*erasure, error) {
 	patient := provenance.Pseudonym(table.Pseudonym(a.Pseudonym, a.Patient))
 	out := &erasure{}
+	failed := func(err error) (*erasure, error) {
+		if !a.Remove {
+			out.Rows, out.Files = 0, 0 // were counted
+		}
+		return out, err
+	}
 	var held []string
 	for _, d := range a.Datasets {
 		n, err := a.eraseRows(d, patient)
 		if err != nil {
-			return out, err
+			return failed(err)
 		}
 		if out.Rows += n; n > 0 {
 			held = append(held, d.Name)
@@ -407,10 +418,11 @@ func (a *anchorer) erase() (*erasure, error) {
 	}
 	for i := range a.Streams {
 		n, err := a.eraseDevices(&a.Streams[i])
+		out.Files += n
 		if err != nil {
-			return out, err
+			return failed(err)
 		}
-		if out.Files += n; n > 0 {
+		if n > 0 {
 			held = append(held, a.Streams[i].Name)
 		}
 	}
@@ -500,17 +512,51 @@ func (a *anchorer) eraseDevices(s *streamSource) (int, error) {
 	if err != nil || len(worn) == 0 || !a.Remove {
 		return len(files), err
 	}
-	for _, f := range files {
+	for i, f := range files {
 		if err := os.Remove(filepath.Join(s.Path, f)); err != nil {
-			return 0, err
+			return i, err
 		}
 	}
 	// The list goes last: a crash before it leaves a device without deliveries.
 	b, err := json.MarshalIndent(&keep, "", " ")
 	if err != nil {
-		return 0, err
+		return len(files), err
 	}
 	return len(files), durable.WriteFile(s.Devices, append(b, '\n'), 0o600)
+}
+
+const erasureFile = "erasure-to-record"
+
+// erasureMark is a file that stands from before an erasure begins until the ledger
+// has the record of it: if we crash in between, the next run finds nothing left to
+// erase, and records what this one did. So it stands only where the vault may have
+// begun: a mark of a run that came to nothing would make the next one sign the record
+// of an erasure that never was.
+type erasureMark struct {
+	path   string
+	before bool // it stood when this run began
+}
+
+func (m *erasureMark) set() error {
+	if m == nil {
+		return nil
+	}
+	_, err := os.Stat(m.path)
+	if m.before = err == nil; m.before {
+		return nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return durable.WriteFile(m.path, nil, 0o600)
+}
+
+// undo takes back what set did.
+func (m *erasureMark) undo() error {
+	if m == nil || m.before {
+		return nil
+	}
+	return os.Remove(m.path)
 }
 
 func runLedgerErase(ctx context.Context, e *env, args []string) error {
@@ -530,29 +576,22 @@ func runLedgerErase(ctx context.Context, e *env, args []string) error {
 	if err != nil {
 		return err
 	}
-	// The mark stays until the ledger has the record: if we crash in between, the
-	// next run finds nothing left to erase, and records what this one did.
-	mark := filepath.Join(h.config.Data, "erasure-to-record")
-	_, err = os.Stat(mark)
-	before := err == nil
-	if err := durable.WriteFile(mark, nil, 0o600); err != nil {
-		return err
-	}
-	r, err := h.clerk(ctx, "erase", func(s *vaultSettings) { s.Patient, s.Remove = *patient, *rows })
+	mark := &erasureMark{path: filepath.Join(h.config.Data, erasureFile)}
+	r, err := h.clerk(ctx, "erase", func(s *vaultSettings) { s.Patient, s.Remove = *patient, *rows }, mark)
 	if err != nil {
-		if r != nil && r.Erased != nil && *r.Erased == (erasure{}) && !before {
-			err = errors.Join(err, os.Remove(mark)) // nothing was
+		if r != nil && (r.Erased == nil || *r.Erased == (erasure{})) {
+			err = errors.Join(err, mark.undo()) // nothing was
 		}
 		return err
 	}
 	x := r.Erased
 	// A mistyped number erases nobody, and no signed record says that it did.
-	if before || *x != (erasure{}) {
+	if mark.before || *x != (erasure{}) {
 		if err := h.recordErasure(ctx); err != nil {
 			return err
 		}
 	}
-	if err := os.Remove(mark); err != nil {
+	if err := os.Remove(mark.path); err != nil {
 		return err
 	}
 	if e.json {
@@ -560,7 +599,7 @@ func runLedgerErase(ctx context.Context, e *env, args []string) error {
 	}
 	if *x == (erasure{}) {
 		fmt.Fprintln(e.stdout, "there is nothing of this patient to erase; is the number right?")
-		if before {
+		if mark.before {
 			fmt.Fprintln(e.stdout, "an erasure that was interrupted before is recorded in the ledger now")
 		}
 		return nil

@@ -516,7 +516,9 @@ func showAudit(e *env, s *archive.Summary) {
 	for _, d := range s.Declined {
 		p("did not: %s (%s %s)", d.Site, d.Code, d.Reason)
 	}
-	p("any %d of %d open a round; up to %d may have been dishonest", s.Threshold, len(s.Enrolled), s.Faults)
+	if !s.Unvouched {
+		p("any %d of %d open a round; up to %d may have been dishonest", s.Threshold, len(s.Enrolled), s.Faults)
+	}
 	for _, r := range s.Rounds {
 		p("  round %d: sum over %d hospitals (%s), %d votes, %d openings, %d agree on what follows", r.Round, len(r.Contributors), names(r.Contributors), r.Votes, r.Openings, r.Agreed)
 	}
@@ -542,9 +544,12 @@ func showAudit(e *env, s *archive.Summary) {
 	for _, n := range s.Notes {
 		p("note: %s", n)
 	}
-	if len(s.Missing) > 0 {
+	switch {
+	case s.Unvouched:
+		p("what is here fits together; who took part in it, the roster does not say")
+	case len(s.Missing) > 0:
 		p("everything that is here fits; %d trails are not here", len(s.Missing))
-	} else {
+	default:
 		p("everything fits")
 	}
 }

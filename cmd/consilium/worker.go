@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -36,6 +37,7 @@ type hospital struct {
 	datasets []vault.Dataset
 	streamed []streamSource
 	anchors  *chain.Watch // nil demands none
+	limits   worker.Limits
 	log      *slog.Logger
 }
 
@@ -65,6 +67,16 @@ func openHospital(path string, stderr io.Writer) (*hospital, error) {
 	}
 	if h.budget, err = h.config.Privacy.budget(path); err != nil {
 		return nil, err
+	}
+	if h.limits, err = h.config.Limits.limits(path); err != nil {
+		return nil, err
+	}
+	if _, _, err := net.SplitHostPort(h.config.Health); err != nil && h.config.Health != "" {
+		return nil, configError(path, nil, `write health: as host:port, or "" for none`, "health: %w", err)
+	}
+	spans := h.config.spans(path)
+	if err := spans.Check(); err != nil {
+		return nil, configError(path, nil, "correct tracing:", "%w", err)
 	}
 	seen := map[string]bool{}
 	for i := range h.config.Datasets {
@@ -204,9 +216,6 @@ func runWorker(ctx context.Context, e *env, args []string) error {
 	}
 	defer d.Close()
 	w := &runningWorker{hospital: h, settings: settings, desk: d, stderr: e.stderr}
-	if w.limits, err = h.config.Limits.limits(*path); err != nil {
-		return err
-	}
 	if w.trace, err = h.config.tracer(ctx, *path, "site/"+string(h.site)); err != nil {
 		return err
 	}
@@ -244,7 +253,6 @@ type runningWorker struct {
 	desk     *desk
 	wire     *wire.Client
 	trace    *span.Tracer
-	limits   worker.Limits
 	stderr   io.Writer
 	up       atomic.Bool
 	gate     atomic.Pointer[worker.Gate] // the last one that was opened

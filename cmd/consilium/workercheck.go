@@ -113,6 +113,7 @@ func (p *preflight) all(ctx context.Context, h *hospital) {
 	p.tables(h)
 	p.ledger(ctx, h)
 	p.space(h)
+	p.spans(h)
 	p.policies(h)
 	p.stops(h)
 	p.witness(ctx, h)
@@ -275,6 +276,30 @@ func (p *preflight) space(h *hospital) {
 		return
 	}
 	p.good("disk", "%d GiB free in %s", free>>30, h.config.Data)
+}
+
+// spans: the worker opens its file of spans when it starts, and does not start
+// without it. It is looked at as the worker's user, and not made.
+func (p *preflight) spans(h *hospital) {
+	c := h.config.spans(h.path)
+	if c.File == "" {
+		return
+	}
+	next := "correct file: under tracing:, or make it writable for the worker's user"
+	f, err := os.OpenFile(c.File, os.O_WRONLY|os.O_APPEND, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		if f, err = os.CreateTemp(filepath.Dir(c.File), ".check"); err == nil {
+			err = os.Remove(f.Name())
+		}
+	}
+	if f != nil {
+		f.Close()
+	}
+	if err != nil {
+		p.bad("tracing", err, next)
+		return
+	}
+	p.good("tracing", "spans go to %s", c.File)
 }
 
 func (p *preflight) policies(h *hospital) {

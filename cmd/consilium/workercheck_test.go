@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"consilium/policy"
 	"consilium/provenance"
@@ -115,5 +116,111 @@ func TestPrivateFiles(t *testing.T) {
 	})
 	if err != nil || n < 6 {
 		t.Fatalf("%d keys, %v", n, err)
+	}
+}
+
+// TestCheckKnowsWhatStopsTheWorker: a configuration with which the worker does not
+// start does not pass its check.
+func TestCheckKnowsWhatStopsTheWorker(t *testing.T) {
+	kit := filepath.Join(t.TempDir(), "kit")
+	must(t, "provision", "site", "--dir", kit, "--federation", testName, "--id", "site-1", "--country", "US", "--regimes", "HIPAA")
+	path := filepath.Join(kit, kitConfig)
+	whole := mustRead(t, path)
+	health := "health: 127.0.0.1:9480"
+	for _, c := range []struct{ more, says string }{
+		{`limits: {hours: {from: "20:00", to: "20:00"}}`, "two different times"},
+		{`limits: {hours: {from: "24:00", to: "06:00"}}`, "two different times"},
+		{`limits: {hours: {from: "20:00", to: "25:00"}}`, `"25:00"`},
+		{`limits: {hours: {from: "20:00"}}`, "hours and minutes"},
+		{`limits: {hours: {from: "20:00", to: "06:00", days: []}}`, "at least one"},
+		{`limits: {hours: {from: "20:00", to: "06:00", zone: Europe/Atlantis}}`, "Europe/Zurich"},
+		{`limits: {memory_mb: 2000000000000}`, "MiB"},
+		{`tracing: {ratio: 2}`, "from 0 to 1"},
+		{`tracing: {ratio: .nan}`, "from 0 to 1"},
+		{`tracing: {otlp: "127.0.0.1:4318"}`, "not an http or https URL"},
+		{"health: 9480", "host:port"},
+	} {
+		text := whole + "\n" + c.more + "\n"
+		if strings.HasPrefix(c.more, "health") {
+			text = strings.Replace(whole, health, c.more, 1)
+		}
+		write(t, path, text)
+		out, stderr, code := try(t.Context(), "worker", "check", "--config", path)
+		if code != exitFailed || !strings.Contains(out, "FAILS  configuration") || !strings.Contains(out, c.says) {
+			t.Errorf("%s: the check says %d %s%s", c.more, code, out, stderr)
+		}
+		if _, stderr, code := try(t.Context(), "worker", "--config", path); code != exitFailed || !strings.Contains(stderr, c.says) {
+			t.Errorf("%s: the worker says %d %s", c.more, code, stderr)
+		}
+	}
+	// The file of spans is looked at and not made.
+	h := &hospital{path: path}
+	dir := t.TempDir()
+	for _, c := range []struct {
+		file string
+		ok   bool
+	}{{filepath.Join(dir, "spans.json"), true}, {filepath.Join(dir, "none", "spans.json"), false}, {dir, false}} {
+		h.config.Tracing.File = c.file
+		if f := found(func(p *preflight) { p.spans(h) })["tracing"]; f.OK != c.ok || !c.ok && f.Next == "" {
+			t.Errorf("%s: %+v", c.file, f)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
+		t.Errorf("the check leaves %v, %v", left, err)
+	}
+}
+
+// TestHoursOfTheManual reads the schedule that operating.md shows.
+func TestHoursOfTheManual(t *testing.T) {
+	_, rest, ok := strings.Cut(mustRead(t, "../../docs/operating.md"), "\n    limits:\n")
+	shown, _, more := strings.Cut(rest, "\n\n")
+	if !ok || !more {
+		t.Fatal("operating.md shows no limits:")
+	}
+	kit := filepath.Join(t.TempDir(), "kit")
+	must(t, "provision", "site", "--dir", kit, "--federation", testName, "--id", "site-1", "--country", "US", "--regimes", "HIPAA")
+	path := filepath.Join(kit, kitConfig)
+	write(t, path, mustRead(t, path)+"limits:\n"+shown+"\n")
+	var c workerConfig
+	if err := readConfig(path, "Worker", &c); err != nil {
+		t.Fatal(err)
+	}
+	l, err := c.Limits.limits(path)
+	if err != nil || l.Memory != 4096<<20 {
+		t.Fatalf("%+v %v", l, err)
+	}
+	zone, err := time.LoadLocation("Europe/Zurich")
+	if err != nil {
+		t.Fatal(err)
+	}
+	monday := time.Date(2026, 11, 23, 12, 0, 0, 0, zone)
+	if got := l.Closed(monday); got != 8*time.Hour {
+		t.Errorf("on Monday at noon it is closed for %s", got)
+	}
+	if got := l.Closed(monday.Add(9 * time.Hour)); got != 0 {
+		t.Errorf("on Monday at nine in the evening it is closed for %s", got)
+	}
+	write(t, path, strings.Replace(mustRead(t, path), "zone:", "zonne:", 1))
+	if err := readConfig(path, "Worker", &c); err == nil || !strings.Contains(err.Error(), "did you mean zone") {
+		t.Errorf("a misspelt key of hours: %v", err)
+	}
+}
+
+// TestHoursConfig: equal times are no schedule, and not one from midnight on.
+func TestHoursConfig(t *testing.T) {
+	day := func(from, to string) *limitsConfig {
+		return &limitsConfig{Hours: &hoursConfig{From: from, To: to, Zone: "UTC"}}
+	}
+	noon := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		from, to string
+		closed   time.Duration // at noon; below 0: refused
+	}{{"08:00", "18:00", 0}, {"20:00", "06:00", 8 * time.Hour}, {"00:00", "24:00", 0}, {"20:00", "20:00", -1}, {"00:00", "00:00", -1}, {"24:00", "24:00", -1}, {"", "", -1}} {
+		l, err := day(c.from, c.to).limits("config.yaml")
+		if (err != nil) != (c.closed < 0) {
+			t.Errorf("%s to %s: %v", c.from, c.to, err)
+		} else if err == nil && l.Closed(noon) != c.closed {
+			t.Errorf("%s to %s: closed for %s at noon", c.from, c.to, l.Closed(noon))
+		}
 	}
 }

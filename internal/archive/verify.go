@@ -50,8 +50,9 @@ type Summary struct {
 	Signatures int                    `json:"signatures"`
 	Uses       int                    `json:"uses"` // entries of hospitals' trails about rows used
 	Anchors    []AnchoredSite         `json:"anchors"`
-	Findings   []Finding              `json:"findings"` // what hospitals' ledger checks found
-	Missing    []consilium.SiteID     `json:"missing"`  // enrolled hospitals whose own trail is not in the archive
+	Findings   []Finding              `json:"findings"`            // what hospitals' ledger checks found
+	Missing    []consilium.SiteID     `json:"missing"`             // enrolled hospitals whose own trail is not in the archive
+	Unvouched  bool                   `json:"unvouched,omitempty"` // the study ended without a charter whose members are the roster's
 	By         string                 `json:"by"`
 	Notes      []string               `json:"notes"`
 	Ended      string                 `json:"ended"`
@@ -136,6 +137,10 @@ func Verify(dir string, o Options) (*Summary, error) {
 		if proof.Charter.Roster != consilium.RosterDigest(c.Roster.Payload) {
 			return nil, misfit(rosterFile, "", "the charter was made under another roster")
 		}
+	}
+	if proof.Unvouched != nil {
+		s.Unvouched = true
+		s.Notes = append(s.Notes, fmt.Sprintf("the last charter was made under keys that this roster does not vouch for (%v): rounds, votes and openings are counted under the keys that the charter itself names, and no hospital's own trail is known to be missing", proof.Unvouched))
 	}
 	if (proof.Publish == nil) != (c.Envelope == nil) {
 		return nil, misfit(resultFile, "", "a result is published and not archived, or archived and not published")
@@ -288,6 +293,7 @@ func (s *Summary) verifyEvents(c *Contents, roster *consilium.Roster) error {
 					return misfit(eventsFile, where, "%d hospitals have left epoch %d, %d must", n, before.Epoch, before.ReleaseQuorum())
 				}
 				renewal = nil
+				clear(departed)
 			}
 			// A round belongs to its charter: what was said under the old one, by its
 			// positions, closes nothing under the new one's threshold.
@@ -298,13 +304,14 @@ func (s *Summary) verifyEvents(c *Contents, roster *consilium.Roster) error {
 			clear(headers)
 			digest = consilium.CharterDigest(ev.Body)
 		case consilium.EventRenewing:
-			var err error
-			if renewal, err = consilium.ParseRenewal(ev.Body); err != nil || renewal.Charter != digest {
-				return misfit(eventsFile, where, "after another charter: %v", err)
+			r, err := consilium.ParseRenewal(ev.Body)
+			if err != nil || charter == nil || r.Charter != digest || r.State != state {
+				return misfit(eventsFile, where, "after another charter or state: %v", err)
 			}
-			if renewal.Try == 1 {
-				clear(departed)
+			if renewal == nil || r.Round != renewal.Round {
+				clear(departed) // who left for another epoch or round has not left for this one
 			}
+			renewal = r
 		case consilium.EventOpened:
 			o, err := consilium.ParseRoundOpened(ev.Body)
 			if err != nil || charter == nil || o.Charter != digest {
@@ -455,10 +462,7 @@ func exactStudy(c *Contents) bool {
 			return true
 		}
 		spec, err := consilium.ParseSpec(sub.SpecBytes)
-		if err != nil || spec.Privacy.DP == nil && spec.Sites.Missing != "continue" {
-			return true
-		}
-		return slices.ContainsFunc(spec.Analyses, func(a consilium.AnalysisSpec) bool { return a.Type != consilium.AnalysisTrain })
+		return err != nil || spec.FixedContributors()
 	}
 	return true
 }

@@ -107,6 +107,43 @@ func (h *house) close(set consilium.Digest, positions ...int) {
 	h.emit(consilium.EventClosed, nextState[:])
 }
 
+// round logs the charter and an honest round 1.
+func (h *house) round() {
+	h.Helper()
+	h.emit(consilium.EventChartered, h.charter)
+	h.open()
+	u := h.contribute(1, 2, 3, 4)
+	h.emit(consilium.EventProposed, u.Encode())
+	h.vote(u.Digest(), 1, 2, 3, 4)
+	h.emit(consilium.EventCertified, nil)
+	h.close(u.Digest(), 1, 2, 3, 4)
+}
+
+func (h *house) renew(round, try uint32) {
+	h.emit(consilium.EventRenewing, (&consilium.Renewal{Charter: h.digest, Round: round, State: nextState, Roster: consilium.Digest{5}, Try: try}).Encode())
+}
+
+func (h *house) depart(round uint32, positions ...int) {
+	for _, p := range positions {
+		h.say(p, consilium.KindDepart, (&consilium.Depart{Charter: h.digest, Round: round, State: nextState, Position: consilium.Position(p)}).Encode())
+	}
+}
+
+// next logs the charter of the same hospitals' next epoch, from round 2 on.
+func (h *house) next(epoch uint32) {
+	h.Helper()
+	c, err := consilium.ParseCharter(h.charter)
+	if err != nil {
+		h.Fatal(err)
+	}
+	c.Epoch, c.Previous, c.Handover = epoch, h.digest, &consilium.Handover{Round: 2, State: nextState}
+	if h.charter, err = canon.Marshal(c); err != nil {
+		h.Fatal(err)
+	}
+	h.digest = consilium.CharterDigest(h.charter)
+	h.emit(consilium.EventChartered, h.charter)
+}
+
 func (h *house) recount() error {
 	c := &Contents{Study: study, Events: h.events}
 	return (&Summary{}).verifyEvents(c, h.roster)
@@ -191,6 +228,32 @@ func TestRecount(t *testing.T) {
 			h.open()
 			h.emit(consilium.EventClosed, nextState[:])
 		}, "malformed"},
+		"an epoch that enough have left for": {func(h *house) {
+			h.round()
+			h.renew(2, 1)
+			h.depart(2, 1, 2)
+			h.next(2)
+		}, ""},
+		// Who has left one epoch has not left the one after it.
+		"departures of the epoch before": {func(h *house) {
+			h.round()
+			h.renew(2, 1)
+			h.depart(2, 1, 2, 3)
+			h.next(2)
+			h.renew(2, 2)
+			h.next(3)
+		}, "0 hospitals have left epoch 2"},
+		"departures for another round": {func(h *house) {
+			h.round()
+			h.renew(3, 1)
+			h.depart(3, 1, 2, 3)
+			h.renew(2, 2)
+			h.next(2)
+		}, "0 hospitals have left epoch 1"},
+		"renewed from a state that nobody certified": {func(h *house) {
+			h.round()
+			h.emit(consilium.EventRenewing, (&consilium.Renewal{Charter: h.digest, Round: 2, State: consilium.Digest{9}, Roster: consilium.Digest{5}, Try: 1}).Encode())
+		}, "another charter or state"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHouse(t)

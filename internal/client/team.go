@@ -134,6 +134,7 @@ type Proof struct {
 	Digest     consilium.Digest // of the charter
 	Publish    *consilium.Publish
 	Signers    []consilium.Position // who allowed the release of that result
+	Unvouched  error                // why Charter is nil though the events have one: its members are not the roster's
 }
 
 // Check verifies a study's events against a roster: the submission, every
@@ -152,7 +153,9 @@ func Check(roster *consilium.Roster, study consilium.StudyID, events []*consiliu
 		if err != nil && ended(events) {
 			return nil, err
 		}
-		// A study that ended on the way to its next epoch has no charter in force.
+		// A study that ended on the way to its next epoch has no charter in force,
+		// and a log that somebody made up has none that the roster vouches for.
+		p.Unvouched = err
 	}
 	allowed := map[consilium.Digest]map[consilium.Position]bool{}
 	var published []*consilium.Publish

@@ -172,9 +172,6 @@ func (s *Stream) Write(b []byte) (int, error) {
 		b = b[whole:]
 	}
 	if len(b) > 0 {
-		if s.buf == nil {
-			s.buf = make([]byte, 0, group)
-		}
 		s.buf = append(s.buf, b...)
 	}
 	return n, nil

@@ -48,20 +48,41 @@ type Config struct {
 	Ratio float64 // of traces that are kept; 0 means all
 }
 
+// Check refuses a configuration that Open would refuse, without opening anything.
+func (c *Config) Check() error {
+	if !(c.Ratio >= 0 && c.Ratio <= 1) {
+		return consilium.ErrInvalid.Withf("tracing: ratio %v; use one from 0 to 1", c.Ratio)
+	}
+	if c.OTLP == "" {
+		return nil
+	}
+	_, err := c.receiver()
+	return err
+}
+
+// receiver is where OTLP/HTTP requests with spans go.
+func (c *Config) receiver() (*url.URL, error) {
+	u, err := url.Parse(c.OTLP)
+	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, consilium.ErrInvalid.Withf("tracing: otlp %q is not an http or https URL", c.OTLP)
+	}
+	if u.Path == "" || u.Path == "/" {
+		u.Path = "/v1/traces" // OTLP §OTLP/HTTP Request
+	}
+	return u, nil
+}
+
 // Open makes the tracer of a node, such as "site/zurich", or nil if the
 // configuration names no place. Close it after the node.
 func Open(ctx context.Context, node string, c Config) (*Tracer, error) {
-	if c.Ratio < 0 || c.Ratio > 1 {
-		return nil, consilium.ErrInvalid.Withf("tracing: ratio %v; use one from 0 to 1", c.Ratio)
+	if err := c.Check(); err != nil {
+		return nil, err
 	}
 	var to []sdk.SpanExporter
 	if c.OTLP != "" {
-		u, err := url.Parse(c.OTLP)
-		if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-			return nil, consilium.ErrInvalid.Withf("tracing: otlp %q is not an http or https URL", c.OTLP)
-		}
-		if u.Path == "" || u.Path == "/" {
-			u.Path = "/v1/traces" // OTLP §OTLP/HTTP Request
+		u, err := c.receiver()
+		if err != nil {
+			return nil, err
 		}
 		e, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(u.String()))
 		if err != nil {

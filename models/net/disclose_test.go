@@ -141,6 +141,15 @@ func TestManyWindowsOfOnePatient(t *testing.T) {
 	if list := a.calibration(v, 0); len(list) < 2 || list[0].Patients < int64(facts.MinCohort) || list[0].Upper > 0.5 {
 		t.Errorf("calibration %+v", list)
 	}
+	// No cell is known to hold k patients: all cells are one, about all of them.
+	clear(e)
+	for i := range cells {
+		c[i], c[2*cells+i], c[3*cells+i] = 4, 2, 4*(float64(i)+0.5)/cells
+	}
+	e[evalRows], v.head[headRows], v.head[headPatients] = 80, 80, 31
+	if list := a.calibration(v, 0); len(list) != 1 || list[0].Lower != 0 || list[0].Upper != 1 || list[0].Patients != 31 || !near(*list[0].Expected, 0.5, 1e-12) {
+		t.Errorf("calibration where no stretch is fit: %+v", list)
+	}
 }
 
 // Whatever a model's specification says, it is refused with a message or can be

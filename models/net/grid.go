@@ -4,53 +4,54 @@ import (
 	"math"
 
 	"consilium/internal/det"
+	"consilium/models"
 )
 
-// calibration joins neighbouring cells of risk until each is about at least k
-// patients, so that no published cell describes fewer.
+// calibration compares risks with events over stretches of cells that are each
+// about at least k patients, so that no published cell describes fewer. A split
+// with rows has k patients (see holds).
 func (a *train) calibration(v view, split int) []CalibrationCell {
 	e := v.final[split]
 	if e[evalRows] == 0 {
 		return nil
 	}
-	name := [2]string{"training", "holdout"}[split]
 	c := e[evalHist+2*bins:]
-	k := float64(max(a.facts.MinCohort, 1))
 	people := a.distinct(v, split)
-	type cell struct {
-		from, to          int
-		no, yes, who, sum float64
-	}
-	var list []cell
-	open := cell{}
-	for i := range cells {
-		open.to = i + 1
-		open.no, open.yes, open.who, open.sum = open.no+c[i], open.yes+c[cells+i], people(open.who, c[2*cells+i]), open.sum+c[3*cells+i]
-		if open.who >= k {
-			list = append(list, open)
-			open = cell{from: i + 1}
+	sum := func(of, from, to int) (n float64) {
+		for _, x := range c[of*cells+from : of*cells+to] {
+			n += x
 		}
+		return n
 	}
-	if len(list) == 0 {
-		return nil
-	}
-	last := &list[len(list)-1] // what is left over joins it
-	last.to = cells
-	last.no, last.yes, last.who, last.sum = last.no+open.no, last.yes+open.yes, people(last.who, open.who), last.sum+open.sum
 	var out []CalibrationCell
-	for _, c := range list {
-		n := c.no + c.yes
-		out = append(out, CalibrationCell{Split: name, Lower: float64(c.from) / cells, Upper: float64(c.to) / cells, Patients: int64(c.who),
-			Expected: number(c.sum / n), Observed: number(c.yes / n)})
+	stretches := models.Stretches(c[2*cells:3*cells], a.least(v), a.once(v, split))
+	for _, s := range stretches {
+		from, to := s[0], s[1]
+		who := 0.0
+		for _, n := range c[2*cells+from : 2*cells+to] {
+			who = people(who, n)
+		}
+		if len(stretches) == 1 {
+			who = v.head[headPatients+split]
+		}
+		yes := sum(1, from, to)
+		n := sum(0, from, to) + yes
+		out = append(out, CalibrationCell{Split: [2]string{"training", "holdout"}[split], Lower: float64(from) / cells, Upper: float64(to) / cells, Patients: int64(who),
+			Expected: number(sum(3, from, to) / n), Observed: number(yes / n)})
 	}
 	return out
+}
+
+// once reports whether every patient has one row, or counts as if.
+func (a *train) once(v view, split int) bool {
+	return a.private != nil || v.head[headRows+split] == v.head[headPatients+split]
 }
 
 // distinct adds the patients of two groups of cells. A patient with rows in
 // several cells would count several times; then the larger group is all that is
 // certain.
 func (a *train) distinct(v view, split int) func(a, b float64) float64 {
-	if v.head[headRows+split] == v.head[headPatients+split] {
+	if a.once(v, split) {
 		return func(a, b float64) float64 { return a + b }
 	}
 	return func(a, b float64) float64 { return max(a, b) }
@@ -67,7 +68,7 @@ var shares = []float64{0.5, 0.9, 0.95, 0.99}
 func (a *train) thresholds(v view, hidden bool) []Threshold {
 	e := v.final[0]
 	zero, one, patients := e[evalHist:], e[evalHist+bins:], e[evalHist+2*bins:]
-	k := float64(max(a.facts.MinCohort, 1))
+	k := a.least(v)
 	people := a.distinct(v, 0)
 	judge := v.final[1]
 	if judge[evalRows] == 0 {

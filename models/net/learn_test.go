@@ -200,6 +200,17 @@ func TestReconstruction(t *testing.T) {
 	if plain.Outcome.Training.AUC != nil || plain.Outcome.Events != nil || plain.Outcome.Thresholds[0].Sensitivity != nil {
 		t.Error("an AUC without labels")
 	}
+	// Where the training rows are not told, shares of them do not tell them either.
+	facts.MinCohort, spec.Holdout = 15, 0.05
+	o = simulate(t, facts, spec, rows).Outcome
+	if o.Training.Rows != nil || len(o.Thresholds) == 0 {
+		t.Fatalf("training rows %v, %d thresholds: nothing is tried", o.Training.Rows, len(o.Thresholds))
+	}
+	for _, c := range o.Thresholds {
+		if !near(math.Round(c.Share*200), c.Share*200, 1e-9) {
+			t.Errorf("of at most 400 training rows a share of %v is told", c.Share)
+		}
+	}
 }
 
 // A step with rate zero, and a hospital without rows, move nothing.

@@ -35,6 +35,7 @@ type Outcome struct {
 	Assumptions  []string           `json:"assumptions"`
 	Suppressed   []Suppressed       `json:"suppressed"`
 	Warnings     []string           `json:"warnings"`
+	DP           *models.Spent      `json:"dp,omitempty"` // what was spent; its noise is of one count, of one value of the mean gradient, and of one count of scores
 }
 
 // Suppressed names a number that is left out, and why.
@@ -66,9 +67,12 @@ type Metrics struct {
 	Loss  *float64 `json:"loss"` // mean per row: negative log-likelihood, squared error, or anomaly score; cox: negative log partial likelihood per event
 	AUC   *float64 `json:"auc"`  // from counts on the grid of scores, ties counted half
 	Brier *float64 `json:"brier"`
-	R2    *float64 `json:"r2"`
-	MAE   *float64 `json:"mae"`
-	C     *float64 `json:"c_index"` // Harrell's, over pairs of rows of one hospital
+	// AUCNoise is the standard deviation that the noise of differential privacy
+	// gives the AUC.
+	AUCNoise *float64 `json:"auc_noise_sd,omitempty"`
+	R2       *float64 `json:"r2"`
+	MAE      *float64 `json:"mae"`
+	C        *float64 `json:"c_index"` // Harrell's, over pairs of rows of one hospital
 }
 
 // CalibrationCell compares predicted with observed risk over a stretch of risks
@@ -192,7 +196,8 @@ func (a *train) outcome(v view) *Outcome {
 	// split's count is small, the other's is left out too, or it would follow
 	// from the total.
 	k := float64(max(a.facts.MinCohort, 1))
-	small := func(n float64) bool { return n > 0 && n < k }
+	// Under differential privacy counts are noise around a patient's.
+	small := func(n float64) bool { return a.private == nil && n > 0 && n < k }
 	count := func(name string, n float64, hide bool) *int64 {
 		if hide {
 			o.Suppressed = append(o.Suppressed, Suppressed{name, fmt.Sprintf("it, or a number that follows from it, counts fewer than %v patients or rows", k)})
@@ -202,8 +207,10 @@ func (a *train) outcome(v view) *Outcome {
 		return &i
 	}
 	h := v.head
+	told := true // all counts of the splits: full digits of what is measured do not tell one that is hidden
 	pair := func(name string, at int, total, one, two **int64) {
 		hide := small(h[at]) || small(h[at+1])
+		told = told && !hide
 		*total = count(name, h[at]+h[at+1], small(h[at]+h[at+1]))
 		*one = count("training."+name, h[at], hide)
 		*two = count("holdout."+name, h[at+1], hide)
@@ -217,7 +224,7 @@ func (a *train) outcome(v view) *Outcome {
 		for s := range 2 {
 			hide = hide || small(h[headEvents+s]) || small(h[headRows+s]-h[headEvents+s])
 		}
-		hidden = hide
+		hidden, told = hide, told && !hide
 		all, n := h[headEvents]+h[headEvents+1], h[headRows]+h[headRows+1]
 		o.Events = count("events", all, small(all) || small(n-all))
 		o.Training.Events = count("training.events", h[headEvents], hide)
@@ -270,17 +277,30 @@ func (a *train) outcome(v view) *Outcome {
 		}
 	}
 	o.Training.Metrics, o.Holdout.Metrics = a.named(v.final[0]), a.named(v.final[1])
+	fell := o.Training.Loss == nil || a.private != nil || *o.Training.Loss < v.curve[0]
+	if !told {
+		o.coarsen(h)
+	}
 	if a.strategy.patience > 0 {
 		best := int(h[headBest])
 		o.BestRound = &best
 	}
 	switch a.net.loss {
 	case logistic:
-		o.Calibration = append(a.calibration(v, 0), a.calibration(v, 1)...)
+		if told {
+			o.Calibration = append(a.calibration(v, 0), a.calibration(v, 1)...)
+		} else {
+			o.Suppressed = append(o.Suppressed, Suppressed{"calibration", fmt.Sprintf("a count of fewer than %v patients or rows follows from it", k)})
+		}
 	case reconstruction:
-		o.Thresholds = a.thresholds(v, hidden)
+		if o.Thresholds = a.thresholds(v, !told); !told {
+			for i := range o.Thresholds {
+				share := &o.Thresholds[i].Share
+				*share = *models.Coarse(share, h[headRows])
+			}
+		}
 	}
-	if o.Training.Loss != nil && !(*o.Training.Loss < v.curve[0]) {
+	if !fell {
 		o.Warnings = append(o.Warnings, "the training loss did not fall: try another strategy.rate, or more rounds")
 	}
 	switch {
@@ -296,24 +316,53 @@ func (a *train) outcome(v view) *Outcome {
 	if o.ClippedShare > 0.01 {
 		o.Warnings = append(o.Warnings, "more than 1% of the updates' values were cut by strategy.clip: raise it, or lower strategy.rate")
 	}
+	if a.private != nil {
+		o.tellNoise(a, v)
+	}
 	return o
+}
+
+// coarsen rounds what is measured of the splits, whose digits tell how many rows
+// and events it is measured on: an AUC is a fraction over pairs of a row with and
+// one without the event. The curves stand over the same rows.
+func (o *Outcome) coarsen(head []float64) {
+	splits := []struct {
+		m      *Metrics
+		curves [][]*float64
+	}{{&o.Training.Metrics, [][]*float64{o.Curves.TrainingLoss, o.Curves.TrainingAUC}}, {&o.Holdout.Metrics, [][]*float64{o.Curves.HoldoutLoss, o.Curves.HoldoutAUC}}}
+	for s, of := range splits {
+		n := head[headRows+s]
+		for _, v := range []**float64{&of.m.Loss, &of.m.AUC, &of.m.Brier, &of.m.R2, &of.m.MAE, &of.m.C} {
+			*v = models.Coarse(*v, n)
+		}
+		for _, curve := range of.curves {
+			for i := range curve {
+				curve[i] = models.Coarse(curve[i], n)
+			}
+		}
+	}
+	o.Suppressed = append(o.Suppressed, Suppressed{"digits of what is measured of training and holdout", "a count that is hidden follows from them"})
 }
 
 // assume says how the model reads the data and how it was measured.
 func (o *Outcome) assume(a *train, v view) {
 	add := func(text string) { o.Assumptions = append(o.Assumptions, text) }
+	middle := "mean of its training rows (a flag or level: as the middle between yes and no)"
+	if a.private != nil {
+		middle = "middle of its declared bounds (a flag or level: as the middle between yes and no)"
+	}
 	switch a.net.spec.Missing {
 	case "drop":
 		add("a row that lacks a feature is left out")
 	case "indicator":
-		add("a missing feature is read as the mean of its training rows (a flag or level: as the middle between yes and no), and an input of its own says that it is missing")
+		add("a missing feature is read as the " + middle + ", and an input of its own says that it is missing")
 	default:
-		add("a missing feature is read as the mean of its training rows (a flag or level: as the middle between yes and no)")
+		add("a missing feature is read as the " + middle)
 	}
-	if a.net.input.rank > 1 {
+	if a.private == nil && a.net.input.rank > 1 {
 		add("every channel is standardised by its own mean and standard deviation over all steps or pixels of the training rows")
 	}
-	if a.net.loss == logistic || a.net.loss == reconstruction && a.classes() {
+	if a.private == nil && (a.net.loss == logistic || a.net.loss == reconstruction && a.classes()) {
 		add(fmt.Sprintf("the AUC counts two scores as tied when they fall into one bin of 1/%d of a logit (anomaly scores: of a doubling)", binScale))
 	}
 	if a.net.loss == logistic && a.classWeights(v) != [2]float64{1, 1} {

@@ -3,10 +3,12 @@ package net
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 
 	"consilium"
 	"consilium/internal/canon"
+	"consilium/models"
 )
 
 // Bounds of a model, checked before gorgonia sees a shape.
@@ -210,38 +212,33 @@ func describeLayer(l consilium.Layer) string {
 	return l.Kind
 }
 
+// keys are those that training reads, besides name and type.
+var keys = []string{"response", "ties", "features", "model", "strategy", "holdout"}
+
+// hints say what to write in place of a key that training does not read.
+var hints = map[string]string{
+	"terms":       "list plain columns under features; use derive for transformations",
+	"noIntercept": "every dense layer has a bias",
+	"family":      "use model.loss: logistic, squared, cox or reconstruction",
+	"ridge":       "strategy.mu holds local training near the shared model (fedprox)",
+	"variables":   "use features",
+	"columns":     "use features",
+	"weights":     "use model.class_weights",
+	"evaluate":    "every result has the AUC or C, and with the loss logistic the calibration",
+	"concordance": "with the loss cox every result has C",
+}
+
 // checkKeys refuses the keys of an analysis that training does not use.
 func checkKeys(a *consilium.AnalysisSpec) error {
-	unused := []struct {
-		set       bool
-		key, hint string
-	}{
-		{len(a.Terms) > 0, "terms", "list plain columns under features; use derive for transformations"},
-		{a.NoIntercept, "no_intercept", "every dense layer has a bias"},
-		{len(a.Strata) > 0, "strata", ""},
-		{a.Cluster != "", "cluster", ""},
-		{a.Family != "", "family", "use model.loss: logistic, squared, cox or reconstruction"},
-		{a.Robust, "robust", ""},
-		{a.Offset != nil, "offset", ""},
-		{a.Ridge != 0, "ridge", "strategy.mu holds local training near the shared model (fedprox)"},
-		{a.Lasso != 0, "lasso", ""},
-		{a.Baseline != nil, "baseline", ""},
-		{len(a.By) > 0, "by", ""},
-		{a.Grid != nil, "grid", ""},
-		{len(a.Variables) > 0, "variables", "use features"},
-		{len(a.Histogram) > 0, "histogram", ""},
-		{len(a.Quantiles) > 0, "quantiles", ""},
-		{a.Rows != "", "rows", ""},
-		{a.Columns != "", "columns", "use features"},
-	}
-	for _, u := range unused {
-		if u.set {
-			hint := u.hint
-			if hint == "" {
-				hint = "it takes model, response, features, strategy and holdout"
-			}
-			return consilium.ErrInvalid.Withf("analysis %s: train does not use %s: %s", a.Name, u.key, hint)
+	for _, key := range models.Keys(a) {
+		if slices.Contains(keys, key) {
+			continue
 		}
+		hint := hints[key]
+		if hint == "" {
+			hint = "its keys are " + strings.Join(keys, ", ")
+		}
+		return consilium.ErrInvalid.Withf("analysis %s: train does not use %s: %s", a.Name, key, hint)
 	}
 	return nil
 }

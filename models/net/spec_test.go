@@ -2,6 +2,8 @@ package net
 
 import (
 	"errors"
+	"maps"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -59,9 +61,6 @@ func TestRefusals(t *testing.T) {
 		{"batch", func(_ *consilium.Spec, a *consilium.AnalysisSpec) { a.Strategy.Batch = 1 << 20 }, "strategy.batch"},
 		{"mu", func(_ *consilium.Spec, a *consilium.AnalysisSpec) { a.Strategy.Mu = 1 }, "fedprox only"},
 		{"rounds", func(s *consilium.Spec, _ *consilium.AnalysisSpec) { s.Rounds.Max = 31 }, "needs 32 rounds"},
-		{"privacy", func(s *consilium.Spec, _ *consilium.AnalysisSpec) {
-			s.Privacy.DP = &consilium.DP{Epsilon: 1}
-		}, "differential privacy"},
 		{"type", func(_ *consilium.Spec, a *consilium.AnalysisSpec) { a.Type = "cox" }, "want train"},
 	} {
 		s, a := trialSpec(), trialAnalysis()
@@ -187,5 +186,50 @@ func TestSource(t *testing.T) {
 	}
 	if len(counts) != 6 {
 		t.Errorf("%d orders of three", len(counts))
+	}
+}
+
+// TestEveryKey sets each field that an analysis can have: training reads it, or
+// refuses it by name. A field that is added later is refused until it is read.
+func TestEveryKey(t *testing.T) {
+	read := map[string]bool{}
+	for i := range reflect.TypeFor[consilium.AnalysisSpec]().NumField() {
+		var a consilium.AnalysisSpec
+		f := reflect.ValueOf(&a).Elem().Field(i)
+		key, _, _ := strings.Cut(reflect.TypeOf(a).Field(i).Tag.Get("json"), ",")
+		switch f.Kind() {
+		case reflect.String:
+			f.SetString("x")
+		case reflect.Bool:
+			f.SetBool(true)
+		case reflect.Int:
+			f.SetInt(1)
+		case reflect.Float64:
+			f.SetFloat(0.5)
+		case reflect.Slice:
+			f.Set(reflect.MakeSlice(f.Type(), 1, 1))
+		case reflect.Map:
+			f.Set(reflect.MakeMap(f.Type()))
+			f.SetMapIndex(reflect.ValueOf("x"), reflect.Zero(f.Type().Elem()))
+		case reflect.Pointer:
+			f.Set(reflect.New(f.Type().Elem()))
+		default:
+			t.Fatalf("%s is a %v", key, f.Kind())
+		}
+		err := checkKeys(&a)
+		if err == nil {
+			read[key] = true
+		} else if !strings.Contains(err.Error(), "does not use "+key+":") {
+			t.Errorf("%s: %v", key, err)
+		}
+	}
+	want := map[string]bool{"name": true, "type": true, "response": true, "ties": true, "features": true, "model": true, "strategy": true, "holdout": true}
+	if !maps.Equal(read, want) {
+		t.Errorf("training takes %v, want %v", read, want)
+	}
+	for key := range hints {
+		if _, ok := reflect.TypeFor[consilium.AnalysisSpec]().FieldByNameFunc(func(name string) bool { return strings.EqualFold(name, key) }); !ok {
+			t.Errorf("a hint for %s, which no analysis has", key)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"math"
 	"runtime"
+	"slices"
 	"testing"
 
 	"consilium"
@@ -715,8 +716,120 @@ func TestSmallCountsStayHidden(t *testing.T) {
 	if o.Holdout.Events != nil || o.Training.Events != nil {
 		t.Errorf("holdout events %v, training events %v: fewer than k stand in the holdout", o.Holdout.Events, o.Training.Events)
 	}
-	if len(o.Suppressed) != 2 {
-		t.Errorf("suppressed: %v", o.Suppressed)
+	var items []string
+	for _, s := range o.Suppressed {
+		items = append(items, s.Item)
+	}
+	if want := []string{"training.events", "holdout.events", "digits of what is measured of training and holdout", "calibration"}; !slices.Equal(items, want) {
+		t.Errorf("suppressed: %q, want %q", items, want)
+	}
+}
+
+// An AUC is a fraction over pairs of a row with and one without the event: its
+// digits tell how many have it, and the shares of a calibration add up to them.
+// The naive twin publishes both in full.
+func TestDigitsWouldTell(t *testing.T) {
+	facts, spec, rows := trial(t)
+	spec.Strategy = &consilium.Strategy{Rounds: 2}
+	run := simulate(t, facts, spec, rows)
+	o := run.Outcome
+	a, err := newTrain(facts, spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := a.view(run.State)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if o.Training.Events != nil {
+		t.Fatal("training.events is not hidden, so that there is nothing to tell")
+	}
+	n, events := v.head[headRows], v.head[headEvents]
+	// The holdout has 1 to k-1 of the events.
+	from, to := float64(*o.Events)-float64(facts.MinCohort-1), float64(*o.Events)-1
+	// agree lists the counts for which some AUC rounds to what is published.
+	agree := func(auc, error float64) (list []float64) {
+		for e := from; e <= to; e++ {
+			pairs := 2 * e * (n - e)
+			if math.Abs(math.Round(auc*pairs)/pairs-auc) <= error {
+				list = append(list, e)
+			}
+		}
+		return list
+	}
+	if list := agree(*a.named(v.final[0]).AUC, 1e-12); !slices.Equal(list, []float64{events}) {
+		t.Errorf("the naive twin leaves %v, there are %v", list, events)
+	}
+	if list := agree(*o.Training.AUC, 0.01); len(list) != int(to-from)+1 {
+		t.Errorf("the AUC %v leaves %v events only", *o.Training.AUC, list)
+	}
+	for _, curve := range [][]*float64{o.Curves.TrainingAUC, o.Curves.HoldoutAUC, {o.Training.AUC, o.Training.Brier, o.Training.Loss, o.Holdout.AUC, o.Holdout.Brier, o.Holdout.Loss}} {
+		for _, x := range curve {
+			if x != nil && !near(math.Round(*x*50), *x*50, 1e-9) {
+				t.Errorf("%v is published of 102 and 26 rows", *x)
+			}
+		}
+	}
+	sum := 0.0
+	for _, c := range a.calibration(v, 0) {
+		sum += *c.Observed * float64(c.Patients)
+	}
+	if math.Round(sum) != events {
+		t.Errorf("the naive twin's calibration adds up to %v, there are %v", sum, events)
+	}
+	if o.Calibration != nil {
+		t.Errorf("published: %+v", o.Calibration)
+	}
+}
+
+// The mean of whole numbers is a fraction over those that are known: where few
+// are missing its digits tell how few. The naive twin standardises by it.
+func TestMeansWouldTell(t *testing.T) {
+	facts, spec, _ := trial(t)
+	spec.Holdout = 0
+	a, err := newTrain(facts, spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	age := slices.IndexFunc(a.scales, func(s scale) bool { return s.name == "age" })
+	prepare := func(missing float64) []float64 {
+		counts, moments := make([]float64, countLength), make([]float64, momentWidth*len(a.scales))
+		counts[headRows], counts[headPatients], counts[headEvents] = 128, 128, 44
+		for j := range a.scales {
+			copy(moments[momentWidth*j:], []float64{128, 1873, 40001, 128, 0})
+		}
+		copy(moments[momentWidth*age:], []float64{128 - missing, 1873, 40001, 128 - missing, missing})
+		s, err := a.Start(facts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := a.view(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if code, _, err := a.prepared(v, models.Opened{Values: map[string][]float64{"counts": counts, "response": {44, 44}, "moments": moments}}); code != 0 || err != nil {
+			t.Fatal(code, err)
+		}
+		return v.inputs[inLength*age : inLength*(age+1)]
+	}
+	recovered := func(mean float64) (list []int) {
+		for n := 118; n <= 127; n++ { // 1 to 10 are missing
+			if near(math.Round(mean*float64(n)), mean*float64(n), 1e-9) {
+				list = append(list, 128-n)
+			}
+		}
+		return list
+	}
+	if list := recovered(1873. / 125); !slices.Equal(list, []int{3}) {
+		t.Errorf("the naive twin leaves %v missing, 3 are", list)
+	}
+	if in := prepare(3); in[inMean] != 16 || in[inSD] != 8 {
+		t.Errorf("standardised by %v and %v", in[inMean], in[inSD])
+	}
+	for _, missing := range []float64{0, 11} {
+		if in := prepare(missing); in[inMean] != 1873/(128-missing) {
+			t.Errorf("%v missing: standardised by %v", missing, in[inMean])
+		}
 	}
 }
 

@@ -8,40 +8,43 @@ fac <- function(d) within(d, {
   treat <- factor(treat, levels = c("placebo", "rIFN-g")); sex <- factor(sex, levels = c("male", "female"))
   inherit <- factor(inherit, levels = c("X-linked", "autosomal")) })
 d <- fac(read.csv("../../examples/cgd/cgd_patient.csv"))
-e <- fac(read.csv("../../examples/cgd/cgd.csv"))
-e$law <- d$law[match(e$id, d$id)]
 out <- list()
-# A common baseline on joined cells of 30 days, as the rule on counts has it: a
-# stretch is closed as soon as k patients leave in it and, under Efron's ties,
-# one event or k patients with one are in it; what is left over goes to the
-# stretch before. Strata without a stretch are left out.
-joined <- function(x, start, k, ties, strata) {
-  x$cell <- ceiling(x$tstop / 30); x$entry <- floor(start(x) / 30); x$s <- strata(x)
-  rows <- NULL
+# A common baseline on joined cells of 30 days, as the rules on counts have it: a
+# stretch is closed as soon as nobody or k patients leave in it with the event, and
+# nobody or k without; what is left over goes to the stretch before. Then stretches
+# are joined likewise until nobody or three of each level leave in each, with the
+# event and without. Strata without a stretch are left out.
+greedy <- function(n, told) { # ends of the stretches of 1 to n
+  ends <- integer(0); from <- 1
+  for (b in seq_len(n)) if (told(from, b)) { ends <- c(ends, b); from <- b + 1 }
+  while (from <= n && length(ends)) {
+    from <- if (length(ends) > 1) ends[length(ends) - 1] + 1 else 1
+    ends <- ends[-length(ends)]
+    if (told(from, n)) { ends <- c(ends, n); from <- n + 1 }
+  }
+  ends
+}
+count <- function(y, in_it) tapply(in_it, factor(y$status, 0:1), sum, default = 0)
+joined <- function(x, k, strata, levels) {
+  x$s <- strata(x); rows <- NULL
   for (s in sort(unique(x$s))) {
-    y <- x[x$s == s, ]; n <- 15; cells <- 0:n
-    last <- tapply(y$cell, y$id, max); fell <- if (any(y$status == 1)) tapply(y$cell[y$status == 1], y$id[y$status == 1], max) else integer(0)
-    told <- function(a, b) sum(last >= a & last <= b) >= k && (ties == "breslow" || sum(y$status[y$cell >= a & y$cell <= b]) <= 1 || sum(fell >= a & fell <= b) >= k)
-    ends <- integer(0); from <- 0
-    for (b in cells) if (told(from, b)) { ends <- c(ends, b); from <- b + 1 }
-    if (from <= n) repeat {
-      if (!length(ends)) break
-      from <- if (length(ends) > 1) ends[length(ends) - 1] + 1 else 0
-      ends <- ends[-length(ends)]
-      if (told(from, n)) { ends <- c(ends, n); break }
-    }
+    y <- x[x$s == s, ]; cell <- ceiling(y$tstop / 30) + 1
+    ends <- greedy(16, function(a, b) { m <- count(y, cell >= a & cell <= b); sum(m) >= k && all(m == 0 | m >= k) })
+    y$t1 <- findInterval(cell - 1, ends) + 1
+    of <- unlist(lapply(levels, function(v) lapply(unique(x[[v]]), function(l) y[[v]] == l)), recursive = FALSE)
+    ends <- greedy(length(ends), function(a, b) all(sapply(of, function(l) { m <- count(y, l & y$t1 >= a & y$t1 <= b); all(m == 0 | m >= 3) })))
     if (!length(ends)) next
-    y$t1 <- findInterval(y$cell - 1, ends) + 1; y$t0 <- findInterval(y$entry, ends)
+    y$t1 <- findInterval(y$t1 - 1, ends) + 1; y$t0 <- 0
     rows <- rbind(rows, y)
   }
   rows
 }
-for (ties in c("efron", "breslow")) for (by in c("none", "law")) for (iv in c("first", "all")) {
-  group <- if (by == "law") function(x) as.character(x$law) else function(x) rep("all", nrow(x))
-  y <- joined(if (iv == "all") e else d, if (iv == "all") function(x) x$tstart else function(x) rep(0, nrow(x)), 11, ties, group)
-  f <- coxph(update(Surv(t0, t1, status) ~ treat + sex + age + inherit + strata(s) + cluster(id), if (by == "law") . ~ . else . ~ . + steroids + propylac), y, ties = ties, control = ctl)
-  out[[paste("joined", ties, by, iv, sep = "_")]] <- list(n = nrow(y), patients = length(unique(y$id)), events = sum(y$status), coef = num(coef(f)), se = num(sqrt(diag(f$naive.var))), robust = num(sqrt(diag(f$var))),
-    loglik = num(f$loglik), clusters = length(unique(y$id)))
+for (ties in c("efron", "breslow")) for (by in c("none", "free", "sex", "law", "five")) {
+  terms <- c("treat", "age", switch(by, none = c("sex", "inherit"), free = c("sex", "inherit", "steroids", "propylac"), sex = "inherit", law = character(0), five = "propylac"))
+  y <- joined(d, if (by == "five") 5 else 11, switch(by, sex = function(x) as.character(x$sex), law = function(x) as.character(x$law), function(x) rep("all", nrow(x))), if (by == "free") NULL else setdiff(terms, "age"))
+  f <- coxph(reformulate(c(terms, "strata(s)", "cluster(id)"), "Surv(t0, t1, status)"), y, ties = ties, control = ctl)
+  out[[paste("joined", ties, by, sep = "_")]] <- list(n = nrow(y), patients = length(unique(y$id)), events = sum(y$status), coef = num(coef(f)), se = num(sqrt(diag(f$naive.var))), robust = num(sqrt(diag(f$var))),
+    loglik = num(f$loglik), clusters = length(unique(y$id)), stretches = length(unique(paste(y$s, y$t1))))
 }
 # Concordance of a model with strata that reach across hospitals, among patients
 # of one hospital and stratum.

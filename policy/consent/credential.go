@@ -27,7 +27,9 @@ const CredentialType = "ConsentCredential"
 //
 // decision holds where no rule matches, and a rule that denies wins. Everything
 // in the claim must be known; a credential may carry other claims, and any
-// field that the data model lets change its meaning (termsOfUse) denies.
+// field that the data model lets change its meaning (termsOfUse) denies. The times
+// of the token that carried it (nbf and exp, RFC 7519 §4.1) narrow its own, and
+// do not stand for them.
 func ParseCredential(doc []byte) (*Form, error) {
 	if len(doc) > MaxDocument {
 		return nil, fmt.Errorf("credential: %d bytes, at most %d", len(doc), MaxDocument)
@@ -41,6 +43,8 @@ func ParseCredential(doc []byte) (*Form, error) {
 		ExpirationDate string          `json:"expirationDate"`
 		ValidFrom      string          `json:"validFrom"`
 		ValidUntil     string          `json:"validUntil"`
+		NotBefore      *int64          `json:"nbf"` // Unix seconds
+		Expires        *int64          `json:"exp"`
 		TermsOfUse     json.RawMessage `json:"termsOfUse"`
 		Subject        json.RawMessage `json:"credentialSubject"`
 	}
@@ -85,6 +89,12 @@ func ParseCredential(doc []byte) (*Form, error) {
 	}
 	if f.From == 0 {
 		f.deny("the credential does not say from when it holds")
+	}
+	if c.NotBefore != nil {
+		f.From = max(f.From, *c.NotBefore)
+	}
+	if c.Expires != nil {
+		f.Until = min(f.Until, *c.Expires)
 	}
 	var claim struct {
 		Decision string `json:"decision"`

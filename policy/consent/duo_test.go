@@ -248,6 +248,9 @@ func TestCredential(t *testing.T) {
 		{"has ended", strings.Replace(credential(`{"decision":"permit","givenBy":"self",`+gru+`,"rules":[]}`), "2030", "2026", 1), ""},
 		{"has not begun", strings.Replace(credential(`{"decision":"permit","givenBy":"self",`+gru+`,"rules":[]}`), `"2026-01`, `"2027-01`, 1), ""},
 		{"both vocabularies, the narrower holds", strings.Replace(credential(`{"decision":"permit","givenBy":"self",`+gru+`,"rules":[]}`), `"validFrom"`, `"expirationDate":"2026-02-01T00:00:00Z","validFrom"`, 1), ""},
+		{"its token has ended", strings.Replace(credential(`{"decision":"permit","givenBy":"self",`+gru+`,"rules":[]}`), `"issuer"`, fmt.Sprintf(`"exp":%d,"issuer"`, research().Now), 1), ""},
+		{"its token has not begun", strings.Replace(credential(`{"decision":"permit","givenBy":"self",`+gru+`,"rules":[]}`), `"issuer"`, fmt.Sprintf(`"nbf":%d,"issuer"`, research().Now+1), 1), ""},
+		{"a token's beginning is not the consent's", strings.Replace(credential(`{"decision":"permit","givenBy":"self",`+gru+`,"rules":[]}`), `"validFrom":"2026-01-01T00:00:00Z",`, `"nbf":1,`, 1), ""},
 		{"never began", strings.Replace(credential(`{"decision":"permit","givenBy":"self",`+gru+`,"rules":[]}`), `"validFrom":"2026-01-01T00:00:00Z",`, "", 1), ""},
 		{"terms of use", strings.Replace(credential(`{"decision":"permit","givenBy":"self",`+gru+`,"rules":[]}`), `"issuer"`, `"termsOfUse":{"type":"x"},"issuer"`, 1), ""},
 	} {

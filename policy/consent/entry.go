@@ -14,7 +14,7 @@ import (
 // covers whole categories for a time, or a refusal. It says less than the document
 // wherever the two differ, and never more.
 type Entry struct {
-	Refusal  bool              // the document denies everything, or took it back
+	Refusal  bool              // the document was taken back, or permits no whole category
 	Scopes   []string          // categories of which every column is permitted, ascending
 	Purposes []string          // DUO codes, those that restrict included
 	Diseases []string          // MONDO codes; none means not limited
@@ -33,11 +33,11 @@ type Entry struct {
 func (f *Form) Entry(r *Request) (*Entry, error) {
 	e := &Entry{Scopes: []string{}, Purposes: []string{}, Diseases: []string{}, GivenBy: f.GivenBy, From: max(f.From, r.Now), Until: f.Until}
 	switch {
-	case f.Denied != "":
-		return nil, fmt.Errorf("%s: nothing is entered; ask the patient", f.Denied)
-	case f.Status == StatusWithdrawn:
+	case f.Status == StatusWithdrawn: // whatever else of it cannot be read
 		e.Refusal = true
 		return e, nil
+	case f.Denied != "":
+		return nil, fmt.Errorf("%s: nothing is entered; ask the patient", f.Denied)
 	case f.Status != StatusActive:
 		return nil, errors.New("the document was never in force: nothing is entered")
 	case e.From >= f.Until:
@@ -45,6 +45,13 @@ func (f *Form) Entry(r *Request) (*Entry, error) {
 	}
 	g, at := *f, *r
 	g.Uses, at.Now = nil, e.From
+	// Who will read is not known yet: no denial is ruled out by whom it names.
+	g.Rules = slices.Clone(f.Rules)
+	for i := range g.Rules {
+		if !g.Rules[i].Permit {
+			g.Rules[i].Match = slices.DeleteFunc(slices.Clone(g.Rules[i].Match), func(c criterion) bool { return c.kind == "actor" })
+		}
+	}
 	for i := range f.Rules {
 		for _, s := range f.Rules[i].When {
 			for _, edge := range []int64{s.from, s.until} {
@@ -71,15 +78,18 @@ func (f *Form) Entry(r *Request) (*Entry, error) {
 		}
 	}
 	slices.Sort(e.Scopes)
-	if len(e.Reasons) == len(at.Items) {
-		e.Refusal, e.Scopes = true, []string{}
+	if len(e.Scopes) == 0 {
+		// Less than a document says that permits single columns, and never "not
+		// asked", which a hospital's rules may take for leave.
+		e.Refusal = true
 		return e, nil
 	}
 	switch {
 	case f.Uses != nil:
-		for _, c := range f.Uses {
+		for i := range f.Uses {
+			c := &f.Uses[i]
 			switch {
-			case c.ID == "DUO:0000025" && f.Until != Never: // its date is the end above
+			case c.ID == "DUO:0000025" && c.dated(): // its date is the end above
 			case !slices.Contains(e.Purposes, c.ID):
 				e.Purposes = append(e.Purposes, c.ID)
 			}
@@ -93,13 +103,20 @@ func (f *Form) Entry(r *Request) (*Entry, error) {
 	default:
 		return nil, errors.New("the document does not say that what it permits is research: nothing is entered")
 	}
-	switch {
-	case len(e.Scopes) == 0:
-		return nil, errors.New("the document permits single columns and no whole category of data: nothing is entered")
-	case len(e.Purposes) == 0:
+	if len(e.Purposes) == 0 {
 		return nil, errors.New("the document names no use: nothing is entered")
 	}
 	return e, nil
+}
+
+// dated reports whether a limit of time names a moment that is understood. One that
+// is not stays among the purposes, where the row rules deny it.
+func (c *Code) dated() bool {
+	if len(c.Args) != 1 {
+		return false
+	}
+	_, _, err := instant(c.Args[0])
+	return err == nil
 }
 
 // ParseDUO reads the codes that a register of data sets or a consent form carries

@@ -30,7 +30,9 @@ func TestEntry(t *testing.T) {
 		{"a denial that begins", research4(`{"provision":[{"type":"deny","period":{"start":"2027-03-01"}}]}`), all, day("2027-03-01"), false, ""},
 		{"a denial that ended", research4(`{"provision":[{"type":"deny","period":{"end":"2025"}}]}`), all, Never, false, ""},
 		{"not mental health", research4(`{"provision":[{"type":"deny","securityLabel":[{"code":"PSY"}]}]}`), "general genetic substance", Never, false, ""},
-		{"one column of a category", r4("OPTOUT", `{"provision":[{"type":"permit","code":[{"coding":[{"system":"http://loinc.org","code":"2339-0"}]}]}]}`), "", 0, false, "no whole category"},
+		{"one column of a category", r4("OPTOUT", `{"provision":[{"type":"permit","code":[{"coding":[{"system":"http://loinc.org","code":"2339-0"}]}]}]}`), "", 0, true, ""},
+		{"a denial to somebody else", research4(`{"provision":[{"type":"deny","securityLabel":[{"code":"PSY"}],"actor":[{"role":{"coding":[{"code":"IRCP"}]},"reference":{"reference":"Organization/pharma"}}]}]}`), "general genetic substance", Never, false, ""},
+		{"taken back, the rest unreadable", strings.NewReplacer("active", "inactive", `"status"`, `"modifierExtension":[{"url":"x"}],"status"`).Replace(research4("")), "", 0, true, ""},
 		{"nothing", r4("OPTOUT", ""), "", 0, true, ""},
 		{"taken back", strings.Replace(research4(""), "active", "inactive", 1), "", 0, true, ""},
 		{"a draft", strings.Replace(research4(""), "active", "draft", 1), "", 0, false, "never in force"},
@@ -82,6 +84,10 @@ func TestEntry(t *testing.T) {
 	}
 	// A code with a word that the store cannot say stays, and the row rules deny it.
 	if e := duo(`{"codes":[{"id":"DUO:0000042"},{"id":"DUO:0000022","args":["NL"]}],"givenBy":"self"}`); strings.Join(e.Purposes, " ") != "DUO:0000022 DUO:0000042" {
+		t.Errorf("%+v", e)
+	}
+	// A date that cannot be read limits nothing by itself, whatever else ends.
+	if e := duo(`{"codes":[{"id":"DUO:0000042"},{"id":"DUO:0000025","args":["2030"]},{"id":"DUO:0000025","args":["June 2027"]}],"givenBy":"self"}`); strings.Join(e.Purposes, " ") != "DUO:0000025 DUO:0000042" {
 		t.Errorf("%+v", e)
 	}
 	for _, bad := range []string{`{`, `{"codes":[],"givenBy":"x"}`, `{"codes":[{"id":"GRU"}],"givenBy":"self"}`, `{"codes":[],"givenBy":"self","more":1}`, `{"codes":[],"Codes":[],"givenBy":"self"}`, `{"codes":[],"givenBy":"self"}{}`} {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -177,7 +178,18 @@ func VerifyJWT(token string, key did.Key, typ string) (map[string]any, error) {
 	if err := verifyJWS(key, j.header, j.input, j.sig); err != nil {
 		return nil, consilium.ErrSignature.Withf("JWT: %w", err)
 	}
+	// RFC 7519 §5.3: a claim that the header repeats says the same there. One that
+	// stood only in the header would bind nobody, since callers read the payload.
+	for _, claim := range restricting {
+		if h, there := j.header[claim]; there && !reflect.DeepEqual(h, j.payload[claim]) {
+			return nil, consilium.ErrSignature.Withf("JWT: the header says another %s than the claims", claim)
+		}
+	}
 	return j.payload, nil
 }
+
+// restricting are the claims for which a JWT must be refused (RFC 7519 §4.1.3 to
+// 4.1.5), where they stand.
+var restricting = []string{"aud", "exp", "nbf"}
 
 const maxJWT = 1 << 25 // a status list of MaxBits at its most random

@@ -102,25 +102,10 @@ func (t *Token) Verify(o Options) (*Verified, error) {
 		return fail("of type %.80v, want %s", claims["vct"], o.VCT)
 	}
 	v := &Verified{Claims: claims, Issuer: o.Issuer}
-	var has bool
-	if v.Issued, _, err = number(claims, "iat"); err != nil {
-		return fail("%w", err)
+	if v.Issued, v.From, v.Until, err = Times(claims, o.Now, skew); err != nil {
+		return nil, err
 	}
-	if v.From, _, err = number(claims, "nbf"); err != nil {
-		return fail("%w", err)
-	}
-	if v.Until, has, err = number(claims, "exp"); err != nil {
-		return fail("%w", err)
-	}
-	early, late := o.Now.Add(skew).Unix(), o.Now.Add(-skew).Unix()
-	switch {
-	case v.From > early:
-		return nil, consilium.ErrStale.Withf("credential: valid only from %s", date(v.From))
-	case v.Issued > early:
-		return nil, consilium.ErrStale.Withf("credential: issued in the future, %s", date(v.Issued))
-	case has && v.Until <= late:
-		return nil, consilium.ErrStale.Withf("credential: expired %s", date(v.Until))
-	case !has && o.NeedExpiry:
+	if _, has := claims["exp"]; !has && o.NeedExpiry {
 		return fail("it never expires")
 	}
 	if cnf, ok := claims["cnf"]; ok {
@@ -187,6 +172,30 @@ func (t *Token) verifyBinding(v *Verified, o Options, skew time.Duration) error 
 	}
 	v.BoundAt = at
 	return nil
+}
+
+// Times are the iat, nbf and exp of a token's claims in Unix seconds (RFC 7519
+// §4.1.4 to 4.1.6), 0 for one that is not there. A token that is out of its time at
+// now, by more than skew, is an error that matches ErrStale.
+func Times(claims map[string]any, now time.Time, skew time.Duration) (issued, from, until int64, err error) {
+	var has bool
+	if issued, _, err = number(claims, "iat"); err == nil {
+		if from, _, err = number(claims, "nbf"); err == nil {
+			until, has, err = number(claims, "exp")
+		}
+	}
+	early, late := now.Add(skew).Unix(), now.Add(-skew).Unix()
+	switch {
+	case err != nil:
+		return 0, 0, 0, consilium.ErrSignature.Withf("credential: %w", err)
+	case from > early:
+		return 0, 0, 0, consilium.ErrStale.Withf("credential: valid only from %s", date(from))
+	case issued > early:
+		return 0, 0, 0, consilium.ErrStale.Withf("credential: issued in the future, %s", date(issued))
+	case has && until <= late:
+		return 0, 0, 0, consilium.ErrStale.Withf("credential: expired %s", date(until))
+	}
+	return issued, from, until, nil
 }
 
 func date(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.RFC3339) }

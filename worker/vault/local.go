@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"slices"
 
+	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
 
 	"consilium"
@@ -179,7 +180,9 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 	if err != nil {
 		return hatch.LocalReply{}, consilium.ErrInvalid.With(err)
 	}
-	st.state, st.round = state, r.Round
+	if !r.Audit {
+		st.state, st.round = state, r.Round
+	}
 	layout, err := st.analysis.Layout(state)
 	if err != nil {
 		return hatch.LocalReply{}, err
@@ -199,33 +202,24 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 	if err := v.book.reads(*cohort); err != nil {
 		return hatch.LocalReply{}, err
 	}
-	st.cohort = cohort
-	derived, err := table.Derive(st.spec, st.record, u.selected)
-	if err != nil {
+	if err := st.keep(u); err != nil {
 		return hatch.LocalReply{}, err
 	}
 	rows := &models.Rows{
 		Site: st.places[st.position-1], Seed: net.RoundSeed(st.spec.Seed, st.site.ID, r.Round), Patients: len(st.people.names), Excluded: u.excluded,
-		Batches: []models.Batch{{Record: derived, Selected: u.selected, Patient: st.people.of, Holdout: st.people.holdout}},
+		Batches: []models.Batch{{Record: st.kept.record, Selected: st.kept.selected, Patient: st.people.of, Holdout: st.people.holdout}},
+		Kept:    st.kept.made,
 	}
 	w, err := fixed.NewWriter(layout)
 	if err != nil {
 		return hatch.LocalReply{}, err
 	}
 	if st.spec.Privacy.DP != nil {
-		releases, err := models.RoundReleases(st.analysis, state)
-		if err != nil {
-			return hatch.LocalReply{}, err
-		}
-		var whole []dp.Release // a study that cannot be paid to its end does not begin
-		if r.Round == 1 {
-			if whole, err = models.Releases(st.facts, v.cfg.Learned); err != nil {
+		rowSet := v.salt(st, u.rowSet)
+		if !r.Audit { // which releases nothing
+			if err := v.pay(st, state, r.Round, rowSet); err != nil {
 				return hatch.LocalReply{}, err
 			}
-		}
-		rowSet := v.salt(st, u.rowSet)
-		if err := v.budget.spend(debit{Study: st.id, Round: r.Round, Dataset: st.spec.Data.Dataset, RowSet: rowSet, Releases: releases}, whole, v.cfg.Budget.orDefault()); err != nil {
-			return hatch.LocalReply{}, err
 		}
 		rows.Noise = v.noise(st, r.Round, rowSet)
 	}
@@ -240,19 +234,68 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 	if err != nil {
 		return hatch.LocalReply{}, err
 	}
-	if !keepable(state, layout) {
-		// Too large: nothing of it is kept.
-	} else if err := v.replays.add(st.id, replayLocal, localReplay{Round: r.Round, RowSet: u.rowSet, Vector: vectorDigest(lanes), State: stateDigest(state)}); err != nil {
-		return hatch.LocalReply{}, err
-	}
-	if err := v.keepCohort(st, r.Round); err != nil {
-		return hatch.LocalReply{}, err
-	}
-	if err := st.memory.put(r.Round, memory); err != nil {
-		return hatch.LocalReply{}, err
+	if !r.Audit {
+		if err := v.remember(st, r.Round, state, layout, u, cohort, lanes, memory); err != nil {
+			return hatch.LocalReply{}, err
+		}
 	}
 	st.lanes, st.made = lanes, r.Round
 	return hatch.LocalReply{Contribute: true, Lanes: lanes.Len(), RowSet: u.rowSet, Decision: u.decision, Ledger: u.ledger, Records: u.records}, nil
+}
+
+// remember makes durable what a contribution leaves at this hospital: what a replay
+// compares with, whose rows went into it, and what the site remembers.
+func (v *Vault) remember(st *study, round uint32, state *models.State, layout consilium.Layout, u *usable, cohort *openedCohort, lanes *fixed.Vector, memory []byte) error {
+	if keepable(state, layout) {
+		if err := v.replays.add(st.id, replayLocal, localReplay{Round: round, RowSet: u.rowSet, Vector: vectorDigest(lanes), State: stateDigest(state)}); err != nil {
+			return err
+		}
+	}
+	if err := v.keepCohort(st, round, cohort); err != nil {
+		return err
+	}
+	return st.memory.put(round, memory)
+}
+
+// pay takes what a round costs off the hospital's privacy budget, once for each
+// set of rows. A study that cannot be paid to its end does not begin.
+func (v *Vault) pay(st *study, state *models.State, round uint32, rowSet consilium.Digest) error {
+	releases, err := models.RoundReleases(st.analysis, state)
+	if err != nil {
+		return err
+	}
+	var whole []dp.Release
+	if round == 1 {
+		if whole, err = models.Releases(st.facts, v.cfg.Learned); err != nil {
+			return err
+		}
+	}
+	return v.budget.spend(debit{Study: st.id, Round: round, Dataset: st.spec.Data.Dataset, RowSet: rowSet, Releases: releases}, whole, v.cfg.Budget.orDefault())
+}
+
+// kept is what a study keeps of its rows from round to round, for as long as the
+// same ones may be used.
+type kept struct {
+	rowSet   consilium.Digest
+	selected []bool
+	record   arrow.Record // with the derived columns
+	made     *models.Kept
+}
+
+// keep begins anew unless every row and every choice is that of the last round.
+// Rows are verified, permitted and chosen in every round all the same: what is
+// kept was made from bytes that re-derived to the leaves of this row set.
+func (st *study) keep(u *usable) error {
+	if st.kept != nil && st.kept.rowSet == u.rowSet && slices.Equal(st.kept.selected, u.selected) {
+		return nil
+	}
+	st.kept = nil
+	derived, err := table.Derive(st.spec, st.record, u.selected)
+	if err != nil {
+		return err
+	}
+	st.kept = &kept{rowSet: u.rowSet, selected: u.selected, record: derived, made: new(models.Kept)}
+	return nil
 }
 
 // noise seeds the noise of differential privacy: a secret, so that nobody else

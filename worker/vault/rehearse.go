@@ -14,8 +14,8 @@ import (
 	"consilium/policy"
 )
 
-// needs estimates the memory of a study at this hospital: its columns, and for
-// its largest round the vector as lanes, the sums as they come and as they are
+// needs estimates the memory of a study at this hospital: its columns, what its
+// analyses keep of them from round to round, and for its largest round the vector as lanes, the sums as they come and as they are
 // added, their values, and the state before and after.
 func (v *Vault) needs(facts consilium.Facts, rows arrow.Record) (uint64, error) {
 	const perLane, perValue = 4 + 4 + 8, 8 + 2*8
@@ -29,13 +29,18 @@ func (v *Vault) needs(facts consilium.Facts, rows arrow.Record) (uint64, error) 
 			most = max(most, uint64(l.Lanes())*perLane+uint64(l.Values())*perValue)
 		}
 	}
-	return most + 2*uint64(rows.NumRows())*uint64(rows.NumCols())*8, nil
+	perRow, err := models.KeptBytes(facts, v.cfg.Learned)
+	if err != nil {
+		return 0, err
+	}
+	return most + uint64(rows.NumRows())*(2*8*uint64(rows.NumCols())+perRow), nil
 }
 
 // rehearse takes the first local step of the study's analyses and throws the
 // outcome away. A row that they cannot use, such as an interval that ends
 // before it starts or a logarithm of zero, makes the hospital decline before
 // anybody signs a charter with it, instead of leaving a study that has begun.
+// So does a study that the hospital's privacy budget would not last for.
 // No state, no memory and no randomness outlives the rehearsal.
 func (v *Vault) rehearse(ctx context.Context, st *study, f *policy.Federation, u *usable) error {
 	facts := consilium.Facts{Spec: st.spec, MinCohort: st.decided.MinCohort, Permits: st.decided.Permits}
@@ -49,6 +54,15 @@ func (v *Vault) rehearse(ctx context.Context, st *study, f *policy.Federation, u
 	analysis, err := models.New(facts, v.cfg.Learned)
 	if err != nil {
 		return err
+	}
+	if st.spec.Privacy.DP != nil {
+		whole, err := models.Releases(facts, v.cfg.Learned)
+		if err != nil {
+			return err
+		}
+		if err := v.budget.lasts(st.id, whole, v.cfg.Budget.orDefault()); err != nil {
+			return err
+		}
 	}
 	state, err := analysis.Start(facts)
 	if err != nil || state.Done {
@@ -69,8 +83,11 @@ func (v *Vault) rehearse(ctx context.Context, st *study, f *policy.Federation, u
 	if err != nil {
 		return err
 	}
+	// Noise of a key of its own: what is rehearsed is thrown away, costs nothing,
+	// and shares nothing with a round.
 	_, err = analysis.Local(ctx, state, nil, &models.Rows{
-		Site: position, Seed: net.RoundSeed(st.spec.Seed, st.site.ID, 1), Patients: len(st.people.names), Excluded: u.excluded,
+		Noise: consilium.DomainNoise.Digest([]byte("rehearsal"), v.cfg.Pseudonym, []byte(st.id)),
+		Site:  position, Seed: net.RoundSeed(st.spec.Seed, st.site.ID, 1), Patients: len(st.people.names), Excluded: u.excluded,
 		Batches: []models.Batch{{Record: derived, Selected: u.selected, Patient: st.people.of, Holdout: st.people.holdout}},
 	}, w)
 	if err != nil {

@@ -2,13 +2,14 @@ package models
 
 import (
 	"math"
-	"runtime"
 	"sort"
-	"sync"
 
 	"consilium/internal/det"
 )
 
+// The definition of a Cox model's Newton step, column by column in the open: what
+// history.go must equal to the last bit.
+//
 // Where nothing but likelihood, score and information is wanted, the sums over
 // risk sets are turned round: a row adds its products once, weighted by the
 // hazard it was exposed to, Σ_t S2(t)/S0(t) = Σ_i w_i z_i z_i' Λ_i, and the
@@ -197,30 +198,4 @@ func (e *exposure) weights() []float64 {
 		out[r] = float64(w * h)
 	}
 	return out
-}
-
-// pick returns v at the given rows.
-func pick(v []float64, rows []int) []float64 {
-	out := make([]float64, len(rows))
-	for r, i := range rows {
-		out[r] = v[i]
-	}
-	return out
-}
-
-// inColumns runs visit for every column on all processors; what it does for one
-// may not depend on another.
-func inColumns(p int, visit func(a int)) {
-	workers := min(runtime.GOMAXPROCS(0), p)
-	var group sync.WaitGroup
-	for k := range workers {
-		group.Add(1)
-		go func() {
-			defer group.Done()
-			for a := k; a < p; a += workers {
-				visit(a)
-			}
-		}()
-	}
-	group.Wait()
 }
