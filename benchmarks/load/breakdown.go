@@ -12,7 +12,9 @@ import (
 )
 
 // kind is one kind of work, and what of a processor profile it took. A sample is
-// of the first kind of which a function stands anywhere on its stack.
+// of the first kind of which a function stands anywhere on its stack, of which
+// the profile keeps the innermost 128 calls: deep evaluations of rules are known by
+// the engine alone.
 type kind struct {
 	name  string
 	funcs []string
@@ -23,8 +25,8 @@ func kinds() []kind {
 	return []kind{
 		{name: "training: local steps, updates", funcs: []string{"consilium/models", "consilium/internal/gemm", "consilium/internal/fixed", "gorgonia.org", "internal/table.Derive"}},
 		{name: "opening boxes and the sum", funcs: []string{"he/party.Open", "he/party.NewOpeningShare", "he/party.UnsealOpening", "worker.(*actor).tryOpen", "he/party.Suspects", "he/party.(*OpeningShare)"}},
-		{name: "ledger check", funcs: []string{"vault.(*Vault).verify"}},
-		{name: "policy, consents, cohorts", funcs: []string{"vault.(*Vault).use", "vault.(*Vault).permit", "vault.(*Vault).decide", "consilium/policy", "vault.(*cohortBook)",
+		{name: "ledger check", funcs: []string{"vault.(*Vault).verify", "provenance.(*matcher)", "provenance.(*rehasher)", "provenance.parallel", "provenance.pairUp", "transparency-dev"}},
+		{name: "policy, consents, cohorts", funcs: []string{"vault.(*Vault).use", "vault.(*Vault).permit", "vault.(*Vault).decide", "consilium/policy", "open-policy-agent", "vault.(*cohortBook)",
 			"vault.(*Vault).openedCohort", "vault.(*Vault).keepCohort", "vault.(*Vault).Opening"}},
 		{name: "signing and verifying statements", funcs: []string{"consilium/internal/hybrid"}},
 		{name: "encrypting, dealing, spooling", funcs: []string{"he/party.Contribute", "worker.digestLanes", "he/party.(*Dealing)", "worker.(*actor).makeContribution"}},
