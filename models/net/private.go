@@ -297,15 +297,6 @@ func (a *train) countNorm(clip float64) float64 {
 	return math.Sqrt(square)
 }
 
-// privateBatch is how many rows go through the network at once.
-func (a *train) privateBatch() int {
-	batch := evalBatch
-	for batch > 1 && a.net.footprint(batch) > maxFootprint {
-		batch /= 2
-	}
-	return batch
-}
-
 // privateGradient adds up the clipped gradients of the training patients: of each
 // the sum over its rows, at the shared weights, to the norm of `clip` rows of norm
 // strategy.clip.
@@ -325,7 +316,7 @@ func privateGradient[T real](ctx context.Context, a *train, v view, t *table, su
 			who = append(who, t.patient[i])
 		}
 	}
-	batch := a.privateBatch()
+	batch := a.passBatch()
 	m, err := take[T](a.net, batch, true)
 	if err != nil {
 		return err

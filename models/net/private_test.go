@@ -961,12 +961,12 @@ func BenchmarkPrivateGradient(b *testing.B) {
 			least := [2]time.Duration{math.MaxInt64, math.MaxInt64}
 			for b.Loop() {
 				start := time.Now()
-				m, err := take[float32](a.net, a.privateBatch(), true)
+				m, err := take[float32](a.net, a.passBatch(), true)
 				if err != nil {
 					b.Fatal(err)
 				}
 				load(v, m.params)
-				list := make([]int, a.privateBatch())
+				list := make([]int, a.passBatch())
 				for from := 0; from < 512; from += len(list) {
 					for i := range list {
 						list[i] = from + i
