@@ -45,6 +45,7 @@ type sim struct {
 	end    context.CancelFunc
 	log    *simLog
 	net    *simNet
+	liar   *simLiar
 	rng    *rand.Rand
 	rounds int
 	trace  func(string, ...any)
@@ -178,7 +179,7 @@ type simSite struct {
 	fs       *simFS
 	skew     time.Duration
 	declines bool
-	dry      bool // has nothing to contribute
+	dry      uint32 // has nothing to contribute from this round on, or 0
 	hostile  bool
 	roster   int       // the version that is installed; 0 if it was never provisioned
 	install  time.Time // when its operator installs the next
@@ -241,6 +242,7 @@ func newSim(t testing.TB, p *program) *sim {
 	}
 	s.life, s.end = context.WithCancel(context.Background())
 	s.net = newSimNet(s)
+	s.liar = newSimLiar(s)
 	s.log = &simLog{disks: map[consilium.NodeID]*simDisk{}, up: map[consilium.NodeID]*simRaft{}, cut: s.apart,
 		bad: func(err error) { s.violate("%v", err) }}
 	var servers []raft.Server
@@ -631,8 +633,8 @@ func (s *sim) submit(p *simPlan, then ...func()) {
 	})
 }
 
-// treason reports whether some hospital is hostile.
-func (s *sim) treason() bool { return len(s.p.hostile()) > 0 }
+// treason reports whether some hospital is hostile, or a node lies.
+func (s *sim) treason() bool { return len(s.p.hostile()) > 0 || s.p.Liar > 0 }
 
 // acknowledged remembers what a member was told is recorded.
 func (s *sim) acknowledged(m *consilium.Message) {
@@ -908,6 +910,7 @@ func (s *sim) stored() {
 
 // heal ends every fault: all run, all reach each other, clocks are right.
 func (s *sim) heal() {
+	s.liar.arm(0, 0)
 	s.net.mu.Lock()
 	clear(s.net.cuts)
 	clear(s.net.faults)
@@ -932,7 +935,7 @@ func (s *sim) heal() {
 		dead := h.dead
 		h.halt = ""
 		h.mu.Unlock()
-		if dead {
+		if dead || s.p.Liar > 0 { // what it was told it reads again
 			s.killSite(id)
 		}
 		s.startSite(id)
@@ -956,7 +959,7 @@ func (s *sim) cancel(p *simPlan, limit time.Duration) {
 
 // simReform is how long the cluster may take for what the roster says once all
 // machines run.
-const simReform = time.Hour
+const simReform = 15 * time.Minute
 
 // finish heals everything, lets every study end, and looks at what is left.
 func (s *sim) finish(p *program) {
@@ -972,7 +975,7 @@ func (s *sim) finish(p *program) {
 	for healed := time.Now(); !s.reformed() && s.violated() == nil; {
 		s.run(100, time.Minute)
 		if time.Since(healed) > simReform {
-			s.violate("an hour after everything was healed the cluster is not what roster version %d says", len(s.rosters))
+			s.violate("long after everything was healed the cluster is not what roster version %d says", len(s.rosters))
 		}
 	}
 	limit := 200
