@@ -283,7 +283,7 @@ func (p *program) hostile() (out []consilium.SiteID) {
 // generate draws a program.
 func generate(seed uint64) *program {
 	rng := rand.New(rand.NewPCG(seed, 99))
-	p := &program{Seed: seed, Sites: []int{3, 3, 3, 3, 3, 4, 4, 5}[rng.IntN(8)], Rounds: []int{1, 1, 1, 1, 2, 2, 3}[rng.IntN(7)], Missing: rng.IntN(3)}
+	p := &program{Seed: seed, Sites: []int{3, 3, 3, 3, 3, 3, 4, 4, 5}[rng.IntN(9)], Rounds: []int{1, 1, 1, 1, 2, 2, 3}[rng.IntN(7)], Missing: rng.IntN(3)}
 	if rng.IntN(3) == 0 {
 		p.Hostile = 1 + rng.IntN(p.Sites)
 	}

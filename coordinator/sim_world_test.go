@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -65,6 +66,7 @@ type sim struct {
 	last    string            // the last fault, for the table of coverage
 	cover   *coverage
 	steps   int
+	looks   int
 
 	mu      sync.Mutex // guards what follows
 	err     error      // the first thing that must never happen
@@ -878,6 +880,9 @@ func (s *sim) stored() {
 	}
 	var live []BlobRef
 	r.node.fsm.read(func(st *State) { live = st.LiveBlobs() })
+	if s.looks++; s.looks%3 == 0 {
+		s.remembered(r.node)
+	}
 	// As many copies as outlive the loss of a minority; a disk that was lost has
 	// counted among those already.
 	s.log.mu.Lock()
@@ -905,6 +910,22 @@ func (s *sim) stored() {
 		if need := (voters-1)/2 + 1 - lost; n < need {
 			s.violate("a blob of %d bytes that the log names is on %d of %d disks, %d of them lost", ref.Size, n, voters, lost)
 		}
+	}
+}
+
+// remembered checks that a node that comes by a snapshot now knows what the
+// others know: where each study stands, and what its leader owes.
+func (s *sim) remembered(n *Node) {
+	n.fsm.mu.Lock() // the encoder stores what it reads
+	defer n.fsm.mu.Unlock()
+	have := n.fsm.state
+	again, err := Restore(have.Snapshot())
+	if err != nil {
+		s.violate("a snapshot is not restored: %v", err)
+		return
+	}
+	if !reflect.DeepEqual(again.Studies(), have.Studies()) || !reflect.DeepEqual(again.Pending(), have.Pending()) {
+		s.violate("a snapshot forgets something: %+v, owed %v; the node had %+v, owed %v", again.Studies(), again.Pending(), have.Studies(), have.Pending())
 	}
 }
 
