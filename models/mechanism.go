@@ -46,6 +46,8 @@ func dpReleases(spec *consilium.Spec) int {
 	n := 0
 	for i := range spec.Analyses {
 		switch a := &spec.Analyses[i]; {
+		case a.Type == consilium.AnalysisTrain:
+			n += 2 + trainRounds(a)
 		case a.Type == consilium.AnalysisCox, a.Type == consilium.AnalysisGLM && a.Family != "gaussian":
 			n += 1 + privateSteps
 		default:
@@ -54,6 +56,33 @@ func dpReleases(spec *consilium.Spec) int {
 	}
 	return n
 }
+
+// dpParts is into how many equal parts the budget is divided: one for each
+// release, and more for the evaluation of a trained model.
+func dpParts(spec *consilium.Spec) int {
+	n := dpReleases(spec)
+	for i := range spec.Analyses {
+		if a := &spec.Analyses[i]; a.Type == consilium.AnalysisTrain {
+			n += EvaluationParts(trainRounds(a)) - 1
+		}
+	}
+	return n
+}
+
+// DefaultTrainRounds are those of a training strategy that names none.
+const DefaultTrainRounds = 30
+
+func trainRounds(a *consilium.AnalysisSpec) int {
+	if a.Strategy == nil || a.Strategy.Rounds <= 0 {
+		return DefaultTrainRounds
+	}
+	return a.Strategy.Rounds
+}
+
+// EvaluationParts is how many times the budget of one round of training the
+// evaluation of its model gets: a fifth of all, since it is opened once and the
+// noise of gradients averages out over rounds.
+func EvaluationParts(rounds int) int { return (rounds + 3) / 4 }
 
 // honestShares is how many hospitals' noise is left at the least.
 func honestShares(facts consilium.Facts) int {
@@ -67,6 +96,12 @@ func honestShares(facts consilium.Facts) int {
 // newMechanism takes the largest magnitude that one row adds to each value and
 // the largest squared norm of one row in these units.
 func newMechanism(facts consilium.Facts, what string, scale []float64, norm2 float64) (*mechanism, error) {
+	return makeMechanism(facts, what, scale, float64(facts.Spec.Privacy.DP.Clip*math.Sqrt(norm2)), 1)
+}
+
+// makeMechanism takes the largest norm of a patient's contribution in units of
+// scale, and how many parts of the budget the release gets.
+func makeMechanism(facts consilium.Facts, what string, scale []float64, norm float64, parts int) (*mechanism, error) {
 	d := facts.Spec.Privacy.DP
 	if !(d.Clip > 0 && d.Clip <= 1e6) {
 		return nil, consilium.ErrInvalid.Withf("privacy.dp: clip %v, want above 0: the number of rows that a patient counts for at most", d.Clip)
@@ -82,13 +117,12 @@ func newMechanism(facts consilium.Facts, what string, scale []float64, norm2 flo
 		}
 		m.scale[i] = powerOfTwo(float64(v * 1.9999999)) // at or above the magnitude
 	}
-	norm := float64(d.Clip * math.Sqrt(norm2))
 	if m.grain = powerOfTwo(float64(norm / dpUnits)); m.grain < float64(norm/dpUnits) {
 		m.grain = float64(2 * m.grain)
 	}
 	l2 := norm / m.grain
 	l1 := float64(l2 * math.Min(math.Sqrt(float64(len(m.scale))), l2)) // an integer is at most its square
-	mu, err := dp.CalibrateShare(d.Epsilon, d.Delta, l1, l2, dpReleases(facts.Spec))
+	mu, err := dp.CalibrateShare(d.Epsilon, d.Delta, l1, l2, parts, dpParts(facts.Spec))
 	if err != nil {
 		return nil, consilium.ErrInvalid.With(err)
 	}

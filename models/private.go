@@ -59,15 +59,15 @@ func newPrivate(facts consilium.Facts, a *consilium.AnalysisSpec, inner Analysis
 	return &private{single: s, mechanism: m, name: a.Name}, nil
 }
 
-// releaser is an analysis under a budget: what it opens in the round of a state,
+// Releaser is an analysis under a budget: what it opens in the round of a state,
 // or from the beginning to the end.
-type releaser interface {
-	releases(*State) []dp.Release
-	allReleases() []dp.Release
+type Releaser interface {
+	Releases(*State) []dp.Release
+	AllReleases() []dp.Release
 }
 
-func (p *private) releases(*State) []dp.Release { return []dp.Release{p.release} }
-func (p *private) allReleases() []dp.Release    { return []dp.Release{p.release} }
+func (p *private) Releases(*State) []dp.Release { return []dp.Release{p.release} }
+func (p *private) AllReleases() []dp.Release    { return []dp.Release{p.release} }
 
 // Releases lists what a study costs of a patient's budget from beginning to
 // end, before anything is computed.
@@ -76,14 +76,14 @@ func Releases(facts consilium.Facts, extra map[string]Constructor) ([]dp.Release
 	if err != nil {
 		return nil, err
 	}
-	return a.(*sequence).allReleases(), nil
+	return a.(*sequence).AllReleases(), nil
 }
 
-func (q *sequence) allReleases() []dp.Release {
+func (q *sequence) AllReleases() []dp.Release {
 	var out []dp.Release
 	for _, part := range q.parts {
-		if p, ok := part.(releaser); ok {
-			out = append(out, p.allReleases()...)
+		if p, ok := part.(Releaser); ok {
+			out = append(out, p.AllReleases()...)
 		}
 	}
 	return out
@@ -101,8 +101,8 @@ func RoundReleases(a Analysis, s *State) ([]dp.Release, error) {
 	}
 	var out []dp.Release
 	for _, i := range active {
-		if p, ok := q.parts[i].(releaser); ok {
-			out = append(out, p.releases(states[i])...)
+		if p, ok := q.parts[i].(Releaser); ok {
+			out = append(out, p.Releases(states[i])...)
 		}
 	}
 	return out, nil
@@ -237,8 +237,8 @@ func (p *private) counts(block string, i, n int) bool {
 	return len(block) > 8 && block[:8] == "moments-" && i < n/5*3
 }
 
-// dpResult is `dp` of a result.
-type dpResult struct {
+// Spent is `dp` of a result.
+type Spent struct {
 	Epsilon    float64            `json:"epsilon"` // of the whole study
 	Delta      float64            `json:"delta"`
 	Clip       float64            `json:"clip"`
@@ -247,6 +247,13 @@ type dpResult struct {
 	NoiseSD    map[string]float64 `json:"noise_sd"` // least standard deviation of the noise of a block's first value
 	Mechanism  string             `json:"mechanism"`
 	HonestLeft int                `json:"honest_shares"`
+}
+
+// NewSpent says what a study under a budget spends.
+func NewSpent(facts consilium.Facts, noise map[string]float64) Spent {
+	d := facts.Spec.Privacy.DP
+	return Spent{Epsilon: d.Epsilon, Delta: d.Delta, Clip: d.Clip, Unit: "patient", Releases: dpReleases(facts.Spec), NoiseSD: noise,
+		Mechanism: "skellam", HonestLeft: honestShares(facts)}
 }
 
 // Result implements Analysis.
@@ -259,9 +266,7 @@ func (p *private) Result(s *State) (*Result, error) {
 	if err := json.Unmarshal(r.JSON, &doc); err != nil {
 		return nil, err
 	}
-	d := p.facts.Spec.Privacy.DP
-	out := dpResult{Epsilon: d.Epsilon, Delta: d.Delta, Clip: d.Clip, Unit: "patient", Releases: dpReleases(p.facts.Spec), NoiseSD: map[string]float64{},
-		Mechanism: "skellam", HonestLeft: honestShares(p.facts)}
+	out := NewSpent(p.facts, map[string]float64{})
 	at := 0
 	for _, b := range p.layout().Blocks {
 		out.NoiseSD[b.Name] = float64(math.Sqrt(p.release.Mu) * p.unit(at))

@@ -48,7 +48,7 @@ func publicRange(spec *consilium.Spec, d *design, intercept bool) (centre, half 
 		half[j] = 1
 		c := &d.columns[j]
 		if len(c.parts) == 1 && c.parts[0].fn == "" && c.parts[0].level < 0 {
-			b, err := publicBounds(spec, c.parts[0].column)
+			b, err := PublicBounds(spec, c.parts[0].column)
 			if err != nil {
 				return nil, nil, err
 			}
@@ -68,8 +68,8 @@ func publicRange(spec *consilium.Spec, d *design, intercept bool) (centre, half 
 	return centre, half, nil
 }
 
-// publicBounds are a column's declared bounds; those of a flag are 0 and 1.
-func publicBounds(spec *consilium.Spec, name string) ([2]float64, error) {
+// PublicBounds are a column's declared bounds; those of a flag are 0 and 1.
+func PublicBounds(spec *consilium.Spec, name string) ([2]float64, error) {
 	c, ok := spec.Column(name)
 	if ok && c.Type == consilium.TypeFlag {
 		return [2]float64{0, 1}, nil
@@ -96,7 +96,7 @@ func newPrivateFit(facts consilium.Facts, g *regression) (Analysis, error) {
 	var tallies []float64 // largest exposure and event of one row, by intercept
 	switch {
 	case g.pieces != nil:
-		b, err := publicBounds(facts.Spec, g.pieces.stop)
+		b, err := PublicBounds(facts.Spec, g.pieces.stop)
 		if err != nil {
 			return nil, err
 		}
@@ -109,7 +109,7 @@ func newPrivateFit(facts consilium.Facts, g *regression) (Analysis, error) {
 		}
 	default:
 		if g.family == "poisson" {
-			b, err := publicBounds(facts.Spec, g.glm.response)
+			b, err := PublicBounds(facts.Spec, g.glm.response)
 			if err != nil {
 				return nil, err
 			}
@@ -120,7 +120,7 @@ func newPrivateFit(facts consilium.Facts, g *regression) (Analysis, error) {
 			if g.family != "poisson" || !g.glm.logOffset {
 				return nil, consilium.ErrInvalid.Withf("privacy.dp: an offset is log(column) of a Poisson model; leave it out")
 			}
-			b, err := publicBounds(facts.Spec, g.glm.offset)
+			b, err := PublicBounds(facts.Spec, g.glm.offset)
 			if err != nil {
 				return nil, err
 			}
@@ -166,9 +166,9 @@ func (f *privateFit) at(s *State) *mechanism {
 	return f.step
 }
 
-func (f *privateFit) releases(s *State) []dp.Release { return []dp.Release{f.at(s).release} }
+func (f *privateFit) Releases(s *State) []dp.Release { return []dp.Release{f.at(s).release} }
 
-func (f *privateFit) allReleases() []dp.Release {
+func (f *privateFit) AllReleases() []dp.Release {
 	out := []dp.Release{f.counts.release}
 	for range privateSteps {
 		out = append(out, f.step.release)
@@ -599,10 +599,8 @@ func (f *privateFit) Result(s *State) (*Result, error) {
 	if err := json.Unmarshal(b, &doc); err != nil {
 		return nil, err
 	}
-	d := dpResult{Epsilon: g.facts.Spec.Privacy.DP.Epsilon, Delta: g.facts.Spec.Privacy.DP.Delta, Clip: g.facts.Spec.Privacy.DP.Clip, Unit: "patient",
-		Releases: dpReleases(g.facts.Spec), Mechanism: "skellam", HonestLeft: honestShares(g.facts),
-		NoiseSD: map[string]float64{"cohort": float64(math.Sqrt(f.counts.release.Mu) * f.counts.unit(0)), "score": float64(math.Sqrt(f.step.release.Mu) * f.step.unit(0)),
-			"information": float64(math.Sqrt(f.step.release.Mu) * f.step.unit(q))}}
+	d := NewSpent(g.facts, map[string]float64{"cohort": float64(math.Sqrt(f.counts.release.Mu) * f.counts.unit(0)), "score": float64(math.Sqrt(f.step.release.Mu) * f.step.unit(0)),
+		"information": float64(math.Sqrt(f.step.release.Mu) * f.step.unit(q))})
 	if doc["dp"], err = canon.Marshal(d); err != nil {
 		return nil, err
 	}

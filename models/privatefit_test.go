@@ -137,7 +137,7 @@ func TestPrivateFitSensitivity(t *testing.T) {
 			t.Fatal(err)
 		}
 		p := made.(*sequence).parts[0].(*privateFit)
-		if e := dp.Epsilon(p.allReleases(), 1e-6); e > 1 || e < 0.8 {
+		if e := dp.Epsilon(p.AllReleases(), 1e-6); e > 1 || e < 0.8 {
 			t.Errorf("%s: all rounds cost epsilon %v of 1", name, e)
 		}
 		for _, phase := range []uint32{phaseFirst, phaseFit} {

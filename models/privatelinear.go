@@ -14,7 +14,7 @@ func newPrivateLinear(facts consilium.Facts, g *regression) (*single, error) {
 	if g.absorb || g.robust || g.glm.offset != "" || g.evaluate > 0 {
 		return nil, consilium.ErrInvalid.Withf("privacy.dp: a linear model without site, offset, robust errors")
 	}
-	y, err := publicBounds(spec, a.Response.Column)
+	y, err := PublicBounds(spec, a.Response.Column)
 	if err != nil {
 		return nil, err
 	}

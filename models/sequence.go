@@ -55,6 +55,9 @@ func New(facts consilium.Facts, extra map[string]Constructor) (Analysis, error) 
 				return nil, fmt.Errorf("analysis %s: %w", a.Name, err)
 			}
 		}
+		if _, ok := part.(Releaser); !ok && facts.Spec.Privacy.DP != nil {
+			return nil, consilium.ErrInvalid.Withf("privacy.dp: analysis %s of type %s has no differentially private form", a.Name, a.Type)
+		}
 		s.names, s.parts = append(s.names, a.Name), append(s.parts, part)
 		if own {
 			exact = append(exact, i)
@@ -68,7 +71,7 @@ func New(facts consilium.Facts, extra map[string]Constructor) (Analysis, error) 
 	s.phases = append(s.phases, learned...)
 	if d := facts.Spec.Privacy.DP; d != nil {
 		// Each calibrated its own part: this is the whole.
-		if e := dp.Epsilon(s.allReleases(), d.Delta); !(e <= d.Epsilon) || len(s.allReleases()) != dpReleases(facts.Spec) {
+		if e := dp.Epsilon(s.AllReleases(), d.Delta); !(e <= d.Epsilon) || len(s.AllReleases()) != dpReleases(facts.Spec) {
 			return nil, consilium.ErrInvalid.Withf("privacy.dp: the analyses together cost epsilon %v of %v", e, d.Epsilon)
 		}
 	}

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -450,6 +451,34 @@ func checkRandom(t testing.TB, seed uint64, rows int) (compiled, some bool) {
 	}
 	in := checkRule(t, src, p, n, r, rng, rows)
 	return true, in > 0 && in < rows
+}
+
+// TestWordsGiveUp: a rule about each word of a list, whose time is over before its
+// words are tried, is not a rule that kernels cannot say: that would have it asked
+// row by row, for as long again.
+func TestWordsGiveUp(t *testing.T) {
+	r, err := newTestRule(t, "package p\n\ninclude if every w in input.record.l { w in input.study.words }\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	input, err := ast.InterfaceToValue(testKnown)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, over := range []bool{false, true} {
+		ctx, cancel := context.WithCancel(t.Context())
+		pq, err := partially(ctx, r.c, r.store, "data.p.include = true", input, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if over {
+			cancel()
+		}
+		_, err = translate(newPlan(testColumns), pq, &asking{ctx, r.c, r.store, input, false, map[int][]string{2: {"a", "b", "c"}}})
+		if cancel(); over != errors.Is(err, context.Canceled) || !over && err != nil {
+			t.Errorf("over %v: %v", over, err)
+		}
+	}
 }
 
 // TestRandomRowRules: no generated rule lets in a generated row that OPA

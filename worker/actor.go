@@ -37,6 +37,7 @@ type actor struct {
 	shape  *hatch.Shape // of sec.Round, once the vault has started
 	now    *attempt     // what this process knows of the open attempt
 
+	begun      bool                      // the vault of this process holds the study
 	told       uint32                    // the last round that the vault was told about
 	offer      *offer                    // the last closed round's state, for members that missed it
 	badOffer   map[consilium.Digest]bool // blobs of sealed states that are not what t members certified
@@ -171,6 +172,7 @@ func (a *actor) run(ctx context.Context) error {
 			a.doing.Store(&Taking)
 		default:
 			a.doing.Store(&Watching)
+			a.giveBack()
 		}
 		timer.Reset(next)
 		select {

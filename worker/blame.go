@@ -173,7 +173,7 @@ func (a *actor) auditOwn(ctx context.Context, sp *round) error {
 	if !ok {
 		return consilium.ErrStale.Withf("the vector's digest is gone from the journal")
 	}
-	reply, err := a.gate.cfg.Vault.Local(ctx, hatch.LocalRequest{Study: a.study, Round: sp.opened.Round, State: a.sec.State, Included: a.rep.included})
+	reply, err := a.gate.cfg.Vault.Local(ctx, hatch.LocalRequest{Study: a.study, Round: sp.opened.Round, State: a.sec.State, Included: a.rep.included, Audit: true})
 	if err != nil {
 		return err
 	}

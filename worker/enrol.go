@@ -319,6 +319,9 @@ func (a *actor) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if a.begun = true; a.sec.Memory > 0 {
+		a.gate.memory.keep(a.study, a.sec.Memory)
+	}
 	shape, err := a.gate.cfg.Vault.Start(ctx, hatch.StartRequest{
 		Study: a.study, Charter: r.chartered, Submission: r.submitted, Approval: r.approved, Roster: a.gate.cfg.Roster.Payload, Position: r.position, Sites: roll, Log: log,
 	})

@@ -183,15 +183,24 @@ func (r *replica) succeeds(c *consilium.Charter) error {
 	return nil
 }
 
+// before is the charter that c follows, as the log showed its bytes: c names them
+// by their digest.
+func (r *replica) before(c *consilium.Charter) (*consilium.Charter, error) {
+	p, err := consilium.ParseCharter(r.charters[c.Previous])
+	if err != nil || p.Epoch+1 != c.Epoch {
+		return nil, consilium.ErrInvalid.Withf("the charter %s of epoch %d is not in the log: %v", c.Previous.Short(), c.Epoch-1, err)
+	}
+	return p, nil
+}
+
 // roll lists the study's hospitals in the order of the analysis: the members of
 // the first charter, then those whom later ones added.
 func (r *replica) roll() ([]consilium.SiteID, error) {
 	chain := []*consilium.Charter{r.charter}
 	for c := r.charter; c.Epoch > 1; {
-		b := r.charters[c.Previous]
-		p, err := consilium.ParseCharter(b)
-		if err != nil || p.Epoch+1 != c.Epoch {
-			return nil, consilium.ErrInvalid.Withf("the charter %s of epoch %d is not in the log: %v", c.Previous.Short(), c.Epoch-1, err)
+		p, err := r.before(c)
+		if err != nil {
+			return nil, err
 		}
 		chain, c = append(chain, p), p
 	}
@@ -270,7 +279,7 @@ func (a *actor) cross() error {
 		if e == nil || e.Epoch != c.Epoch || e.Group == nil {
 			return consilium.ErrStale.Withf("the group key of epoch %d is gone from the hospital's disk", c.Epoch)
 		}
-		next.Group, next.Sealing[charterKey] = e.Group, e.Key
+		next.Group, next.Sealing[charterKey], next.Memory = e.Group, e.Key, a.sec.Memory
 		if err := a.carry(next); err != nil {
 			return err
 		}
@@ -335,16 +344,31 @@ func (a *actor) carry(next *secrets) error {
 }
 
 // sameFrozen holds the set that the log shows against what this hospital froze
-// itself.
+// itself. Its positions are of the charter of the epoch that it is in, which is not
+// the one before if it signed that one and went down before it crossed.
 func (a *actor) sameFrozen(f *frozen) error {
-	own := a.gate.journal.freeze(a.study)
-	if own == nil || own.Round > f.Round || a.gate.journal.epochOf(a.study) >= a.rep.charter.Epoch {
+	own, epoch := a.gate.journal.freeze(a.study), a.gate.journal.epochOf(a.study)
+	if own == nil || own.Round > f.Round || epoch >= a.rep.charter.Epoch {
 		return nil
 	}
-	for i, p := range own.Members {
-		if rows, ok := a.rep.fixed[a.rep.prior.charter.Members[p-1].Site]; !ok || rows != own.RowSets[i] || len(own.Members) != len(f.Members) {
-			return consilium.ErrFrozen.Withf("the log shows other contributors or rows of the closed rounds than this hospital opened")
+	then := a.rep.prior.charter
+	for then.Epoch > epoch {
+		var err error
+		if then, err = a.rep.before(then); err != nil {
+			return err
 		}
+	}
+	same := then.Epoch == epoch && len(own.Members) == len(f.Members) && len(own.Members) == len(own.RowSets)
+	for i, p := range own.Members {
+		m := then.Member(p)
+		if same = same && m != nil; !same {
+			break
+		}
+		rows, ok := a.rep.fixed[m.Site]
+		same = ok && rows == own.RowSets[i]
+	}
+	if !same {
+		return consilium.ErrFrozen.Withf("the log shows other contributors or rows of the closed rounds than this hospital opened")
 	}
 	return nil
 }

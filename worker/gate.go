@@ -180,7 +180,7 @@ func Open(cfg Config) (*Gate, error) {
 		dir.Close()
 		return nil, err
 	}
-	if g.salt, err = openSalt(filepath.Join(cfg.Dir, "salt"), cfg.Secret, g.journal.empty()); err != nil {
+	if g.salt, err = openSalt(filepath.Join(cfg.Dir, "salt"), cfg.Secret, g.journal); err != nil {
 		g.journal.close()
 		dir.Close()
 		return nil, err

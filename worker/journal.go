@@ -22,15 +22,16 @@ import (
 // were or may have been sent, and what binds later ones. Secrets are in one
 // file per study that is replaced, never appended to.
 const (
-	recordPromise uint8 = 1 // a message, by its slot
-	recordBinding uint8 = 2 // what a round is bound to: the whole binding, the last one holds
-	recordFrozen  uint8 = 3 // members and row sets of a study
-	recordOpened  uint8 = 4 // an opened sum, for the differencing rule across studies
-	recordEnded   uint8 = 5 // a study is over
-	recordVector  uint8 = 6 // digest of the one vector of a round
-	recordThaw    uint8 = 7 // the frozen set of a study is void: nothing was opened under it
-	recordEpoch   uint8 = 8 // a study goes on under its next charter, with these frozen members if any
-	recordStale   uint8 = 9 // this directory is older than what the hospital promised
+	recordPromise uint8 = 1  // a message, by its slot
+	recordBinding uint8 = 2  // what a round is bound to: the whole binding, the last one holds
+	recordFrozen  uint8 = 3  // members and row sets of a study
+	recordOpened  uint8 = 4  // an opened sum, for the differencing rule across studies
+	recordEnded   uint8 = 5  // a study is over
+	recordVector  uint8 = 6  // digest of the one vector of a round
+	recordThaw    uint8 = 7  // the frozen set of a study is void: nothing was opened under it
+	recordEpoch   uint8 = 8  // a study goes on under its next charter, with these frozen members if any
+	recordStale   uint8 = 9  // this directory is older than what the hospital promised
+	recordSalt    uint8 = 10 // which salt the digests of rows are under, the last one holds; older journals have none
 )
 
 // journal is what a gate remembers across crashes. Every method that records
@@ -45,7 +46,12 @@ type journal struct {
 	vector map[consilium.StudyID]map[uint32]vector
 	ended  map[consilium.StudyID]bool
 	opened []openedSum
-	stale  string // why the directory is not the newest, or ""
+	stale  string           // why the directory is not the newest, or ""
+	salt   consilium.Digest // of the salt, or zero
+}
+
+type saltRecord struct {
+	Salt consilium.Digest `json:"salt"`
 }
 
 type staleRecord struct {
@@ -182,6 +188,12 @@ func (j *journal) replay(kind uint8, data []byte) error {
 			return err
 		}
 		j.stale = r.Why
+	case recordSalt:
+		var r saltRecord
+		if err := json.Unmarshal(data, &r); err != nil {
+			return err
+		}
+		j.salt = r.Salt
 	case recordVector:
 		var r vectorRecord
 		if err := json.Unmarshal(data, &r); err != nil {
@@ -294,6 +306,18 @@ func (j *journal) setStale(why string) error {
 		return err
 	}
 	j.stale = why
+	return nil
+}
+
+// nameSalt records the salt in force. The digest tells nobody anything: a salt is
+// 32 random bytes.
+func (j *journal) nameSalt(d consilium.Digest) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if err := j.append(recordSalt, saltRecord{d}); err != nil {
+		return err
+	}
+	j.salt = d
 	return nil
 }
 
@@ -556,34 +580,62 @@ func (s secretStore) drop(study consilium.StudyID) error {
 	return err
 }
 
-// empty reports whether nothing was ever recorded.
+// empty reports whether nothing was ever recorded that a salt may stand behind.
 func (j *journal) empty() bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return len(j.slots)+len(j.bound)+len(j.ended)+len(j.opened) == 0
+	return len(j.slots)+len(j.bound)+len(j.epoch)+len(j.frozen)+len(j.vector)+len(j.ended)+len(j.opened) == 0 && j.stale == ""
+}
+
+// saltName is how the journal names a salt.
+func saltName(salt []byte) consilium.Digest {
+	return consilium.DomainRowSet.Digest([]byte("salt"), salt)
 }
 
 // openSalt reads the secret with which this hospital salts digests of its rows.
 // It is not the identity key's: a hospital that gets a new one must still recognise
 // the rows of sums that it opened before. A directory of a release that salted with
 // the identity secret takes that over.
-func openSalt(path string, identity []byte, fresh bool) ([]byte, error) {
+//
+// Under another salt the same rows have other names, and the rules on sums about
+// the same rows would find nothing to compare with. So the journal names its salt,
+// and a gate with another one, or with none, does not open. While the journal
+// holds nothing else a salt that was lost is made anew. A journal of a release that
+// did not name it names the one that is there.
+//
+// If we crash between file and journal, Open finds a salt that is not named yet.
+func openSalt(path string, identity []byte, j *journal) ([]byte, error) {
 	b, err := os.ReadFile(path)
+	missing := errors.Is(err, fs.ErrNotExist)
 	switch {
-	case err == nil && len(b) == 32:
-		return b, nil
-	case err == nil:
-		return nil, fmt.Errorf("salt of %d bytes in %s, want 32: restore the file", len(b), path)
-	case !errors.Is(err, fs.ErrNotExist):
+	case err != nil && !missing:
 		return nil, err
-	}
-	b = append([]byte(nil), identity...)
-	if fresh {
+	case missing && j.empty():
+		b = make([]byte, 32)
 		if _, err := io.ReadFull(rand.Reader, b); err != nil {
 			return nil, err
 		}
+	case missing:
+		b = bytes.Clone(identity)
+		if !j.salt.IsZero() && j.salt != saltName(b) {
+			return nil, fmt.Errorf("%s is missing, and without it this hospital would not recognise the rows of the sums that it has opened: restore the file", path)
+		}
+	case len(b) != 32:
+		return nil, fmt.Errorf("salt of %d bytes in %s, want 32: restore the file", len(b), path)
+	case !j.salt.IsZero() && j.salt != saltName(b):
+		return nil, fmt.Errorf("%s is not the salt that this hospital's journal names: restore the file that belongs to it", path)
 	}
-	return b, durable.WriteFile(path, b, 0o600)
+	if missing {
+		if err := durable.WriteFile(path, b, 0o600); err != nil {
+			return nil, err
+		}
+	}
+	if name := saltName(b); j.salt != name {
+		if err := j.nameSalt(name); err != nil {
+			return nil, err
+		}
+	}
+	return b, nil
 }
 
 // sortedSites returns the sites in ascending order.

@@ -89,6 +89,19 @@ func (c *capacity) release(study consilium.StudyID) {
 	delete(c.queued, study)
 }
 
+// giveBack returns what a study has of the hospital's memory, and its place in the
+// queue, once the study goes on without this hospital: it was declined, or chartered
+// with others while it waited or after it had enrolled. Another epoch may ask again.
+// What the vault has begun it holds until the study ends.
+func (a *actor) giveBack() {
+	if live, _ := a.gate.replayed(); !live || a.begun || a.sec.epochOf() > a.rep.making() {
+		return // or the log does not show yet how the study stands
+	}
+	if _, declined := a.gate.journal.promise(a.study, a.rep.enrolSlot("decline")); declined || a.rep.charter != nil {
+		a.gate.memory.release(a.study)
+	}
+}
+
 // again is how often a study that is held looks whether it may go on.
 const again = 500 * time.Millisecond
 

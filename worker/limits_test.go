@@ -1,14 +1,19 @@
 package worker
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io"
+	"log/slog"
 	"math/rand/v2"
+	"path/filepath"
 	"testing"
 	"time"
 	_ "time/tzdata"
 
 	"consilium"
+	"consilium/internal/durable"
 )
 
 // TestCapacity: whatever comes and goes, the studies that were let in never need
@@ -80,6 +85,100 @@ func TestCapacity(t *testing.T) {
 	if ok, err := newCapacity(0).take("s", 1, 1<<60); !ok || err != nil {
 		t.Error("no limit limits")
 	}
+}
+
+// TestGiveBack: what a study has of the memory, or its place, goes back when the
+// study goes on without this hospital, and not before that is certain.
+func TestGiveBack(t *testing.T) {
+	without, with := &consilium.Charter{Epoch: 1}, &consilium.Charter{Epoch: 2}
+	for name, c := range map[string]struct {
+		queued   bool // or held
+		declined bool
+		notLive  bool
+		begun    bool
+		rep      replica
+		sec      secrets
+		let      bool // the next one is let in
+	}{
+		"waiting":                            {queued: true},
+		"waited, chartered without us":       {queued: true, rep: replica{charter: without}, let: true},
+		"enrolled":                           {},
+		"enrolled, chartered without us":     {rep: replica{charter: without}, let: true},
+		"fitted, then declined":              {declined: true, let: true},
+		"left out of a later epoch":          {rep: replica{charter: with, prior: &epoch{charter: without}}, let: true},
+		"left out of it, still in the vault": {begun: true, rep: replica{charter: with, prior: &epoch{charter: without}}},
+		"a log that is being replayed":       {notLive: true, rep: replica{charter: without}},
+		"a log that ends before our epoch":   {rep: replica{charter: without}, sec: secrets{Epoch: 2}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			j, err := openJournal(durable.OS, filepath.Join(t.TempDir(), "journal"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer j.close()
+			if c.declined {
+				if err := j.setPromise("two", "decline", []byte("a decline")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			g := &Gate{journal: j, memory: newCapacity(10), live: !c.notLive, last: time.Now().Add(time.Hour)}
+			if c.queued {
+				g.memory.keep("one", 8)
+			}
+			if ok, err := g.memory.take("two", 2, 9); err != nil || ok == c.queued {
+				t.Fatal(ok, err)
+			}
+			a := &actor{gate: g, study: "two", rep: &c.rep, sec: &c.sec, begun: c.begun}
+			a.giveBack()
+			if ok, err := g.memory.take("three", 3, 2); err != nil || ok != c.let {
+				t.Errorf("the next one is let in: %v, %v", ok, err)
+			}
+		})
+	}
+}
+
+// TestMemoryAfterRestart: a study that this hospital had enrolled in, and declined
+// in the end, has its memory back after a restart until the log is read, and no
+// longer.
+func TestMemoryAfterRestart(t *testing.T) {
+	dir := t.TempDir()
+	g := &Gate{cfg: Config{Site: "hospital", Now: time.Now}, roster: &consilium.Roster{}, memory: newCapacity(10), log: slog.New(slog.NewTextHandler(io.Discard, nil)), last: time.Now().Add(time.Hour)}
+	var err error
+	if g.journal, err = openJournal(durable.OS, filepath.Join(dir, "journal")); err != nil {
+		t.Fatal(err)
+	}
+	defer g.journal.close()
+	if g.secrets, err = newSecretStore(durable.OS, filepath.Join(dir, "secrets")); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.secrets.save("two", &secrets{Memory: 9}); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.journal.setPromise("two", "decline", []byte("a decline")); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended, a := make(chan error), newActor(g, "two")
+	go func() { ended <- a.run(ctx) }()
+	for held := false; !held; time.Sleep(time.Millisecond) {
+		g.memory.mu.Lock()
+		_, held = g.memory.held["two"]
+		g.memory.mu.Unlock()
+	}
+	if ok, err := g.memory.take("three", 3, 2); ok || err != nil {
+		t.Errorf("the memory was given away before the log was read: %v, %v", ok, err)
+	}
+	g.mu.Lock()
+	g.last = time.Time{} // the log has been silent for long
+	g.mu.Unlock()
+	a.wake <- struct{}{}
+	for ok := false; !ok; time.Sleep(time.Millisecond) {
+		if ok, err = g.memory.take("three", 3, 2); err != nil {
+			t.Fatal(err)
+		}
+	}
+	stop()
+	<-ended
 }
 
 // TestHours holds the schedule against a look at every minute of two weeks, over

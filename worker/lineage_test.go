@@ -116,12 +116,13 @@ func FuzzJournal(f *testing.F) {
 	for _, v := range []any{
 		promiseRecord{"s", "vote/1/1", []byte("m")}, bindingRecord{Study: "s", Round: 1, binding: binding{Members: []consilium.Position{1, 2}, Attempt: 1, Opened: true}},
 		frozenRecord{"s", frozen{Round: 1, Members: []consilium.Position{1}}}, openedSum{Study: "s"}, endedRecord{"s"}, vectorRecord{"s", 1, vector{}},
+		epochRecord{Study: "s", Epoch: 2, Frozen: &frozen{Round: 1}}, staleRecord{"why"}, saltRecord{consilium.Digest{1}},
 	} {
 		b, err := json.Marshal(v)
 		if err != nil {
 			f.Fatal(err)
 		}
-		for kind := recordPromise; kind <= recordThaw; kind++ {
+		for kind := recordPromise; kind <= recordSalt; kind++ {
 			f.Add(kind, b)
 		}
 	}

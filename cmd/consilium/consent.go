@@ -743,8 +743,10 @@ func (a *access) read(entries []trail.Entry) error {
 			if *body.Allow {
 				a.Released = when(t.Time / 1000)
 			}
-		case "ended", "withdraw":
+		case "ended", "withdraw", "decline":
 			a.ended = true
+		case "enrol": // in another epoch, after it had declined one
+			a.ended = false
 		}
 	}
 	return nil
@@ -762,6 +764,8 @@ func showAccesses(w io.Writer, list []access) {
 		}
 		if a.First == "" {
 			fmt.Fprintf(w, "  %s  was about to read, and the worker ended before it recorded a use; columns %s\n", a.Study, strings.Join(a.Columns, ", "))
+		} else if a.Rounds == 0 {
+			fmt.Fprintf(w, "  %s  read %s, to see whether the study can use the rows; columns %s\n", a.Study, a.First, strings.Join(a.Columns, ", "))
 		} else {
 			fmt.Fprintf(w, "  %s  first read %s, %d rounds, columns %s\n", a.Study, a.First, a.Rounds, strings.Join(a.Columns, ", "))
 		}

@@ -508,3 +508,85 @@ func TestSimulateProblems(t *testing.T) {
 		}
 	}
 }
+
+// TestSimulatePrivate: a table and a network under a budget, through hospitals' vaults, which
+// keep their accounts: the result says what was spent and holds no count that
+// nobody made, and a study that asks for more than a hospital's budget sends
+// nothing.
+func TestSimulatePrivate(t *testing.T) {
+	dir := t.TempDir()
+	file := func(name string, b []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	study := strings.Replace(simulateStudy, "  analysis: {type: cox, formula: \"Surv(time, died) ~ arm + age\"}\n", `  analyses:
+    - {name: table, type: crosstab, rows: arm, columns: died}
+    - name: net
+      type: train
+      response: died
+      features: [arm, age]
+      model: {layers: [{dense: 4}, tanh, {dense: 1}], loss: logistic}
+      strategy: {rounds: 3}
+      holdout: 0.4
+  privacy: {min_cohort: 5, dp: {epsilon: 8, delta: 1e-6, clip: 1}}
+`, 1)
+	if !strings.Contains(study, "epsilon: 8") {
+		t.Fatal("the study file has changed")
+	}
+	asked, data := file("study.yaml", []byte(study)), file("data.csv", []byte(simulateTable(nil)))
+	code, stdout, stderr := consiliumRun("study", "check", "--simulate", asked)
+	if code != exitDone || !strings.Contains(stdout, "noise is added at the hospital") || !strings.Contains(stdout, "counts of patients by class") {
+		t.Errorf("exit %d\n%s%s", code, stdout, stderr)
+	}
+	out := filepath.Join(dir, "out")
+	code, stdout, stderr = consiliumRun("simulate", "--study", asked, "--data", data, "--site-column", "site", "--out", out)
+	if code != exitDone {
+		t.Fatalf("exit %d\n%s%s", code, stdout, stderr)
+	}
+	b, err := os.ReadFile(filepath.Join(out, "result.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc struct {
+		Result struct {
+			Analyses []struct {
+				Name     string
+				Excluded map[string]*float64 `json:"excluded_rows"`
+				DP       *struct {
+					Epsilon, Releases float64
+					Mechanism         string
+				}
+			}
+		}
+	}
+	if err := json.Unmarshal(b, &doc); err != nil || len(doc.Result.Analyses) != 2 {
+		t.Fatalf("%v\n%s", err, b)
+	}
+	for _, a := range doc.Result.Analyses {
+		if a.DP == nil || a.DP.Epsilon != 8 || a.DP.Releases != 6 || a.DP.Mechanism != "skellam" {
+			t.Errorf("%s: the result says that it spent %+v", a.Name, a.DP)
+		}
+		for _, k := range []string{"consent", "integrity", "cohort"} {
+			if v, there := a.Excluded[k]; !there || v != nil {
+				t.Errorf("%s: excluded_rows.%s is a number, which nobody counted", a.Name, k)
+			}
+		}
+	}
+	report, err := os.ReadFile(filepath.Join(out, "report.html"))
+	if err != nil || !strings.Contains(string(report), "Differential privacy") {
+		t.Errorf("the report does not say what was spent: %v", err)
+	}
+
+	greedy := file("greedy.yaml", []byte(strings.Replace(study, "epsilon: 8", "epsilon: 60", 1)))
+	code, stdout, stderr = consiliumRun("simulate", "--study", greedy, "--data", data, "--site-column", "site", "--out", filepath.Join(dir, "greedy"))
+	if code == exitDone || !strings.Contains(stdout+stderr, "privacy budget does not last") {
+		t.Errorf("a study of epsilon 60, of a budget of 10: exit %d\n%s%s", code, stdout, stderr)
+	}
+	cox := file("cox.yaml", []byte(strings.Replace(strings.Replace(study, "response: died", "response: {time: time, event: died}", 1), "loss: logistic", "loss: cox", 1)))
+	if code, stdout, stderr = consiliumRun("study", "check", "--simulate", cox); code == exitDone || !strings.Contains(stdout+stderr, "no sum over patients") {
+		t.Errorf("a partial likelihood: exit %d\n%s%s", code, stdout, stderr)
+	}
+}

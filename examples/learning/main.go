@@ -20,7 +20,15 @@ import (
 
 func main() {
 	w := bufio.NewWriter(os.Stdout)
-	if err := generate(w); err == nil {
+	times := 1
+	if len(os.Args) > 1 {
+		var err error
+		if times, err = strconv.Atoi(os.Args[1]); err != nil || times < 1 || times > 1000 {
+			fmt.Fprintln(os.Stderr, "want at most one argument, how many times larger the registry is: 1 to 1000")
+			os.Exit(2)
+		}
+	}
+	if err := generate(w, times); err == nil {
 		if err = w.Flush(); err == nil {
 			return
 		}
@@ -31,14 +39,14 @@ func main() {
 // generate draws the table. Of such patients 18.6% have a flare, of these 900 it
 // is 158; the risk rises with very low and very high ferritin, with young age only without the drug, and in
 // no straight line with anything.
-func generate(w io.Writer) error {
+func generate(w io.Writer, times int) error {
 	r := rand.New(rand.NewPCG(20261121, 1))
 	if _, err := fmt.Fprintln(w, "id,hospital,age,log_ferritin,log_crp,sex,drug,flare"); err != nil {
 		return err
 	}
 	id := 0
 	for site, n := range []int{260, 210, 160, 120, 90, 60} {
-		for range n {
+		for range n * times {
 			id++
 			age := math.Round(2 + 60*r.Float64())
 			ferritin := 4.5 + 0.15*float64(site) + 1.1*r.NormFloat64() // logarithms

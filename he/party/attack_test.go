@@ -778,6 +778,7 @@ func TestAggregatesLookUniform(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	e = portableEngine(e)
 	s := e.newSlot(false)
 	for i := range s.lanes {
 		s.lanes[i] = 1 << 15

@@ -180,10 +180,18 @@ func (e *engine) encryptStream(ctx context.Context, in *Encryption, rk key, d *D
 	masks := newMasks(e.p.Encode(), in.At, in.State)
 	hash := he.NewCiphertextHash()
 	f := &feeder{in: in, tags: newTagger(e.p, in.Group, in.At).below(e.p.Bits), vector: NewVectorHash(in.Salt), offset: 1 << (e.p.Bits - 1)}
+	if e.wide != nil && e.wide.narrow {
+		f.tags.narrow()
+	}
 	chunks := e.p.Chunks(in.Lanes)
 	slots := e.newSlots(chunks, false)
 	err := pipeline(ctx, chunks, slots,
-		func(_ int, s *slot) error { return f.fill(s.lanes) },
+		func(_ int, s *slot) error {
+			if s.narrow != nil {
+				return f.fillNarrow(s.narrow)
+			}
+			return f.fill(s.lanes)
+		},
 		func(j int, s *slot) error {
 			masks.block(&s.cipher, j)
 			e.encrypt(s, rk, errors, &s.cipher, j)
@@ -195,12 +203,7 @@ func (e *engine) encryptStream(ctx context.Context, in *Encryption, rk key, d *D
 			return err
 		})
 	for _, s := range slots {
-		clear(s.lanes)
-		clear(s.packed)
-		clear(s.noise)
-		clear(s.limb)
-		clear(s.tile[:])
-		clear(s.rand.buf[:])
+		s.wipe()
 	}
 	errors.aes.Wipe()
 	defer f.vector.Wipe()
@@ -228,38 +231,94 @@ type feeder struct {
 
 func (f *feeder) fill(lanes []uint32) error {
 	for len(lanes) > 0 && f.read < f.in.Lanes {
-		want := min(len(lanes), f.in.Lanes-f.read, len(f.buf))
-		n, err := f.in.Source.Read(f.buf[:want])
-		if n < 0 || n > want || (n == 0 && err == nil) {
-			return consilium.ErrInvalid.Withf("lane source returned %d lanes of %d", n, want)
+		part, err := f.next(len(lanes))
+		if err != nil {
+			return err
 		}
-		if err != nil && (err != io.EOF || f.read+n < f.in.Lanes) {
-			return fmt.Errorf("lane %d of %d: %w", f.read+n, f.in.Lanes, noEOF(err))
+		if !raise(lanes[:len(part)], part, f.offset) {
+			return f.misfit()
 		}
-		if !raise(lanes[:n], f.buf[:n], f.offset) {
-			return consilium.ErrInvalid.Withf("a lane does not fit %d bits", f.in.Profile.Bits)
-		}
-		f.vector.Write(f.buf[:n])
-		f.tags.add(lanes[:n])
-		lanes = lanes[n:]
-		f.read += n
-		f.ended = f.ended || err == io.EOF
+		f.vector.Write(part)
+		f.tags.add(lanes[:len(part)])
+		lanes = lanes[len(part):]
 	}
-	if f.read == f.in.Lanes && f.tail == nil {
-		if !f.ended {
-			if n, err := f.in.Source.Read(f.buf[:1]); n != 0 || (err != nil && err != io.EOF) {
-				return consilium.ErrInvalid.Withf("lane source has more than %d lanes", f.in.Lanes)
-			}
-		}
-		f.tail = make([]uint32, he.TagLanes)
-		tagLanes(f.tail, f.tags.sum())
-		clear(f.buf[:])
+	if err := f.end(); err != nil {
+		return err
 	}
 	n := copy(lanes, f.tail)
 	if f.read == f.in.Lanes {
 		f.tail = f.tail[n:]
 		clear(lanes[n:])
 	}
+	return nil
+}
+
+// fillNarrow is fill for lanes of 16 bits as vec.Gather16 takes them, which is also
+// how the vector's digest has them.
+func (f *feeder) fillNarrow(b []byte) error {
+	vector := b[:2*min(len(b)/2, f.in.Lanes-f.read)]
+	tagged := 0
+	for at := 0; at < len(vector); {
+		part, err := f.next((len(vector) - at) / 2)
+		if err != nil {
+			return err
+		}
+		if !narrow(vector[at:at+2*len(part)], part) {
+			return f.misfit()
+		}
+		at += 2 * len(part)
+		whole := at - (at-tagged)%f.tags.block16()
+		f.tags.add16(vector[tagged:whole])
+		tagged = whole
+	}
+	f.tags.add16(vector[tagged:])
+	f.vector.write16(vector)
+	if err := f.end(); err != nil {
+		return err
+	}
+	rest := b[len(vector):]
+	for ; len(rest) > 0 && len(f.tail) > 0; rest, f.tail = rest[2:], f.tail[1:] {
+		binary.LittleEndian.PutUint16(rest, uint16(f.tail[0])-1<<15)
+	}
+	for ; len(rest) > 0; rest = rest[2:] {
+		binary.LittleEndian.PutUint16(rest, 1<<15)
+	}
+	return nil
+}
+
+// next reads up to most lanes, at least one.
+func (f *feeder) next(most int) ([]int32, error) {
+	want := min(most, f.in.Lanes-f.read, len(f.buf))
+	n, err := f.in.Source.Read(f.buf[:want])
+	if n < 0 || n > want || (n == 0 && err == nil) {
+		return nil, consilium.ErrInvalid.Withf("lane source returned %d lanes of %d", n, want)
+	}
+	if err != nil && (err != io.EOF || f.read+n < f.in.Lanes) {
+		return nil, fmt.Errorf("lane %d of %d: %w", f.read+n, f.in.Lanes, noEOF(err))
+	}
+	f.read += n
+	f.ended = f.ended || err == io.EOF
+	return f.buf[:n], nil
+}
+
+func (f *feeder) misfit() error {
+	return consilium.ErrInvalid.Withf("a lane does not fit %d bits", f.in.Profile.Bits)
+}
+
+// end, after the vector's last lane, makes sure that it was the source's last, and
+// makes the tags.
+func (f *feeder) end() error {
+	if f.read < f.in.Lanes || f.tail != nil {
+		return nil
+	}
+	if !f.ended {
+		if n, err := f.in.Source.Read(f.buf[:1]); n != 0 || (err != nil && err != io.EOF) {
+			return consilium.ErrInvalid.Withf("lane source has more than %d lanes", f.in.Lanes)
+		}
+	}
+	f.tail = make([]uint32, he.TagLanes)
+	tagLanes(f.tail, f.tags.sum())
+	clear(f.buf[:])
 	return nil
 }
 

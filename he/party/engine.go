@@ -123,23 +123,27 @@ type key [][]uint64
 
 // newKey transforms small coefficients.
 func (e *engine) newKey(s []int64) key {
+	if e.wide != nil {
+		return e.wide.newKey(e.p, s)
+	}
 	k := make(key, len(e.limbs))
 	for i := range e.limbs {
 		l := &e.limbs[i]
-		v := make([]uint64, e.p.N())
-		for c, x := range s {
-			v[c] = uint64(x) + l.q&uint64(x>>63)
-		}
+		v := residuesOf(s, l.q)
 		l.ring.NTT(v, v)
-		if e.wide == nil {
-			l.ring.MForm(v, v)
-		}
+		l.ring.MForm(v, v)
 		k[i] = v
 	}
-	if e.wide != nil {
-		k = e.wide.wideKey(e.p, k)
-	}
 	return k
+}
+
+// residuesOf is small coefficients modulo q.
+func residuesOf(s []int64, q uint64) []uint64 {
+	v := make([]uint64, len(s))
+	for c, x := range s {
+		v[c] = uint64(x) + q&uint64(x>>63)
+	}
+	return v
 }
 
 func (k key) wipe() {
@@ -178,14 +182,16 @@ func (m *masks) block(b *block, chunk int) {
 	b.set(&k)
 }
 
-// slot is the scratch memory of one chunk in flight.
+// slot is the scratch memory of one chunk in flight. Where there are vector
+// instructions packed and noise are of one tile.
 type slot struct {
 	lanes  []uint32 // unsigned lanes, or their sums
-	packed []uint64 // words of all coefficients
+	narrow []byte   // in their place, if not nil: lanes as vec.Gather16 takes them
+	packed []uint64 // words of coefficients
 	noise  []int64
-	limb   []uint64
-	mask   []uint64
-	res    [][]uint64 // receiver: residues of all limbs
+	limb   []uint64   // portable
+	mask   []uint64   // portable, or when a keystream had to be taken again
+	res    [][]uint64 // receiver, and vector instructions: residues of all limbs
 	bytes  []byte
 	rand   stream
 	cipher block                  // of a_j
@@ -196,26 +202,38 @@ type slot struct {
 func (e *engine) newSlot(receive bool) *slot {
 	s := &slot{
 		lanes: make([]uint32, e.p.ChunkLanes()+vec.CutSlack)[:e.p.ChunkLanes()],
-		limb:  make([]uint64, e.p.N()),
-		mask:  make([]uint64, e.p.N()),
 		bytes: he.LimbBuffer(e.p.ChunkSize()),
 	}
-	words := e.words
-	if receive && e.wide == nil {
-		words = 0
-	} else if e.wide != nil {
-		words = max(words, 1+e.wide.words, e.wide.sumWords)
+	if e.wide != nil {
+		s.packed = make([]uint64, tileResidues*max(1+e.wide.words, e.wide.sumWords)+vec.CutSlack)
+		s.noise = make([]int64, tileResidues)
+	} else {
+		s.limb, s.mask = make([]uint64, e.p.N()), make([]uint64, e.p.N())
+		if !receive {
+			s.packed, s.noise = make([]uint64, e.p.N()*e.words), make([]int64, e.p.N())
+		}
 	}
-	s.packed = make([]uint64, e.p.N()*words+vec.CutSlack)
-	if receive {
+	if receive || e.wide != nil {
 		s.res = make([][]uint64, len(e.limbs))
 		for i := range s.res {
 			s.res[i] = make([]uint64, e.p.N())
 		}
-	} else {
-		s.noise = make([]int64, e.p.N())
 	}
 	return s
+}
+
+// wipe overwrites what was secret in it.
+func (s *slot) wipe() {
+	clear(s.lanes)
+	clear(s.narrow)
+	clear(s.packed)
+	clear(s.noise)
+	clear(s.limb)
+	for _, v := range s.res {
+		clear(v)
+	}
+	clear(s.tile[:])
+	clear(s.rand.buf[:])
 }
 
 // noiseOffset makes packed coefficients non-negative; it is above the
@@ -603,6 +621,9 @@ func (e *engine) newSlots(chunks int, receive bool) []*slot {
 	slots := make([]*slot, min(n, chunks))
 	for i := range slots {
 		slots[i] = e.newSlot(receive)
+		if !receive && e.wide != nil && e.wide.narrow {
+			slots[i].lanes, slots[i].narrow = nil, make([]byte, 2*e.p.ChunkLanes())
+		}
 	}
 	return slots
 }

@@ -72,15 +72,13 @@ func Open(ctx context.Context, in *Decryption, r io.Reader, sink Sink) error {
 			return err
 		}
 		v := d.buf[:]
+		defer clear(v)
 		for part := range slices.Chunk(d.keep, len(v)) {
-			for i, x := range part {
-				v[i] = int64(x)
-			}
+			widen(v, part)
 			if err := sink.Write(v[:len(part)]); err != nil {
 				return err
 			}
 		}
-		clear(v)
 		return nil
 	}
 
@@ -203,11 +201,7 @@ func (in *Decryption) openStream(ctx context.Context, e *engine, rk key, r io.Re
 		},
 		func(_ int, s *slot) error { return d.drain(s.lanes) })
 	for _, s := range slots {
-		clear(s.lanes)
-		clear(s.packed)
-		for _, v := range s.res {
-			clear(v)
-		}
+		s.wipe()
 	}
 	if err == nil && !d.holds() {
 		err = errReject
@@ -230,6 +224,10 @@ func (in *Decryption) attempt() consilium.At {
 	return consilium.At{Charter: in.Set.Charter, Round: in.Set.Round, Attempt: in.Set.Attempt}
 }
 
+// drainPart is how many sums go to a sink at a time, a multiple of what the tags
+// take.
+const drainPart = 3 * tagBlock * 10
+
 // drainer splits the decrypted lanes into sums, tags and padding.
 type drainer struct {
 	in     *Decryption
@@ -241,8 +239,8 @@ type drainer struct {
 	read   int // lanes and tag lanes so far
 	tail   [he.TagLanes]uint32
 	bad    uint32 // its top bit, or any in the padding: an impossible lane
-	low    [4096]int32
-	buf    [4096]int64
+	low    [drainPart]int32
+	buf    [drainPart]int64
 }
 
 func (in *Decryption) newDrainer(e *engine) *drainer {
@@ -253,22 +251,21 @@ func (in *Decryption) newDrainer(e *engine) *drainer {
 
 func (d *drainer) drain(lanes []uint32) error {
 	n := max(0, min(len(lanes), d.in.Lanes-d.read))
-	d.tags.add(lanes[:n])
-	// A sum of 128 lanes of 24 bits is below 2^30 in magnitude.
-	if d.keep != nil {
-		at := len(d.keep)
-		d.keep = d.keep[:at+n]
-		d.lower(d.keep[at:], lanes[:n])
-	} else {
-		for part := range slices.Chunk(lanes[:n], len(d.low)) {
+	// A sum of 128 lanes of 24 bits is below 2^30 in magnitude. Parts stay in the
+	// processor's first cache.
+	for part := range slices.Chunk(lanes[:n], len(d.low)) {
+		d.tags.add(part)
+		if d.keep != nil {
+			at := len(d.keep)
+			d.keep = d.keep[:at+len(part)]
+			d.lower(d.keep[at:], part)
+		} else {
 			d.lower(d.low[:len(part)], part)
 			if d.out == nil {
 				continue
 			}
 			v := d.buf[:len(part)]
-			for i, x := range d.low[:len(part)] {
-				v[i] = int64(x)
-			}
+			widen(v, d.low[:len(part)])
 			if err := d.out(v); err != nil {
 				return err
 			}
@@ -307,6 +304,17 @@ func (d *drainer) lower(v []int32, lanes []uint32) {
 		v[i] = int32(u) - offset
 	}
 	d.bad |= bad &^ (1<<31 - 1)
+}
+
+// widen is v = x.
+func widen(v []int64, x []int32) {
+	if whole := len(x) &^ 7; vec.Enabled && whole > 0 {
+		vec.Widen(v[:whole], x[:whole])
+		v, x = v[whole:], x[whole:]
+	}
+	for i, y := range x {
+		v[i] = int64(y)
+	}
 }
 
 // holds reports whether all ranges and both tags fit.

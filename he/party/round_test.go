@@ -384,6 +384,7 @@ func TestResiduesAreConsistent(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		e = portableEngine(e)
 		s := e.newSlot(false)
 		r := rand.New(rand.NewPCG(2, 3))
 		for i := range s.lanes {

@@ -6,6 +6,8 @@ import (
 	"io"
 	"math"
 	"math/big"
+	"slices"
+	"strings"
 	"testing"
 
 	"consilium"
@@ -243,6 +245,10 @@ func TestEvaluations(t *testing.T) {
 		}
 		k := in.Seed.sub(p, in.At, "error")
 		e.encrypt(slot, e.newKey(s), newBlock(&k), maskBlock(p.Encode(), in.At, f.state, 3), 3)
+		noise := make([]int64, p.N())
+		var er stream
+		er.open(newBlock(&k), 3)
+		er.gaussians(noise)
 		b := slot.bytes
 		for i := range e.limbs {
 			l := &e.limbs[i]
@@ -269,7 +275,7 @@ func TestEvaluations(t *testing.T) {
 					for lane := p.K - 1; lane >= 0; lane-- {
 						m.Lsh(m, uint(p.W)).Add(m, big.NewInt(int64(slot.lanes[j*p.K+lane])))
 					}
-					m.Lsh(m, uint(p.Delta)).Add(m, big.NewInt(slot.noise[j]))
+					m.Lsh(m, uint(p.Delta)).Add(m, big.NewInt(noise[j]))
 					msg.Mul(msg, x).Add(msg, m).Mod(msg, q)
 				}
 				want := key.Mul(key, new(big.Int).SetUint64(a[c]))
@@ -284,22 +290,38 @@ func TestEvaluations(t *testing.T) {
 
 // TestSourceInPieces: a source may return its lanes in pieces of any size.
 func TestSourceInPieces(t *testing.T) {
-	p, _ := he.Choose(3000, 16, 3)
-	f := newFederation(t, p, 3000, 3, 3)
-	v := fill(3000, 16, 2, nil)
-	in := f.encryption(t, 1, v)
-	whole, err := Contribute(context.Background(), in, io.Discard)
-	if err != nil {
-		t.Fatal(err)
-	}
-	again := *in
-	again.Source = &trickle{v: v}
-	pieces, err := Contribute(context.Background(), &again, io.Discard)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if whole.Ciphertext != pieces.Ciphertext {
-		t.Error("the pieces in which lanes come change the ciphertext")
+	for _, lanes := range []int{3000, 70001} {
+		p, err := he.Choose(lanes, 16, 3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := newFederation(t, p, lanes, 3, 3)
+		v := fill(lanes, 16, 2, nil)
+		in := f.encryption(t, 1, v)
+		whole, err := Contribute(context.Background(), in, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again := *in
+		again.Source = &trickle{v: v}
+		pieces, err := Contribute(context.Background(), &again, io.Discard)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if whole.Ciphertext != pieces.Ciphertext {
+			t.Errorf("%d lanes: the pieces in which lanes come change the ciphertext", lanes)
+		}
+		for _, at := range []int{0, 15, lanes - 1} {
+			for _, x := range []int32{1 << 15, -1<<15 - 1} {
+				wrong := slices.Clone(v)
+				wrong[at] = x
+				src := Lanes(wrong)
+				again.Source = &src
+				if _, err := Contribute(context.Background(), &again, io.Discard); err == nil || !strings.Contains(err.Error(), "does not fit") {
+					t.Errorf("%d lanes, %d at %d: %v", lanes, x, at, err)
+				}
+			}
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package party
 
 import (
+	"encoding/binary"
 	"math/bits"
 
 	"consilium"
@@ -19,13 +20,14 @@ import (
 const (
 	tags     = 2
 	tagLimbs = he.TagLanes / tags
-	tagBlock = 64 // numbers z_k: the sum of their products stays below 2^127
+	// tagBlock is how many numbers z_k are added up before a reduction.
+	tagBlock = 128
 )
 
 type tagger struct {
-	powers [tags][tagBlock]uint64 // rho^0 … rho^63
-	step   [tags]uint64           // rho^64
-	scale  [tags]uint64           // rho^(64·block + 1)
+	powers [tags][tagBlock]uint64 // rho^0 …
+	step   [tags]uint64           // rho^tagBlock
+	scale  [tags]uint64           // rho^(tagBlock·block + 1)
 	total  [tags]uint64
 	group  int  // lanes in a number: 1, 2 or 3
 	w      uint // W
@@ -36,6 +38,11 @@ type tagger struct {
 	// there are no vector instructions for it, or lanes may have more bits than
 	// they take.
 	weights *vec.Weights
+
+	// The same for add16, with signed lanes, so that what they are short of unsigned
+	// ones is added: 2^15 times the sum of all constants.
+	limbs  *vec.Limbs
+	raised [tags]uint64
 }
 
 // newTagger derives rho for one attempt; every member of the group has the same.
@@ -71,6 +78,18 @@ func (t *tagger) below(bits int) *tagger {
 	return t
 }
 
+// narrow says that lanes will come to add16.
+func (t *tagger) narrow() *tagger {
+	t.limbs = &vec.Limbs{}
+	for i := range t.group * tagBlock {
+		place := uint64(1) << (t.w * uint(i%t.group))
+		a, b := mulF(t.powers[0][i/t.group], place), mulF(t.powers[1][i/t.group], place)
+		t.limbs.Set(i, a, b)
+		t.raised[0], t.raised[1] = addF(t.raised[0], mulF(a, 1<<15)), addF(t.raised[1], mulF(b, 1<<15))
+	}
+	return t
+}
+
 // add continues the tags over u.
 func (t *tagger) add(u []uint32) {
 	size := t.group * tagBlock
@@ -88,6 +107,39 @@ func (t *tagger) add(u []uint32) {
 		u = u[size:]
 	}
 	t.n = copy(t.buf[:], u)
+}
+
+// block16 is how many bytes add16 best takes, a multiple of which leaves nothing
+// over.
+func (t *tagger) block16() int { return 2 * t.group * tagBlock }
+
+// add16 is add of lanes as vec.Gather16 takes them, with the vector instructions.
+func (t *tagger) add16(b []byte) {
+	size := t.group * tagBlock
+	if t.n > 0 || len(b) < 2*size {
+		n := min(size-t.n, len(b)/2)
+		for i := range n {
+			t.buf[t.n+i] = uint32(binary.LittleEndian.Uint16(b[2*i:]) ^ 1<<15)
+		}
+		b = b[2*n:]
+		if t.n += n; t.n < size {
+			return
+		}
+		t.block(t.buf[:size])
+		t.n = 0
+	}
+	for len(b) >= 2*size {
+		hi, lo := t.limbs.Dot(b[:2*size])
+		var sum [tags]uint64
+		for i := range sum {
+			sum[i] = addF(t.raised[i], addF(small(lo[i]), mulF(small(hi[i]), 1<<33)))
+		}
+		t.advance(sum[0], sum[1])
+		b = b[2*size:]
+	}
+	if len(b) > 0 {
+		t.add16(b)
+	}
 }
 
 // block adds tagBlock numbers.
@@ -122,16 +174,21 @@ func (t *tagger) block(u []uint32) {
 		}
 	}
 	p0, p1 := &t.powers[0], &t.powers[1]
-	var h0, l0, h1, l1, c uint64
-	for j, x := range z {
-		h, l := bits.Mul64(x, p0[j])
-		l0, c = bits.Add64(l0, l, 0)
-		h0, _ = bits.Add64(h0, h, c)
-		h, l = bits.Mul64(x, p1[j])
-		l1, c = bits.Add64(l1, l, 0)
-		h1, _ = bits.Add64(h1, h, c)
+	var sum [tags]uint64
+	// Half of the products, of 60 and 61 bits, stay below 2^127.
+	for half := 0; half < tagBlock; half += tagBlock / 2 {
+		var h0, l0, h1, l1, c uint64
+		for j := half; j < half+tagBlock/2; j++ {
+			h, l := bits.Mul64(z[j], p0[j])
+			l0, c = bits.Add64(l0, l, 0)
+			h0, _ = bits.Add64(h0, h, c)
+			h, l = bits.Mul64(z[j], p1[j])
+			l1, c = bits.Add64(l1, l, 0)
+			h1, _ = bits.Add64(h1, h, c)
+		}
+		sum[0], sum[1] = addF(sum[0], reduceF(h0, l0)), addF(sum[1], reduceF(h1, l1))
 	}
-	t.advance(reduceF(h0, l0), reduceF(h1, l1))
+	t.advance(sum[0], sum[1])
 }
 
 // advance adds one block's sums at their place.

@@ -107,6 +107,27 @@ func (v *VectorHash) Write(lanes []int32) {
 	}
 }
 
+// write16 is Write of lanes of 16 bits, little-endian. Whole pieces are hashed where
+// they lie.
+func (v *VectorHash) write16(b []byte) {
+	if v.n == 0 && len(v.out) == 0 {
+		whole := len(b) - len(b)%sha.LeafSize
+		v.tree.Leaves(&v.narrow, b[:whole], sha.LeafSize)
+		v.lanes += uint64(whole / 2)
+		b = b[whole:]
+	}
+	var part [64]int32
+	for len(b) > 0 {
+		n := min(len(b)/2, len(part))
+		for i := range part[:n] {
+			part[i] = int32(int16(binary.LittleEndian.Uint16(b[2*i:])))
+		}
+		v.Write(part[:n])
+		b = b[2*n:]
+	}
+	clear(part[:])
+}
+
 // piece appends a whole piece to those that wait, or hashes them first if it is
 // of another kind.
 func (v *VectorHash) piece(lanes []int32) {
@@ -135,6 +156,21 @@ func (v *VectorHash) kind(width int) *sha.State {
 		return &v.narrow
 	}
 	return &v.wide
+}
+
+// narrow writes lanes as 16 bits each, little-endian, and reports whether all fit.
+func narrow(b []byte, lanes []int32) bool {
+	ok := true
+	if whole := len(lanes) &^ 15; vec.Enabled && whole > 0 {
+		ok = vec.Narrow(b[:2*whole], lanes[:whole])
+		b, lanes = b[2*whole:], lanes[whole:]
+	}
+	var wide uint32
+	for i, m := range lanes {
+		wide |= uint32(m+1<<15) >> 16
+		binary.LittleEndian.PutUint16(b[2*i:], uint16(m))
+	}
+	return ok && wide == 0
 }
 
 // encodeLanes appends a piece to out and says how many bytes a lane takes.

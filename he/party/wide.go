@@ -21,8 +21,11 @@ type wide struct {
 	// prime.
 	first, per, words int
 
+	narrow bool // lanes are sent from words of 16 bits
+
 	// Receiving: the words of a coefficient, and where its lanes lie in them.
 	sumWords int
+	join3    *vec.Join // nil where the digits are put together one by one
 	cut      *vec.Cut
 	half     uint64
 }
@@ -82,12 +85,17 @@ func newWide(e *engine) *wide {
 	if w.words > 4 || w.sumWords > 4 {
 		return nil
 	}
+	w.narrow = p.Bits == 16 && p.K == 8 && w.first == 2 && w.per == 3
+	if top := p.W*p.K + p.Delta; len(w.limbs) == 3 && w.sumWords == 3 && top > 128 {
+		w.join3 = vec.NewJoin([3]uint64(p.Primes), w.limbs[1].inverse[0], w.limbs[2].inverse[0], w.limbs[2].inverse[1], p.Delta, top)
+	}
 	return w
 }
 
-// tileResidues is how many residues share one piece of keystream, 8 KiB: it is
-// made and used within the processor's first cache.
-const tileResidues = 1024
+// tileResidues is how many residues share one piece of keystream, 4 KiB: it is
+// made and used within the processor's first cache, as whatever else happens tile by
+// tile.
+const tileResidues = 512
 
 // pack gathers noise and lanes into base and words.
 func (w *wide) pack(e *engine, base, words []uint64, noise []int64, lanes []uint32) {
@@ -120,22 +128,32 @@ func (w *wide) pack(e *engine, base, words []uint64, noise []int64, lanes []uint
 }
 
 func (w *wide) encrypt(e *engine, s *slot, k key, errors, mask *block, chunk int) {
-	n := e.p.N()
-	for at := 0; at < n; at += tileResidues {
+	const tile = tileResidues
+	base, words := s.packed[:tile], s.packed[tile:tile*(1+w.words)]
+	noise := s.noise[:tile]
+	for at := 0; at < e.p.N(); at += tile {
 		errors.aes.Stream(s.tile[:], uint64(chunk), uint64(at/2))
-		gaussTree.Fill(s.noise[at:at+tileResidues], s.tile[:])
+		gaussTree.Fill(noise, s.tile[:])
+		if s.narrow != nil {
+			vec.Gather16(base, words[:tile], words[tile:], s.narrow[16*at:16*(at+tile)], noise, noiseOffset, e.p.W, e.p.Delta)
+		} else {
+			w.pack(e, base, words, noise, s.lanes[e.p.K*at:e.p.K*(at+tile)])
+		}
+		for i := range w.limbs {
+			l := &w.limbs[i]
+			l.ring.Residues(s.res[i][at:at+tile], base, words, w.words, &l.weights, e.p.Primes[i]-noiseOffset)
+		}
 	}
-	base, words := s.packed[:n], s.packed[n:]
-	w.pack(e, base, words, s.noise, s.lanes)
 	b := s.bytes
 	for i := range w.limbs {
-		l := &w.limbs[i]
-		l.ring.Residues(s.limb, base, words, w.words, &l.weights, e.p.Primes[i]-noiseOffset)
-		l.ring.Forward(s.limb)
-		size := e.p.LimbSize(i)
-		w.eachTile(e, s, mask, i, func(at, to int) bool {
-			return l.field.MulAddPack(b[at*size/n:to*size/n], s.limb[at:to], k[i][at:to], k[len(w.limbs)+i][at:to], s.tile[:8*(to-at)])
-		})
+		l, msg := &w.limbs[i], s.res[i]
+		size, n := e.p.LimbSize(i), e.p.N()
+		l.ring.ForwardHead(msg)
+		w.eachTile(e, s, mask, i, l.ring.Blocks(),
+			func(block int) { l.ring.ForwardBlock(msg, block) },
+			func(at, to int) bool {
+				return l.field.MulAddPack(b[at*size/n:to*size/n], msg[at:to], k[i][at:to], k[len(w.limbs)+i][at:to], s.tile[:8*(to-at)])
+			}, nil)
 		b = b[size:]
 	}
 }
@@ -147,109 +165,135 @@ func (w *wide) decrypt(e *engine, s *slot, k key, mask *block, bound int64) bool
 	for i := range w.limbs {
 		l := &w.limbs[i]
 		size, res := e.p.LimbSize(i), s.res[i]
-		w.eachTile(e, s, mask, i, func(at, to int) bool {
-			random, reduced := l.field.UnpackMulSub(res[at:to], b[at*size/n:to*size/n], k[i][at:to], k[len(w.limbs)+i][at:to], s.tile[:8*(to-at)])
-			ok = ok && reduced
-			return random
-		})
+		w.eachTile(e, s, mask, i, l.ring.Blocks(), nil,
+			func(at, to int) bool {
+				random, reduced := l.field.UnpackMulSub(res[at:to], b[at*size/n:to*size/n], k[i][at:to], k[len(w.limbs)+i][at:to], s.tile[:8*(to-at)])
+				ok = ok && reduced
+				return random
+			},
+			func(block int) { l.ring.InverseBlock(res, block) })
 		b = b[size:]
 		// Raised by half, a coefficient with its noise is not negative.
-		l.ring.Inverse(res, w.half)
-	}
-	// Mixed radix (Knuth, TAOCP 2, §4.3.2): the coefficient is
-	// v_0 + q_0·(v_1 + q_1·(v_2 + …)).
-	for i := range w.limbs {
-		for j := range i {
-			w.limbs[i].ring.SubMul(s.res[i], s.res[j], w.limbs[i].inverse[j])
-		}
+		l.ring.InverseLast(res, w.half)
 	}
 	return w.join(e, s, bound) && ok
 }
 
 // eachTile passes the residues of a_j modulo prime i, in order, to use, a tile
-// at a time. use reports false when a value of the keystream is not below the
-// prime, which happens once in millions of tiles: then all tiles come again, by
-// the rule of stream.uniform. All of this is public.
-func (w *wide) eachTile(e *engine, s *slot, mask *block, i int, use func(at, to int) bool) {
-	n := e.p.N()
-	for at := 0; at < n; at += tileResidues {
-		mask.aes.Stream(s.tile[:], uint64(i), uint64(at/2))
-		if !use(at, at+tileResidues) {
-			s.rand.open(mask, uint64(i))
-			s.rand.uniform(s.mask, e.limbs[i].q, e.limbs[i].width)
-			for at := 0; at < n; at += tileResidues {
-				for c, x := range s.mask[at : at+tileResidues] {
-					binary.LittleEndian.PutUint64(s.tile[8*c:], x)
-				}
-				use(at, at+tileResidues)
-			}
-			return
+// at a time, and calls before and after for every block of which use sees the tiles.
+// use reports false when a value of the keystream is not below the prime, which
+// happens once in millions of tiles: then all tiles come again, by the rule of
+// stream.uniform. All of this is public.
+func (w *wide) eachTile(e *engine, s *slot, mask *block, i, blocks int, before func(block int), use func(at, to int) bool, after func(block int)) {
+	size := e.p.N() / blocks
+	done, reduced := 0, true // blocks that before has seen
+	for ; done < blocks && reduced; done++ {
+		if before != nil {
+			before(done)
+		}
+		for at := done * size; at < (done+1)*size && reduced; at += tileResidues {
+			mask.aes.Stream(s.tile[:], uint64(i), uint64(at/2))
+			reduced = use(at, at+tileResidues)
+		}
+		if after != nil && reduced {
+			after(done)
+		}
+	}
+	if reduced {
+		return
+	}
+	for ; done < blocks && before != nil; done++ {
+		before(done)
+	}
+	if s.mask == nil {
+		s.mask = make([]uint64, e.p.N())
+	}
+	s.rand.open(mask, uint64(i))
+	s.rand.uniform(s.mask, e.limbs[i].q, e.limbs[i].width)
+	for at := 0; at < e.p.N(); at += tileResidues {
+		for c, x := range s.mask[at : at+tileResidues] {
+			binary.LittleEndian.PutUint64(s.tile[8*c:], x)
+		}
+		use(at, at+tileResidues)
+	}
+	for block := 0; block < blocks && after != nil; block++ {
+		after(block)
+	}
+}
+
+// join makes the words of every coefficient by mixed radix (Knuth, TAOCP 2,
+// §4.3.2), v_0 + q_0·(v_1 + q_1·(v_2 + …)), checks noise and range, and cuts the
+// lanes.
+func (w *wide) join(e *engine, s *slot, bound int64) bool {
+	const tile = tileResidues
+	words, k := w.sumWords, e.p.K
+	out := s.packed[:tile*words]
+	ok := true
+	if w.join3 == nil {
+		w.digits(s)
+	}
+	for at := 0; at < e.p.N(); at += tile {
+		if w.join3 != nil {
+			ok = w.join3.Words(out, s.res[0][at:at+tile], s.res[1][at:at+tile], s.res[2][at:at+tile], bound) && ok
+		} else {
+			ok = w.one(e, s, out, at, bound) && ok
+		}
+		w.cut.Lanes(s.lanes[k*at:k*(at+tile)], out, words)
+	}
+	return ok
+}
+
+// digits replaces the residues by the digits of mixed radix.
+func (w *wide) digits(s *slot) {
+	w.limbs[0].field.Reduce(s.res[0])
+	for i := range w.limbs {
+		for j := range i {
+			w.limbs[i].ring.SubMul(s.res[i], s.res[j], w.limbs[i].inverse[j])
 		}
 	}
 }
 
-// join makes the words of every coefficient, checks noise and range, and cuts
-// the lanes.
-func (w *wide) join(e *engine, s *slot, bound int64) bool {
-	n, words := e.p.N(), w.sumWords
-	out := s.packed[:n*words]
+// one makes the words of a tile of coefficients from their digits, one
+// coefficient at a time.
+func (w *wide) one(e *engine, s *slot, out []uint64, at int, bound int64) bool {
 	mask, half := uint64(1)<<e.p.Delta-1, int64(w.half)
 	top := uint(e.p.W*e.p.K + e.p.Delta)
+	words := w.sumWords
 	var bad uint64
-	if len(w.limbs) == 3 && words == 3 && top > 128 {
-		q0, q1 := e.p.Primes[0], e.p.Primes[1]
-		r0, r1, r2 := s.res[0][:n], s.res[1][:n], s.res[2][:n]
-		top -= 128
-		for c := range r0 {
-			h, l := bits.Mul64(r2[c], q1)
-			l, f := bits.Add64(l, r1[c], 0)
-			h += f
-			m, t0 := bits.Mul64(l, q0)
-			t2, t1 := bits.Mul64(h, q0)
-			t0, f = bits.Add64(t0, r0[c], 0)
-			t1, f = bits.Add64(t1, m, f)
-			t2 += f
-			noise := int64(t0&mask) - half
-			over := t2 >> (top & 63)
-			bad |= uint64(bound-noise) | uint64(bound+noise) | over | -over
-			o := out[3*c : 3*c+3 : 3*c+3]
-			o[0], o[1], o[2] = t0, t1, t2
-		}
-	} else {
-		for c := range n {
-			var x [5]uint64
-			last := len(w.limbs) - 1
-			x[0] = s.res[last][c]
-			for i := last - 1; i >= 0; i-- {
-				q, carry := e.p.Primes[i], s.res[i][c]
-				for j := range words {
-					h, l := bits.Mul64(x[j], q)
-					var f uint64
-					x[j], f = bits.Add64(l, carry, 0)
-					carry = h + f
-				}
+	for c := range len(out) / words {
+		var x [5]uint64
+		last := len(w.limbs) - 1
+		x[0] = s.res[last][at+c]
+		for i := last - 1; i >= 0; i-- {
+			q, carry := e.p.Primes[i], s.res[i][at+c]
+			for j := range words {
+				h, l := bits.Mul64(x[j], q)
+				var f uint64
+				x[j], f = bits.Add64(l, carry, 0)
+				carry = h + f
 			}
-			noise := int64(x[0]&mask) - half
-			over := x[top>>6&3] >> (top & 63)
-			for j := int(top>>6) + 1; j < words; j++ {
-				over |= x[j&3]
-			}
-			bad |= uint64(bound-noise) | uint64(bound+noise) | over | -over
-			copy(out[words*c:], x[:words])
 		}
+		noise := int64(x[0]&mask) - half
+		over := x[top>>6&3] >> (top & 63)
+		for j := int(top>>6) + 1; j < words; j++ {
+			over |= x[j&3]
+		}
+		bad |= uint64(bound-noise) | uint64(bound+noise) | over | -over
+		copy(out[words*c:], x[:words])
 	}
-	w.cut.Lanes(s.lanes, out, words)
 	return bad>>63 == 0
 }
 
-// wideKey are the rows that follow a key's transforms: Shoup's constants.
-func (w *wide) wideKey(p he.Profile, k key) key {
-	for i, q := range p.Primes {
-		c := make([]uint64, len(k[i]))
-		for j, x := range k[i] {
-			c[j] = vec.Constant(x, q)
-		}
-		k = append(k, c)
+// newKey is the transforms of a key and, in the rows after them, Shoup's constants.
+func (w *wide) newKey(p he.Profile, s []int64) key {
+	k := make(key, 2*len(w.limbs))
+	for i := range w.limbs {
+		l := &w.limbs[i]
+		v := residuesOf(s, p.Primes[i])
+		l.ring.Forward(v)
+		l.field.Reduce(v)
+		k[i], k[len(w.limbs)+i] = v, make([]uint64, len(v))
+		l.field.Constants(k[len(w.limbs)+i], v)
 	}
 	return k
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/aes"
+	"encoding/binary"
 	"math/rand/v2"
 	"testing"
 
@@ -21,19 +22,24 @@ func portable(t testing.TB, key [32]byte) *block {
 	return &block{std: std}
 }
 
+// portableEngine is e without vector instructions.
+func portableEngine(e *engine) *engine {
+	return &engine{p: e.p, limbs: e.limbs, words: e.words, crtWords: e.crtWords, modulus: e.modulus}
+}
+
 // TestWideIsPortable: where the processor has vector instructions, both engines
 // make the same bytes and open them to the same lanes, for every profile and
 // at the extremes of lanes and noise. Elsewhere the portable engine is held
 // against itself, so that the test runs everywhere.
 func TestWideIsPortable(t *testing.T) {
 	r := rand.New(rand.NewPCG(11, 11))
-	wides := 0
+	wides, narrows := 0, 0
 	for _, p := range he.Profiles() {
 		fast, err := engineFor(p)
 		if err != nil {
 			t.Fatal(err)
 		}
-		slow := &engine{p: fast.p, limbs: fast.limbs, words: fast.words, crtWords: fast.crtWords, modulus: fast.modulus}
+		slow := portableEngine(fast)
 		if fast.wide != nil {
 			wides++
 		}
@@ -54,6 +60,17 @@ func TestWideIsPortable(t *testing.T) {
 			slow.encrypt(b, slow.newKey(s), errors, masks, kind)
 			if !bytes.Equal(a.bytes, b.bytes) {
 				t.Fatalf("logN %d, %d bits, max %d: the engines make different ciphertexts", p.LogN, p.Bits, p.MaxN)
+			}
+			if fast.wide != nil && fast.wide.narrow {
+				n := fast.newSlots(1, false)[0]
+				for i, u := range b.lanes {
+					binary.LittleEndian.PutUint16(n.narrow[2*i:], uint16(u)-1<<15)
+				}
+				fast.encrypt(n, fast.newKey(s), newBlock(&[32]byte{9}), newBlock(&key), kind)
+				if !bytes.Equal(n.bytes, b.bytes) {
+					t.Fatalf("logN %d, %d bits, max %d: other ciphertexts from lanes of 16 bits", p.LogN, p.Bits, p.MaxN)
+				}
+				narrows++
 			}
 			x, y := fast.newSlot(true), slow.newSlot(true)
 			open := func(what string, bytes []byte, bound int64) {
@@ -85,6 +102,9 @@ func TestWideIsPortable(t *testing.T) {
 			}
 			open("not reduced", broken, int64(tailCut))
 		}
+	}
+	if vec.Enabled && narrows == 0 {
+		t.Error("no profile sends lanes of 16 bits")
 	}
 	if vec.Enabled && wides != 18 {
 		// All but those of logN 14, which need more words than a vector holds

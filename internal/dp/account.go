@@ -96,12 +96,12 @@ func Calibrate(epsilon, delta, l1, l2 float64, times int) (float64, error) {
 	return math.Ceil(high), nil
 }
 
-// CalibrateShare is the least variance, as Calibrate has it, for one of `times`
-// releases of any sensitivities: each takes an equal part of the divergence at
-// one order, so that all of them together are (epsilon, delta) differentially
-// private whatever the others are.
-func CalibrateShare(epsilon, delta, l1, l2 float64, times int) (float64, error) {
-	if !(epsilon > 0) || !(delta > 0 && delta < 1) || !(l1 > 0) || !(l2 > 0) || times < 1 {
+// CalibrateShare is the least variance, as Calibrate has it, for one release
+// that gets `parts` of `of` equal parts of the divergence at one order: releases
+// of any sensitivities whose parts add up to `of` are (epsilon, delta)
+// differentially private together, whatever the others are.
+func CalibrateShare(epsilon, delta, l1, l2 float64, parts, of int) (float64, error) {
+	if !(epsilon > 0) || !(delta > 0 && delta < 1) || !(l1 > 0) || !(l2 > 0) || parts < 1 || of < parts {
 		return 0, fmt.Errorf("dp: cannot calibrate to epsilon %v and delta %v", epsilon, delta)
 	}
 	// The order that lets a Gaussian have the least variance: divergence there is
@@ -116,7 +116,7 @@ func CalibrateShare(epsilon, delta, l1, l2 float64, times int) (float64, error) 
 	if order == 0 {
 		return 0, fmt.Errorf("dp: no order of divergence reaches epsilon %v at delta %v", epsilon, delta)
 	}
-	part := float64(order*most) / float64(times)
+	part := float64(float64(order*most)*float64(parts)) / float64(of)
 	high := 1.0
 	for (Release{l1, l2, high}).RDP(order) > part {
 		if high = float64(high * 2); high > 0x1p80 {

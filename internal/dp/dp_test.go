@@ -234,7 +234,7 @@ func TestShares(t *testing.T) {
 		for _, norms := range [][][2]float64{{{1024 * 7, 1024}}, {{1024 * 7, 1024}, {600 * 3, 600}}, {{1024, 1024}, {1024 * 1024, 1024}, {513 * 20, 513}, {900 * 9, 900}, {900 * 9, 900}, {5, 5}, {30, 7}}} {
 			var all []Release
 			for _, n := range norms {
-				mu, err := CalibrateShare(epsilon, 1e-6, n[0], n[1], len(norms))
+				mu, err := CalibrateShare(epsilon, 1e-6, n[0], n[1], 1, len(norms))
 				if err != nil {
 					t.Fatal(err)
 				}

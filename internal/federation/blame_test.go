@@ -124,7 +124,14 @@ func TestAccused(t *testing.T) {
 	}
 	suspects, guilty := 0, 0
 	for _, site := range h.ids {
-		for _, e := range h.blames(t, site, id, "audit") {
+		audits := h.blames(t, site, id, "audit")
+		vault := h.sites[site].vault
+		vault.mu.Lock()
+		if len(audits) > vault.audits {
+			t.Errorf("%s: %d audits, its vault was asked for %d", site, len(audits), vault.audits)
+		}
+		vault.mu.Unlock()
+		for _, e := range audits {
 			if !strings.Contains(e, `"sound":true`) {
 				t.Errorf("%s: %s", site, e)
 			}

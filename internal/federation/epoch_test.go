@@ -198,6 +198,58 @@ func place(m *consilium.Message) (string, error) {
 	return fmt.Sprint(m.Kind, " ", at), nil
 }
 
+// TestEpochSkipped: an exact study loses a hospital that contributed to nothing.
+// One that stays signs the charter of epoch 2, dies before it is in it, and comes
+// back when epoch 3 is being made: what it froze is in the positions of epoch 1, whose
+// last member is beyond the end of epoch 2.
+func TestEpochSkipped(t *testing.T) {
+	t.Parallel()
+	const gone, late = consilium.SiteID("hospital-01"), consilium.SiteID("hospital-03")
+	h, ctx := hostile(t, 4)
+	h.Excuse(gone)
+	h.RenewAfter(1)
+	if err := h.StartAll(); err != nil {
+		t.Fatal(err)
+	}
+	id, err := h.Submit("skipped", 2, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.await(ctx, "the last round of the epoch", func() bool { return h.renewing != nil }); err != nil {
+		t.Fatal(err)
+	}
+	c := h.course(id)
+	h.mu.Lock()
+	c.frozen = nil // positions of the epoch that ends
+	h.mu.Unlock()
+	dead := h.HaltAt(late, "epoch/before-journal")
+	if err := h.Renew(ctx, []consilium.SiteID{gone}, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-dead:
+	case <-ctx.Done():
+		t.Fatal("the crash point was not reached")
+	}
+	if err := h.Stop(late); err != nil {
+		t.Fatal(err)
+	}
+	h.mu.Lock()
+	c.renew(2, h.Sites())
+	h.mu.Unlock()
+	if err := h.Start(late); err != nil {
+		t.Fatal(err)
+	}
+	if phase, err := h.Wait(ctx, id); err != nil || phase != consilium.PhaseDone {
+		t.Fatal(phase, err)
+	}
+	if c.charter.Epoch != 3 || len(c.charter.Members) != 3 {
+		t.Fatalf("epoch %d of %d hospitals", c.charter.Epoch, len(c.charter.Members))
+	}
+	rest := []int{1, 2, 3}
+	wantResult(t, h, id, tallyEpochs([]int{4, 4}, [][]int{rest, rest}))
+}
+
 // TestEpochInFlight: a round whose contributions were out when the epoch ended is
 // repeated in the next one, for fewer hospitals: that is allowed because nobody
 // opens it under the old charter any more. The naive twin is a hospital that goes

@@ -243,6 +243,7 @@ func TestPrivateEncrypted(t *testing.T) {
     - {name: odds, type: glm, family: binomial, formula: any ~ treat}
     - {name: rate, type: glm, family: poisson, formula: ninf ~ treat + offset(log(fu))}
     - {name: hazard, type: cox, formula: "Surv(tstop, status) ~ treat", baseline: {piecewise: {cuts: [180]}}}
+    - {name: network, type: train, response: any, features: [treat, age, weight], model: {layers: [{dense: 4}, tanh, {dense: 1}], loss: logistic}, strategy: {name: fedadam, rounds: 4}, holdout: 0.3}
 `
 	file := parseExact(t, study)
 	facts, sites := openSites(t, cgd.Read("cgd_patient.csv"), "site")
@@ -269,7 +270,7 @@ func TestPrivateEncrypted(t *testing.T) {
 	if n := bytes.Count(open.JSON, []byte(`"averaged":4`)); n != 3 {
 		t.Errorf("%d of 3 private fits have an answer: %s", n, open.JSON)
 	}
-	if !bytes.Contains(open.JSON, []byte(`"mechanism":"skellam"`)) {
-		t.Errorf("the result does not say what was spent: %s", open.JSON)
+	if n := bytes.Count(open.JSON, []byte(`"mechanism":"skellam"`)); n != len(file.Spec.Analyses) {
+		t.Errorf("%d of %d analyses say what was spent: %s", n, len(file.Spec.Analyses), open.JSON)
 	}
 }

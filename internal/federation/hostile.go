@@ -58,6 +58,7 @@ type Hostile struct {
 	courses map[consilium.StudyID]*course
 	sites   map[consilium.SiteID]*hostileSite
 	excused map[consilium.SiteID]bool
+	memory  map[consilium.SiteID]uint64 // limits, in studies: Tally needs a byte for each
 	pauseAt uint32
 	paused  *course
 
@@ -95,6 +96,7 @@ func NewHostile(dir string, ids []consilium.SiteID) (*Hostile, error) {
 		dir: dir, ids: slices.Sorted(slices.Values(ids)), now: time.Now, moved: make(chan struct{}),
 		views: map[consilium.SiteID][]*consilium.Event{}, blobs: map[consilium.Digest][]byte{},
 		rule: consilium.SiteRule{Min: 3, Missing: "wait"}, courses: map[consilium.StudyID]*course{}, sites: map[consilium.SiteID]*hostileSite{}, excused: map[consilium.SiteID]bool{},
+		memory: map[consilium.SiteID]uint64{},
 	}
 	now := h.now()
 	r := &consilium.Roster{
@@ -1035,6 +1037,14 @@ func (h *Hostile) Excuse(id consilium.SiteID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.excused[id] = true
+}
+
+// Limit lets a hospital, from its next start on, take part in so many studies at
+// once.
+func (h *Hostile) Limit(id consilium.SiteID, studies uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.memory[id] = studies
 }
 
 // PauseAt keeps back the sum of a round until Resume.

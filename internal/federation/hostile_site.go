@@ -84,6 +84,7 @@ func (h *Hostile) Start(id consilium.SiteID) error {
 	gate, err := worker.Open(worker.Config{
 		Site: id, Dir: h.Dir(id), Signer: s.key, Secret: s.key.Seed(), Roster: h.signed, BoardKeys: board, Threshold: h.roster.Board.Threshold,
 		Coordinator: link{h, id}, Vault: vault, Ledger: &memoryLedger{}, Now: h.now, Log: slog.New(&ear{h: h, site: id}), Crash: s.crash,
+		Limits: worker.Limits{Memory: h.memory[id]},
 	})
 	if err != nil {
 		return err
@@ -234,6 +235,7 @@ type Tally struct {
 
 	mu      sync.Mutex // guards the rest
 	broken  error
+	audits  int // vectors that were asked for to audit a contribution
 	studies map[consilium.StudyID]*tallyStudy
 }
 
@@ -371,6 +373,9 @@ func (t *Tally) Local(_ context.Context, r hatch.LocalRequest) (hatch.LocalReply
 	s, err := t.study(r.Study)
 	if err != nil {
 		return hatch.LocalReply{}, err
+	}
+	if r.Audit {
+		t.audits++
 	}
 	if err := s.read(r.State); err != nil {
 		return hatch.LocalReply{}, err

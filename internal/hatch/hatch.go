@@ -102,6 +102,10 @@ type LocalRequest struct {
 	Round    uint32
 	State    []byte
 	Included uint32 // the last closed round with this hospital in its set; 0: none. It says which memory of the site counts
+	// Audit asks for the vector of a round that was contributed before, to compare
+	// it with what was sent: the rows are used as ever, and nothing of it takes the
+	// place of what the contribution left.
+	Audit bool
 }
 
 // LocalReply describes a computed vector. The digests are unsalted; the gate

@@ -25,10 +25,19 @@ func inv4(x *uint64, t, blocks int, w1, p1, w2, p2 *uint64, q uint64)
 func inv2(x *uint64, t int, w, p *uint64, q uint64)
 
 //go:noescape
+func inv4Last(x *uint64, t int, w1, p1 uint64, w2, p2 *uint64, scale, scaleP, add, q uint64)
+
+//go:noescape
+func join3(dst, r0, r1, r2 *uint64, n int, j *Join) uint64
+
+//go:noescape
 func scaleAdd(x *uint64, n int, w, p, add, q uint64)
 
 //go:noescape
 func subMul(x, y *uint64, n int, w, p, q uint64)
+
+//go:noescape
+func residues2(dst, base, words *uint64, n, stride int, weights *[2]uint64, add, q uint64)
 
 //go:noescape
 func residues(dst, base, words *uint64, n, count, stride int, weights *[2]uint64, add, q uint64)
@@ -77,3 +86,12 @@ func stream(dst *byte, n int, keys *[15][16]byte, nonce, block uint64)
 
 //go:noescape
 func gather8(base, one, two *uint64, lanes *uint32, noise *int64, n int, offset, width, delta uint64)
+
+//go:noescape
+func gather16(base, one, two *uint64, lanes *byte, noise *int64, n int, offset, width, delta uint64)
+
+//go:noescape
+func dot16(acc *[4][8]int64, lanes *byte, n int, w *Limbs)
+
+//go:noescape
+func widen(dst *int64, src *int32, n int)

@@ -11,8 +11,8 @@
 // w is Shoup's (Harvey, Faster arithmetic for number-theoretic transforms, J.
 // Symb. Comp. 60, 2014, §3): with w' = floor(w·2^64/q) and Q the high word of
 // w'·y, the value w·y - Q·q is below 2q for every 64-bit y. The high word is
-// taken from three of the four half products, so Q may be short by two and the
-// value is below 4q, with no branch and for every y. Each function states the
+// put together from three of the four products of 52 and 12 bits, so Q may be short
+// by two and the value is below 4q, with no branch and for every y. Each function states the
 // bounds of what it reads and writes in multiples of q.
 //
 // No function has a branch or an address that depends on a residue, a lane, a

@@ -108,6 +108,22 @@ func (f *Field) Reduce(x []uint64) {
 	reduce(&x[0], len(x), Constant(1, f.q), f.q)
 }
 
+// Constants is Shoup's constant of every element of w, reduced.
+func (f *Field) Constants(dst, w []uint64) {
+	// 2^(64+width)/q is 2^64 + e and a fraction. Without that the quotient may be short
+	// by one; the remainder, below 2q then, tells.
+	up := 64 - uint(f.width)
+	e := Constant(f.mask+1-f.q, f.q)
+	dst = dst[:len(w)]
+	for i, x := range w {
+		y := x << (up & 63)
+		h, _ := bits.Mul64(y, e)
+		p := y + h
+		_, short := bits.Sub64(f.q-1, -p*f.q, 0)
+		dst[i] = p + short
+	}
+}
+
 // Constant is Shoup's constant of w modulo q: floor(w·2^64/q).
 func Constant(w, q uint64) uint64 {
 	p, _ := bits.Div64(w, 0, q)

@@ -94,11 +94,21 @@ func Gather8(base, one, two []uint64, lanes []uint32, noise []int64, offset uint
 	gather8(&base[0], &one[0], &two[0], &lanes[0], &noise[0], n, offset, uint64(width), uint64(delta))
 }
 
+// Gather16 is Gather8 of lanes that lie as signed words of 16 bits, little-endian,
+// and count from -2^15: lane 0 is 0x8000. width is at least 16.
+func Gather16(base, one, two []uint64, lanes []byte, noise []int64, offset uint64, width, delta int) {
+	n := len(base)
+	if n == 0 || n%8 != 0 || len(one) != n || len(two) != n || len(lanes) != 16*n || len(noise) != n || width < 16 || width > 21 || delta+2*width > 63 {
+		panic("vec: lengths do not fit")
+	}
+	gather16(&base[0], &one[0], &two[0], &lanes[0], &noise[0], n, offset, uint64(width), uint64(delta))
+}
+
 // LaneBits is how many bits a lane may have in Dot.
 const LaneBits = 26
 
 // MaxBlock is the most lanes that one call of Dot takes.
-const MaxBlock = 192
+const MaxBlock = 384
 
 // Weights are two constants for each lane of a block, below 2^61, each whole
 // and as its upper half: a product takes the lower half of either.
@@ -115,9 +125,42 @@ func (w *Weights) Dot(lanes []uint32) (hi, lo [2]uint64) {
 	if len(lanes) == 0 || len(lanes)%8 != 0 || len(lanes) > MaxBlock {
 		panic("vec: lengths do not fit")
 	}
-	// 24 products below 2^58 to a column.
 	var acc [4][8]uint64
 	dot(&acc, &lanes[0], len(lanes), w)
+	return total(&acc)
+}
+
+// Limbs are two constants for each lane of a block, below 2^61, in six limbs of 11
+// bits each.
+type Limbs [12][MaxBlock]int16
+
+// Set gives lane i its constants.
+func (w *Limbs) Set(i int, a, b uint64) {
+	for j := range 6 {
+		w[j][i], w[6+j][i] = int16(a>>(11*j)&(1<<11-1)), int16(b>>(11*j)&(1<<11-1))
+	}
+}
+
+// Dot is the two sums of lane times constant, each as lo + hi·2^33 with lo and hi
+// below 2^58 in magnitude. Lanes are signed words of 16 bits, little-endian, a multiple
+// of 32 in number: twelve pairs of products below 2^26 to a double word.
+func (w *Limbs) Dot(lanes []byte) (hi, lo [2]int64) {
+	if len(lanes) == 0 || len(lanes)%64 != 0 || len(lanes) > 2*MaxBlock {
+		panic("vec: lengths do not fit")
+	}
+	var acc [4][8]int64
+	dot16(&acc, &lanes[0], len(lanes)/2, w)
+	for i := range hi {
+		for j := range 8 {
+			lo[i] += acc[2*i][j]
+			hi[i] += acc[2*i+1][j]
+		}
+	}
+	return hi, lo
+}
+
+// total adds columns, of at most 48 products below 2^58 each.
+func total(acc *[4][8]uint64) (hi, lo [2]uint64) {
 	for i := range hi {
 		// In halves of 32 bits, so that nothing carries.
 		var a, b, c uint64
@@ -132,6 +175,14 @@ func (w *Weights) Dot(lanes []uint32) (hi, lo [2]uint64) {
 		hi[i] = c + b>>32 + carry
 	}
 	return hi, lo
+}
+
+// Widen is dst = src. It takes a multiple of 8.
+func Widen(dst []int64, src []int32) {
+	if len(src) == 0 || len(src)%8 != 0 || len(dst) != len(src) {
+		panic("vec: lengths do not fit")
+	}
+	widen(&dst[0], &src[0], len(src))
 }
 
 // Raise is dst = src + offset and reports whether every lane was in

@@ -97,6 +97,9 @@ cutLoop:
 	VZEROUPPER
 	RET
 
+// A row of Weights, in bytes.
+#define WEIGHTS 3072
+
 // func dot(acc *[4][8]uint64, lanes *uint32, n int, w *Weights)
 TEXT ·dot(SB), NOSPLIT, $0-32
 	MOVQ acc+0(FP), DI
@@ -111,9 +114,9 @@ TEXT ·dot(SB), NOSPLIT, $0-32
 dotLoop:
 	VPMOVZXDQ (SI), Z0
 	VPMULUDQ (R8), Z0, Z5
-	VPMULUDQ 1536(R8), Z0, Z6
-	VPMULUDQ 3072(R8), Z0, Z7
-	VPMULUDQ 4608(R8), Z0, Z8
+	VPMULUDQ WEIGHTS(R8), Z0, Z6
+	VPMULUDQ (2*WEIGHTS)(R8), Z0, Z7
+	VPMULUDQ (3*WEIGHTS)(R8), Z0, Z8
 	VPADDQ Z5, Z1, Z1
 	VPADDQ Z6, Z2, Z2
 	VPADDQ Z7, Z3, Z3
@@ -215,6 +218,163 @@ gather8Loop:
 	ADDQ $64, R9
 	SUBQ $8, CX
 	JNZ  gather8Loop
+	VZEROUPPER
+	RET
+
+// What PICK takes of sixteen double words of eight coefficients: the low half of
+// every quad word is one of the coefficient's four, the high half nothing.
+DATA pick<>+0x00(SB)/8, $0x0000000400000000
+DATA pick<>+0x08(SB)/8, $0x0000000c00000008
+DATA pick<>+0x10(SB)/8, $0x0000001400000010
+DATA pick<>+0x18(SB)/8, $0x0000001c00000018
+GLOBL pick<>(SB), RODATA|NOPTR, $32
+
+// PICK is X = u + v·2^width of double words u + v·2^16 of Z0 and Z1.
+#define PICK(PLACES, X, T) \
+	VMOVDQA64 PLACES, X            \
+	VPERMI2D.Z Z1, Z0, K1, X       \
+	VPANDQ Z20, X, T               \
+	VPSUBQ T, X, X                 \
+	VPSLLVQ Z17, X, X              \
+	VPORQ T, X, X
+
+// func gather16(base, one, two *uint64, lanes *byte, noise *int64, n int, offset, width, delta uint64)
+//
+// gather8 of lanes that are signed words of 16 bits and count from -2^15.
+TEXT ·gather16(SB), NOSPLIT, $0-72
+	MOVQ base+0(FP), DI
+	MOVQ one+8(FP), R8
+	MOVQ two+16(FP), R9
+	MOVQ lanes+24(FP), SI
+	MOVQ noise+32(FP), R10
+	MOVQ n+40(FP), CX
+	MOVQ width+56(FP), AX
+	VPBROADCASTQ offset+48(FP), Z16
+	VPBROADCASTQ AX, Z18
+	VPADDQ Z18, Z18, Z19 // two lanes
+	SUBQ $16, AX
+	VPBROADCASTQ AX, Z17
+	VPBROADCASTQ delta+64(FP), Z27
+	VPTERNLOGQ $0xff, Z29, Z29, Z29
+	VPSRLQ $48, Z29, Z20 // 2^16 - 1
+	VPSLLVQ Z18, Z29, Z21
+	VPANDNQ Z29, Z21, Z21 // 2^width - 1
+	VPSLLW $15, Z29, Z28
+	VPMOVZXDQ pick<>(SB), Z22
+	VPSRLQ $63, Z29, Z29
+	VPADDQ Z29, Z22, Z23
+	VPADDQ Z29, Z23, Z24
+	VPADDQ Z29, Z24, Z25
+	MOVL $0x5555, AX
+	KMOVW AX, K1
+
+gather16Loop:
+	VPXORQ (SI), Z28, Z0
+	VPXORQ 64(SI), Z28, Z1
+	PICK(Z22, Z2, Z6)
+	PICK(Z23, Z3, Z7)
+	PICK(Z24, Z4, Z8)
+	PICK(Z25, Z5, Z9)
+	VPADDQ (R10), Z16, Z0
+	VPSLLVQ Z27, Z2, Z2
+	VPADDQ Z2, Z0, Z0
+	VPANDQ Z21, Z4, Z1
+	VPSLLVQ Z19, Z1, Z1
+	VPADDQ Z3, Z1, Z1
+	VPSRLVQ Z18, Z4, Z2
+	VPSLLVQ Z18, Z5, Z5
+	VPADDQ Z5, Z2, Z2
+	VMOVDQU64 Z0, (DI)
+	VMOVDQU64 Z1, (R8)
+	VMOVDQU64 Z2, (R9)
+	ADDQ $128, SI
+	ADDQ $64, R10
+	ADDQ $64, DI
+	ADDQ $64, R8
+	ADDQ $64, R9
+	SUBQ $8, CX
+	JNZ  gather16Loop
+	VZEROUPPER
+	RET
+
+// LONG is in every quad word the sum of the two double words of X.
+#define LONG(X) \
+	VPSLLQ $32, X, Z12   \
+	VPSRAQ $32, Z12, Z12 \
+	VPSRAQ $32, X, X     \
+	VPADDQ Z12, X, X
+
+// LIMBS is A + B·2^11 + C·2^22 of what LONG makes of them.
+#define LIMBS(A, B, C) \
+	LONG(A)          \
+	LONG(B)          \
+	LONG(C)          \
+	VPSLLQ $11, B, B \
+	VPSLLQ $22, C, C \
+	VPADDQ B, A, A   \
+	VPADDQ C, A, A
+
+// func dot16(acc *[4][8]int64, lanes *byte, n int, w *Limbs)
+TEXT ·dot16(SB), NOSPLIT, $0-32
+	MOVQ acc+0(FP), DI
+	MOVQ lanes+8(FP), SI
+	MOVQ n+16(FP), CX
+	MOVQ w+24(FP), R8
+	VPXORQ Z0, Z0, Z0
+	VPXORQ Z1, Z1, Z1
+	VPXORQ Z2, Z2, Z2
+	VPXORQ Z3, Z3, Z3
+	VPXORQ Z4, Z4, Z4
+	VPXORQ Z5, Z5, Z5
+	VPXORQ Z6, Z6, Z6
+	VPXORQ Z7, Z7, Z7
+	VPXORQ Z8, Z8, Z8
+	VPXORQ Z9, Z9, Z9
+	VPXORQ Z10, Z10, Z10
+	VPXORQ Z11, Z11, Z11
+
+dot16Loop:
+	VMOVDQU64 (SI), Z12
+	VPDPWSSD 0(R8), Z12, Z0
+	VPDPWSSD 768(R8), Z12, Z1
+	VPDPWSSD 1536(R8), Z12, Z2
+	VPDPWSSD 2304(R8), Z12, Z3
+	VPDPWSSD 3072(R8), Z12, Z4
+	VPDPWSSD 3840(R8), Z12, Z5
+	VPDPWSSD 4608(R8), Z12, Z6
+	VPDPWSSD 5376(R8), Z12, Z7
+	VPDPWSSD 6144(R8), Z12, Z8
+	VPDPWSSD 6912(R8), Z12, Z9
+	VPDPWSSD 7680(R8), Z12, Z10
+	VPDPWSSD 8448(R8), Z12, Z11
+	ADDQ $64, SI
+	ADDQ $64, R8
+	SUBQ $32, CX
+	JNZ  dot16Loop
+	LIMBS(Z0, Z1, Z2)
+	VMOVDQU64 Z0, 0(DI)
+	LIMBS(Z3, Z4, Z5)
+	VMOVDQU64 Z3, 64(DI)
+	LIMBS(Z6, Z7, Z8)
+	VMOVDQU64 Z6, 128(DI)
+	LIMBS(Z9, Z10, Z11)
+	VMOVDQU64 Z9, 192(DI)
+	VZEROUPPER
+	RET
+
+// func widen(dst *int64, src *int32, n int)
+TEXT ·widen(SB), NOSPLIT, $0-24
+	MOVQ dst+0(FP), DI
+	MOVQ src+8(FP), SI
+	MOVQ n+16(FP), CX
+
+widenLoop:
+	VPMOVSXDQ (SI), Z0
+	VMOVDQU64 Z0, (DI)
+	ADDQ $32, SI
+	ADDQ $64, DI
+	SUBQ $8, CX
+	JNZ  widenLoop
 	VZEROUPPER
 	RET
 

@@ -86,24 +86,19 @@ GLOBL idxHalfV<>(SB), RODATA|NOPTR, $64
 
 // BUTTERFLY is the forward one: X, Y = X + wY, X - wY, with X below 12q in and
 // both below X + 4q out.
-#define BUTTERFLY(X, Y, W, P, PH) \
-	SHOUP(Y, W, P, PH, Y, Z24, Z25, Z26) \
+#define BUTTERFLY(X, Y, W, P, PL) \
+	SHOUP(Y, W, P, PL, Y, Z24, Z25) \
 	VPADDQ Z30, X, Z27                   \
 	VPADDQ Y, X, X                       \
 	VPSUBQ Y, Z27, Y
 
 // REVERSE is the inverse one: X, Y = X + Y, (X - Y)·w, all below 4q.
-#define REVERSE(X, Y, W, P, PH) \
+#define REVERSE(X, Y, W, P, PL) \
 	VPADDQ Z30, X, Z27                     \
 	VPADDQ Y, X, X                         \
 	VPSUBQ Y, Z27, Y                       \
 	CSUB(X, Z30, Z28)                      \
-	SHOUP(Y, W, P, PH, Y, Z24, Z25, Z26)
-
-#define TWIDDLE(AT, ATP, W, P, PH) \
-	VPBROADCASTQ AT, W  \
-	VPBROADCASTQ ATP, P \
-	VPSRLQ $32, P, PH
+	SHOUP(Y, W, P, PL, Y, Z24, Z25)
 
 // func fwd4(x *uint64, t, blocks int, w1, p1, w2, p2 *uint64, q uint64)
 //
@@ -208,7 +203,7 @@ fwdTailLoop:
 	VMOVDQU (R9), X9
 	VPERMQ Z8, Z20, Z8
 	VPERMQ Z9, Z20, Z9
-	VPSRLQ $32, Z9, Z10
+	SPLIT(Z9, Z10)
 	CSUB(Z2, Z29, Z28)
 	BUTTERFLY(Z2, Z3, Z8, Z9, Z10)
 	VSHUFI64X2 $0x88, Z3, Z2, Z0 // a01 b01 a45 b45
@@ -217,13 +212,13 @@ fwdTailLoop:
 	VMOVDQU (R11), Y9
 	VPERMQ Z8, Z21, Z8
 	VPERMQ Z9, Z21, Z9
-	VPSRLQ $32, Z9, Z10
+	SPLIT(Z9, Z10)
 	BUTTERFLY(Z0, Z1, Z8, Z9, Z10)
 	VPUNPCKLQDQ Z1, Z0, Z2 // a0 a2 b0 b2 a4 a6 b4 b6
 	VPUNPCKHQDQ Z1, Z0, Z3 // a1 a3 b1 b3 a5 a7 b5 b7
 	VMOVDQU64 (R12), Z8
 	VMOVDQU64 (R13), Z9
-	VPSRLQ $32, Z9, Z10
+	SPLIT(Z9, Z10)
 	CSUB(Z2, Z29, Z28)
 	BUTTERFLY(Z2, Z3, Z8, Z9, Z10)
 	VMOVDQA64 Z2, Z0
@@ -271,7 +266,7 @@ invHeadLoop:
 	VPERMT2Q Z1, Z23, Z3 // a1 a3 b1 b3 a5 a7 b5 b7
 	VMOVDQU64 (R12), Z8
 	VMOVDQU64 (R13), Z9
-	VPSRLQ $32, Z9, Z10
+	SPLIT(Z9, Z10)
 	REVERSE(Z2, Z3, Z8, Z9, Z10)
 	VPUNPCKLQDQ Z3, Z2, Z0 // a01 b01 a45 b45
 	VPUNPCKHQDQ Z3, Z2, Z1 // a23 b23 a67 b67
@@ -279,7 +274,7 @@ invHeadLoop:
 	VMOVDQU (R11), Y9
 	VPERMQ Z8, Z21, Z8
 	VPERMQ Z9, Z21, Z9
-	VPSRLQ $32, Z9, Z10
+	SPLIT(Z9, Z10)
 	REVERSE(Z0, Z1, Z8, Z9, Z10)
 	VMOVDQA64 Z0, Z2
 	VMOVDQA64 Z0, Z3
@@ -289,7 +284,7 @@ invHeadLoop:
 	VMOVDQU (R9), X9
 	VPERMQ Z8, Z20, Z8
 	VPERMQ Z9, Z20, Z9
-	VPSRLQ $32, Z9, Z10
+	SPLIT(Z9, Z10)
 	REVERSE(Z2, Z3, Z8, Z9, Z10)
 	VSHUFI64X2 $0x44, Z3, Z2, Z0
 	VSHUFI64X2 $0xee, Z3, Z2, Z1
@@ -354,6 +349,56 @@ inv4inner:
 	VZEROUPPER
 	RET
 
+// func inv4Last(x *uint64, t int, w1, p1 uint64, w2, p2 *uint64, scale, scaleP, add, q uint64)
+//
+// The last two layers, over 4t elements, with all results times scale plus add:
+// w1 has scale in it already. In below 4q, out below 5q; add is below q.
+TEXT ·inv4Last(SB), NOSPLIT, $0-80
+	MOVQ x+0(FP), DI
+	MOVQ t+8(FP), R8
+	MOVQ w2+32(FP), R12
+	MOVQ p2+40(FP), R13
+	MODULUS(q+72(FP))
+	SHLQ $3, R8
+	LEAQ (R8)(R8*2), SI
+	TWIDDLE(w1+16(FP), p1+24(FP), Z8, Z9, Z10)
+	TWIDDLE((R12), (R13), Z11, Z12, Z13)
+	TWIDDLE(8(R12), 8(R13), Z14, Z15, Z16)
+	TWIDDLE(scale+48(FP), scaleP+56(FP), Z17, Z18, Z19)
+	VPBROADCASTQ add+64(FP), Z20
+	MOVQ R8, CX
+
+inv4LastInner:
+	VMOVDQU64 (DI), Z0
+	VMOVDQU64 (DI)(R8*1), Z1
+	VMOVDQU64 (DI)(R8*2), Z2
+	VMOVDQU64 (DI)(SI*1), Z3
+	REVERSE(Z0, Z1, Z11, Z12, Z13)
+	REVERSE(Z2, Z3, Z14, Z15, Z16)
+	VPADDQ Z2, Z0, Z4
+	VPADDQ Z3, Z1, Z5
+	VPADDQ Z30, Z0, Z0
+	VPADDQ Z30, Z1, Z1
+	VPSUBQ Z2, Z0, Z2
+	VPSUBQ Z3, Z1, Z3
+	SHOUP(Z4, Z17, Z18, Z19, Z0, Z24, Z25)
+	SHOUP(Z5, Z17, Z18, Z19, Z1, Z26, Z27)
+	SHOUP(Z2, Z8, Z9, Z10, Z2, Z24, Z25)
+	SHOUP(Z3, Z8, Z9, Z10, Z3, Z26, Z27)
+	VPADDQ Z20, Z0, Z0
+	VPADDQ Z20, Z1, Z1
+	VPADDQ Z20, Z2, Z2
+	VPADDQ Z20, Z3, Z3
+	VMOVDQU64 Z0, (DI)
+	VMOVDQU64 Z1, (DI)(R8*1)
+	VMOVDQU64 Z2, (DI)(R8*2)
+	VMOVDQU64 Z3, (DI)(SI*1)
+	ADDQ $64, DI
+	SUBQ $64, CX
+	JNZ  inv4LastInner
+	VZEROUPPER
+	RET
+
 // func inv2(x *uint64, t int, w, p *uint64, q uint64)
 //
 // The last layer alone, over 2t elements. In and out below 4q.
@@ -392,7 +437,7 @@ TEXT ·scaleAdd(SB), NOSPLIT, $0-48
 
 scaleAddLoop:
 	VMOVDQU64 (DI), Z0
-	SHOUP(Z0, Z8, Z9, Z10, Z0, Z24, Z25, Z26)
+	SHOUP(Z0, Z8, Z9, Z10, Z0, Z24, Z25)
 	VPADDQ Z11, Z0, Z0
 	CSUB(Z0, Z30, Z28)
 	CSUB(Z0, Z29, Z28)
@@ -406,7 +451,7 @@ scaleAddLoop:
 
 // func subMul(x, y *uint64, n int, w, p, q uint64)
 //
-// x = (x - y)·w mod q, reduced; x is below q and y below 4q.
+// x = (x - y)·w mod q, reduced; x is below 12q and y below 4q.
 TEXT ·subMul(SB), NOSPLIT, $0-48
 	MOVQ x+0(FP), DI
 	MOVQ y+8(FP), SI
@@ -418,7 +463,7 @@ TEXT ·subMul(SB), NOSPLIT, $0-48
 subMulLoop:
 	VPADDQ (DI), Z30, Z0
 	VPSUBQ (SI), Z0, Z0
-	SHOUP(Z0, Z8, Z9, Z10, Z0, Z24, Z25, Z26)
+	SHOUP(Z0, Z8, Z9, Z10, Z0, Z24, Z25)
 	CSUB(Z0, Z29, Z28)
 	CSUB(Z0, Z31, Z28)
 	VMOVDQU64 Z0, (DI)
@@ -454,7 +499,7 @@ residuesLoop:
 residuesWord:
 	VMOVDQU64 (R12), Z1
 	TWIDDLE((R13), 8(R13), Z8, Z9, Z10)
-	SHOUP(Z1, Z8, Z9, Z10, Z1, Z24, Z25, Z26)
+	SHOUP(Z1, Z8, Z9, Z10, Z1, Z24, Z25)
 	VPADDQ Z1, Z0, Z0
 	ADDQ R10, R12
 	ADDQ $16, R13
@@ -466,5 +511,37 @@ residuesWord:
 	ADDQ $64, R8
 	SUBQ $8, CX
 	JNZ  residuesLoop
+	VZEROUPPER
+	RET
+
+// func residues2(dst, base, words *uint64, n, stride int, weights *[2]uint64, add, q uint64)
+//
+// residues of two words.
+TEXT ·residues2(SB), NOSPLIT, $0-64
+	MOVQ dst+0(FP), DI
+	MOVQ base+8(FP), SI
+	MOVQ words+16(FP), R8
+	MOVQ n+24(FP), CX
+	MOVQ stride+32(FP), R10
+	MOVQ weights+40(FP), R11
+	VPBROADCASTQ add+48(FP), Z20
+	MODULUS(q+56(FP))
+	TWIDDLE((R11), 8(R11), Z8, Z9, Z10)
+	TWIDDLE(16(R11), 24(R11), Z11, Z12, Z13)
+
+residues2Loop:
+	VMOVDQU64 (R8), Z1
+	VMOVDQU64 (R8)(R10*8), Z2
+	VPADDQ (SI), Z20, Z0
+	SHOUP(Z1, Z8, Z9, Z10, Z1, Z24, Z25)
+	SHOUP(Z2, Z11, Z12, Z13, Z2, Z26, Z27)
+	VPADDQ Z1, Z0, Z0
+	VPADDQ Z2, Z0, Z0
+	VMOVDQU64 Z0, (DI)
+	ADDQ $64, DI
+	ADDQ $64, SI
+	ADDQ $64, R8
+	SUBQ $8, CX
+	JNZ  residues2Loop
 	VZEROUPPER
 	RET

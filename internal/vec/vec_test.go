@@ -117,7 +117,12 @@ func TestTransforms(t *testing.T) {
 			for i := range plain {
 				plain[i] = (plain[i] + add) % c.q
 			}
-			same(t, "inverse", want, plain)
+			for i, v := range want {
+				if v >= 5*c.q {
+					t.Fatalf("q %#x: inverse %d is %#x, not below 5q", c.q, i, v)
+				}
+			}
+			same(t, "inverse", mod(want, c.q), plain)
 		}
 	}
 }
@@ -128,7 +133,7 @@ func TestSubMulAndResidues(t *testing.T) {
 	for _, c := range primes {
 		_, own := newRing(t, c.n, c.q)
 		q := new(big.Int).SetUint64(c.q)
-		x, y, w := values(r, 64, c.q), values(r, 64, 4*c.q-1), r.Uint64N(c.q)
+		x, y, w := values(r, 64, 12*c.q), values(r, 64, 4*c.q-1), r.Uint64N(c.q)
 		got := append([]uint64(nil), x...)
 		own.SubMul(got, y, w)
 		for i := range x {
@@ -202,6 +207,13 @@ func TestPacking(t *testing.T) {
 		same(t, "UnpackAdd", out, v)
 		for i := range v {
 			v[i] = r.Uint64()
+		}
+		below, constants := values(r, 1024, c.q), make([]uint64, 1024)
+		f.Constants(constants, below)
+		for i, w := range below {
+			if want := Constant(w, c.q); constants[i] != want {
+				t.Fatalf("q %#x: constant of %#x is %#x, want %#x", c.q, w, constants[i], want)
+			}
 		}
 		reduced := append([]uint64(nil), v...)
 		f.Reduce(reduced)
@@ -401,6 +413,94 @@ func TestGather8(t *testing.T) {
 	}
 }
 
+func TestGather16(t *testing.T) {
+	needs(t)
+	r := rand.New(rand.NewPCG(10, 1))
+	for _, c := range []struct{ width, delta int }{{20, 9}, {21, 10}, {16, 12}} {
+		const n = 24
+		lanes, signed, noise := make([]uint32, 8*n), make([]byte, 16*n), make([]int64, n)
+		for i := range lanes {
+			lanes[i] = r.Uint32N(1 << 16)
+			if i < 64 {
+				lanes[i] = uint32(i/8%2) * (1<<16 - 1)
+			}
+			binary.LittleEndian.PutUint16(signed[2*i:], uint16(lanes[i])-1<<15)
+		}
+		for i := range noise {
+			noise[i] = r.Int64N(129) - 64
+		}
+		want, got := make([]uint64, 3*n), make([]uint64, 3*n)
+		Gather8(want[:n], want[n:2*n], want[2*n:], lanes, noise, 64, c.width, c.delta)
+		Gather16(got[:n], got[n:2*n], got[2*n:], signed, noise, 64, c.width, c.delta)
+		same(t, "Gather16", got, want)
+	}
+}
+
+func TestJoin(t *testing.T) {
+	needs(t)
+	r := rand.New(rand.NewPCG(12, 1))
+	for _, c := range []struct {
+		q          [3]uint64
+		delta, top int
+	}{{[3]uint64{0x1fffffffffc0001, 0x1fffffffff50001, 0x1fffffffff14001}, 9, 169}, {[3]uint64{0xfffffffffffc001, 0xffffffffffe8001, 0xffffffffffd8001}, 9, 177}} {
+		var q [3]*big.Int
+		for i := range q {
+			q[i] = new(big.Int).SetUint64(c.q[i])
+		}
+		inverse := func(x, m *big.Int) uint64 { return new(big.Int).ModInverse(x, m).Uint64() }
+		j := NewJoin(c.q, inverse(q[0], q[1]), inverse(q[0], q[2]), inverse(q[1], q[2]), c.delta, c.top)
+		all := new(big.Int).Mul(q[0], q[1])
+		all.Mul(all, q[2])
+		const n, bound = 64, 200
+		half := big.NewInt(1 << (c.delta - 1))
+		for trial := range 200 {
+			var x [n]*big.Int
+			var res [3][]uint64
+			ok := true
+			for k := range res {
+				res[k] = make([]uint64, n)
+			}
+			for i := range x {
+				// Lanes and noise within their bounds, and in every other trial one
+				// number that is not.
+				x[i] = new(big.Int)
+				for x[i].BitLen() < 192 {
+					x[i].Lsh(x[i], 64).Or(x[i], new(big.Int).SetUint64(r.Uint64()|1<<63))
+				}
+				x[i].Rsh(x[i], uint(192-c.top+r.IntN(3)*60)).Rsh(x[i], uint(c.delta)).Lsh(x[i], uint(c.delta))
+				x[i].Add(x[i], half).Add(x[i], big.NewInt(r.Int64N(2*bound+1)-bound))
+				if trial&1 == 1 && i == trial/2%n {
+					switch trial / 2 % 3 {
+					case 0:
+						x[i].SetBit(x[i], c.top, 1)
+					case 1:
+						x[i].Rsh(x[i], uint(c.delta)).Lsh(x[i], uint(c.delta)).Add(x[i], big.NewInt(int64(1<<(c.delta-1)+bound+1)))
+					default:
+						x[i].Sub(all, big.NewInt(1))
+					}
+					ok = false
+				}
+				for k := range res {
+					res[k][i] = new(big.Int).Mod(x[i], q[k]).Uint64() + c.q[k]*r.Uint64N(5)
+				}
+			}
+			dst := make([]uint64, 3*n)
+			if j.Words(dst, res[0], res[1], res[2], bound) != ok {
+				t.Fatalf("%+v, trial %d: accepted %v", c, trial, !ok)
+			}
+			for i := range x {
+				got := new(big.Int)
+				for k := 2; k >= 0; k-- {
+					got.Lsh(got, 64).Or(got, new(big.Int).SetUint64(dst[3*i+k]))
+				}
+				if got.Cmp(x[i]) != 0 {
+					t.Fatalf("%+v: %d is %#x, want %#x", c, i, got, x[i])
+				}
+			}
+		}
+	}
+}
+
 func TestDot(t *testing.T) {
 	needs(t)
 	r := rand.New(rand.NewPCG(7, 1))
@@ -420,12 +520,47 @@ func TestDot(t *testing.T) {
 		}
 	}
 	hi, lo := w.Dot(lanes)
-	for j := range want {
-		got := new(big.Int).SetUint64(hi[j])
-		if got.Lsh(got, 64).Or(got, new(big.Int).SetUint64(lo[j])).Cmp(want[j]) != 0 {
-			t.Fatalf("sum %d is %v, want %v", j, got, want[j])
+	same(t, "sums", []uint64{hi[0], lo[0], hi[1], lo[1]}, words(want[0], want[1]))
+
+}
+
+func TestLimbs(t *testing.T) {
+	needs(t)
+	r := rand.New(rand.NewPCG(13, 1))
+	for trial := range 20 {
+		var w Limbs
+		lanes := make([]byte, 2*MaxBlock)
+		want := [2]*big.Int{new(big.Int), new(big.Int)}
+		for i := range MaxBlock {
+			m, a, b := int16(r.Uint32()), r.Uint64N(1<<61), r.Uint64N(1<<61)
+			if i < trial*MaxBlock/10 {
+				m, a, b = -1<<15, 1<<61-1, 1<<61-1
+			} else if trial > 10 {
+				m, a, b = 1<<15-1, 1<<61-1, 1<<61-2
+			}
+			binary.LittleEndian.PutUint16(lanes[2*i:], uint16(m))
+			w.Set(i, a, b)
+			for j, x := range [2]uint64{a, b} {
+				p := new(big.Int).SetUint64(x)
+				want[j].Add(want[j], p.Mul(p, big.NewInt(int64(m))))
+			}
+		}
+		hi, lo := w.Dot(lanes)
+		for j := range want {
+			got := big.NewInt(hi[j])
+			if got.Lsh(got, 33).Add(got, big.NewInt(lo[j])).Cmp(want[j]) != 0 {
+				t.Fatalf("sum %d is %v, want %v", j, got, want[j])
+			}
 		}
 	}
+}
+
+// words are the upper and lower words of two numbers.
+func words(x ...*big.Int) (out []uint64) {
+	for _, v := range x {
+		out = append(out, new(big.Int).Rsh(v, 64).Uint64(), v.Uint64())
+	}
+	return out
 }
 
 // TestAES: FIPS 197 appendix A.3 by way of the standard library's cipher, at

@@ -40,6 +40,10 @@ func (a *train) Disclose(d *models.Disclosure) error {
 		fmt.Sprintf("in each of %d rounds how far training on its own rows moved the network's %d parameters, clipped to %v and scaled with its share of all training rows",
 			a.strategy.rounds, a.net.params, a.strategy.clip),
 	}
+	if a.private != nil {
+		a.disclosePrivate(d)
+		return nil
+	}
 	if a.strategy.name == "scaffold" {
 		d.Sends = append(d.Sends, fmt.Sprintf("in each of these rounds also the change of its control variate, %d values, clipped to %v", a.net.params, a.controlClip()))
 	}

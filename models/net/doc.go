@@ -41,6 +41,12 @@
 // processor: matrix products are package gemm's, exponentials package det's, and
 // every other product is rounded before it is added.
 //
+// # Under differential privacy
+//
+// With privacy.dp a round opens one noisy sum of patients' clipped gradients, and
+// nothing is evaluated before the end: private.go says why. Taps in every graph
+// give the gradient of single rows after a pass over many.
+//
 // # What a site remembers
 //
 // Scaffold's control variate is a site's own state. It is committed by the
@@ -50,7 +56,7 @@
 //
 // Not poisoning: a dishonest hospital can send any update within the clip. Not
 // memorisation: a network can fit single patients of a small cohort, and
-// without differential privacy its weights may tell about them; the training
+// without differential privacy (privacy.dp) its weights may tell about them; the training
 // curve beside the holdout curve shows how far that has gone. Not what the sum
 // of the updates itself says to the hospitals of the study, who all see it
 // in every round.
@@ -62,7 +68,9 @@
 // optimization in heterogeneous networks, MLSys 2020 (fedprox). S. Reddi et al.,
 // Adaptive federated optimization, ICLR 2021 (fedadam, fedyogi). S. Karimireddy
 // et al., SCAFFOLD, ICML 2020. X. Glorot and Y. Bengio, AISTATS 2010, and K. He
-// et al., ICCV 2015 (first weights). J. Hanley and B. McNeil, Radiology 1982
+// et al., ICCV 2015 (first weights). M. Abadi et al., CCS 2016; P. Kairouz, Z. Liu
+// and T. Steinke, ICML 2021; N. Agarwal, P. Kairouz and Z. Liu, NeurIPS 2021
+// (privacy.dp). J. Hanley and B. McNeil, Radiology 1982
 // (AUC). J. Katzman et al., DeepSurv, BMC Medical Research Methodology 2018 (cox).
 // K. Cho et al., EMNLP 2014 (gru). F. Harrell et al., JAMA 1982 (C).
 package net

@@ -16,7 +16,15 @@ import (
 type executor[T real] struct {
 	steps  []step
 	values map[*gorgonia.Node][]T
-	clears [][]T // everything that a run leaves behind
+	taps   []tap[T] // of every function that has a gradient
+	clears [][]T    // everything that a run leaves behind
+}
+
+// tap is where a function's gradient reads from.
+type tap[T real] struct {
+	f    *function[T]
+	in   [][]T
+	dout []T
 }
 
 type step struct {
@@ -64,8 +72,12 @@ func newExecutor[T real](g *gorgonia.ExprGraph, leaves map[*gorgonia.Node][]T) (
 		case kernel[T]:
 			run := op.bind(out, in)
 			e.steps = append(e.steps, step{name, func() error { run(); return nil }})
-			if f, ok := op.(value[T]); ok {
-				e.clears = append(e.clears, f.f.scratch...)
+			switch o := op.(type) {
+			case value[T]:
+				e.clears = append(e.clears, o.f.scratch...)
+			case gradient[T]:
+				n := len(o.f.in)
+				e.taps = append(e.taps, tap[T]{o.f, in[:n], in[n+1]})
 			}
 		case gorgonia.UsePreallocDoer:
 			if n.IsScalar() {

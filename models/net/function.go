@@ -52,7 +52,13 @@ func denseFunction[T real](f *function[T], l *layer, batch int) {
 		if grads[0] != nil {
 			mul(false, true, batch, n, m, dout, m, in[1], m, 0, grads[0], n)
 		}
-		mul(true, false, n, m, batch, in[0], n, dout, m, 0, grads[1], m)
+		if !f.apart {
+			f.rows(grads, in, dout, 0, batch)
+		}
+	}
+	f.rows = func(grads, in [][]T, dout []T, from, to int) {
+		dout = dout[from*m : to*m]
+		mul(true, false, n, m, to-from, in[0][from*n:], n, dout, m, 0, grads[1], m)
 		clear(grads[2])
 		addRows(grads[2], dout)
 	}
@@ -157,19 +163,14 @@ func convFunction[T real](f *function[T], l *layer, batch int) {
 		}
 	}
 	f.backward = func(grads, in [][]T, _, dout []T) {
-		clear(grads[1])
-		clear(grads[2])
-		addRows(grads[2], dout)
+		if !f.apart {
+			f.rows(grads, in, dout, 0, batch)
+		}
+		if grads[0] == nil {
+			return
+		}
 		for r := range batch {
-			x, dy := in[0][r*n:(r+1)*n], dout[r*m:(r+1)*m]
-			for _, s := range spans {
-				copy(columns[s.column:s.column+s.count], x[s.row:])
-			}
-			mul(true, false, window, units, places, columns, window, dy, units, 1, grads[1], units)
-			if grads[0] == nil {
-				continue
-			}
-			mul(false, true, places, window, units, dy, units, in[1], units, 0, slopes, window)
+			mul(false, true, places, window, units, dout[r*m:(r+1)*m], units, in[1], units, 0, slopes, window)
 			dx := grads[0][r*n : (r+1)*n]
 			clear(dx)
 			for _, s := range spans {
@@ -177,6 +178,18 @@ func convFunction[T real](f *function[T], l *layer, batch int) {
 					dx[s.row+i] += v
 				}
 			}
+		}
+	}
+	f.rows = func(grads, in [][]T, dout []T, from, to int) {
+		clear(grads[1])
+		clear(grads[2])
+		addRows(grads[2], dout[from*m:to*m])
+		for r := from; r < to; r++ {
+			x := in[0][r*n : (r+1)*n]
+			for _, s := range spans {
+				copy(columns[s.column:s.column+s.count], x[s.row:])
+			}
+			mul(true, false, window, units, places, columns, window, dout[r*m:(r+1)*m], units, 1, grads[1], units)
 		}
 	}
 }

@@ -2,6 +2,7 @@ package net
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	_ "go4.org/unsafe/assume-no-moving-gc" // gorgonia's Go version gate; this release knows the Go we build with
@@ -41,6 +42,8 @@ type machine[T real] struct {
 	weight  []T // batch × weights: 0 switches a row off; nil in a machine that only predicts
 	out     []T // batch × outputs: logits (values, for a squared loss; log hazards, for cox) of the last run
 	cost    []T // one value
+	taps    []func(from, to int)
+	layers  []*function[T]
 }
 
 // newMachine compiles net for batches of the given size. With train it also
@@ -78,6 +81,7 @@ func newMachine[T real](net *network, batch int, train bool) (m *machine[T], err
 		in := gorgonia.Nodes{h}
 		// Nothing before the first layer with parameters learns.
 		f := newFunction[T](i, l, batch, train && len(learn) > 0)
+		m.layers = append(m.layers, f)
 		for _, t := range l.tensors {
 			n, to := t.size(), t.at+t.size()
 			w := leaf(fmt.Sprintf("layers.%d.%s", i, t.name), m.params[t.at:to:to], t.shape...)
@@ -103,6 +107,9 @@ func newMachine[T real](net *network, batch int, train bool) (m *machine[T], err
 	}
 	if m.program, err = newExecutor(g, leaves); err != nil {
 		return nil, err
+	}
+	if train {
+		m.tap()
 	}
 	m.out = m.program.values[h]
 	if len(m.out) != batch*net.outputs {
@@ -138,8 +145,42 @@ func (b *builder) do(n *gorgonia.Node, err error) *gorgonia.Node {
 // weight and params.
 func (m *machine[T]) run() error { return m.program.run() }
 
+// tap binds every layer's rows to its place in the gradients. Taps are in every
+// graph: rows that are clipped one by one go through the same layers.
+func (m *machine[T]) tap() {
+	for i, f := range m.layers {
+		at := slices.IndexFunc(m.program.taps, func(t tap[T]) bool { return t.f == f })
+		if at < 0 || f.rows == nil {
+			continue
+		}
+		t := m.program.taps[at]
+		grads := make([][]T, len(t.in))
+		for k, p := range m.net.layers[i].tensors {
+			grads[k+1] = m.grads[p.at : p.at+p.size() : p.at+p.size()]
+		}
+		m.taps = append(m.taps, func(from, to int) { f.rows(grads, t.in, t.dout, from, to) })
+	}
+}
+
+// apart says whether gradients are asked for by rows, and not of the whole
+// batch.
+func (m *machine[T]) apart(on bool) {
+	for _, f := range m.layers {
+		f.apart = on
+	}
+}
+
+// rows writes to grads the gradient of what rows from to to-1 of the last run
+// have of the cost. Its bits depend on these rows alone.
+func (m *machine[T]) rows(from, to int) {
+	for _, t := range m.taps {
+		t(from, to)
+	}
+}
+
 // wipe removes every row from the machine before it is kept for later.
 func (m *machine[T]) wipe() {
+	m.apart(false)
 	for _, s := range [][]T{m.params, m.grads, m.x, m.y, m.weight} {
 		clear(s)
 	}

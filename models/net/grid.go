@@ -24,7 +24,7 @@ func (a *train) calibration(v view, split int) []CalibrationCell {
 		return n
 	}
 	var out []CalibrationCell
-	stretches := models.Stretches(c[2*cells:3*cells], float64(max(a.facts.MinCohort, 1)), a.once(v, split))
+	stretches := models.Stretches(c[2*cells:3*cells], a.least(v), a.once(v, split))
 	for _, s := range stretches {
 		from, to := s[0], s[1]
 		who := 0.0
@@ -42,9 +42,9 @@ func (a *train) calibration(v view, split int) []CalibrationCell {
 	return out
 }
 
-// once reports whether every patient has one row.
+// once reports whether every patient has one row, or counts as if.
 func (a *train) once(v view, split int) bool {
-	return v.head[headRows+split] == v.head[headPatients+split]
+	return a.private != nil || v.head[headRows+split] == v.head[headPatients+split]
 }
 
 // distinct adds the patients of two groups of cells. A patient with rows in
@@ -68,7 +68,7 @@ var shares = []float64{0.5, 0.9, 0.95, 0.99}
 func (a *train) thresholds(v view, hidden bool) []Threshold {
 	e := v.final[0]
 	zero, one, patients := e[evalHist:], e[evalHist+bins:], e[evalHist+2*bins:]
-	k := float64(max(a.facts.MinCohort, 1))
+	k := a.least(v)
 	people := a.distinct(v, 0)
 	judge := v.final[1]
 	if judge[evalRows] == 0 {

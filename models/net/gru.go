@@ -52,7 +52,7 @@ func gruFunction[T real](f *function[T], l *layer, batch int) {
 		}
 	}
 	f.backward = func(grads, in [][]T, _, dout []T) {
-		x, w, u := in[0], in[1], in[2]
+		w, u := in[1], in[2]
 		clear(slope)
 		for t := steps - 1; t >= 0; t-- {
 			for r := range batch {
@@ -83,14 +83,20 @@ func gruFunction[T real](f *function[T], l *layer, batch int) {
 		if grads[0] != nil {
 			mul(false, true, batch*steps, in1, g, dGates, g, w, g, 0, grads[0], in1)
 		}
-		mul(true, false, in1, g, batch*steps, x, in1, dGates, g, 0, grads[1], g)
+		if !f.apart {
+			f.rows(grads, in, dout, 0, batch)
+		}
+	}
+	f.rows = func(grads, in [][]T, _ []T, from, to int) {
+		own, ownState := dGates[row(from, 0):row(to, 0)], dState[row(from, 0):row(to, 0)]
+		mul(true, false, in1, g, (to-from)*steps, in[0][from*steps*in1:], in1, own, g, 0, grads[1], g)
 		clear(grads[2])
-		for r := range batch {
+		for r := from; r < to; r++ {
 			mul(true, false, h, g, steps, states[r*(steps+1)*h:], h, dState[r*steps*g:], g, 1, grads[2], g)
 		}
 		clear(grads[3])
-		addRows(grads[3], dGates)
+		addRows(grads[3], own)
 		clear(grads[4])
-		addRows(grads[4], dState)
+		addRows(grads[4], ownState)
 	}
 }

@@ -102,6 +102,10 @@ func (a *train) classWeights(v view) [2]float64 {
 		return [2]float64{m.ClassWeights[0], m.ClassWeights[1]}
 	case m.Balanced: // both classes together weigh as much as all rows
 		n, events := v.head[headRows], v.head[headEvents]
+		if a.private != nil { // noisy: both classes have at least one row
+			events = max(1, min(events, n-1))
+			n = max(n, 2)
+		}
 		return [2]float64{n / (2 * (n - events)), n / (2 * events)}
 	}
 	return [2]float64{1, 1}
@@ -174,7 +178,10 @@ func timeRanks(t *table) (start, stop []int) {
 // load fills a machine with the examples of one batch. Rows past the end keep
 // weight 0: one compiled shape serves every batch. They hold zeros, so nothing
 // that is not a number can come of them.
-func (e *examples[T]) load(m *machine[T], list []int) {
+func (e *examples[T]) load(m *machine[T], list []int) { e.fill(m, list, float64(len(list))) }
+
+// fill is load with what the weights are divided by.
+func (e *examples[T]) fill(m *machine[T], list []int, by float64) {
 	clear(m.x)
 	clear(m.y)
 	clear(m.weight)
@@ -183,7 +190,7 @@ func (e *examples[T]) load(m *machine[T], list []int) {
 		copy(m.x[k*inputs:], e.x[i*inputs:(i+1)*inputs])
 		copy(m.y[k*targets:], e.y[i*targets:(i+1)*targets])
 		for j, w := range e.weight[i*weights : (i+1)*weights] {
-			m.weight[k*weights+j] = T(float64(w) / float64(len(list)))
+			m.weight[k*weights+j] = T(float64(w) / by)
 		}
 	}
 }

@@ -30,6 +30,14 @@ type function[T real] struct {
 	// grads (nil for the others). It is called after forward, with the same
 	// inputs and the value that forward gave, so it may use what forward kept.
 	backward func(grads, in [][]T, out, dout []T)
+	// rows writes the part of the gradient by the parameters (every input but the
+	// first) that rows from (included) to to have. It is called after backward,
+	// with the same inputs, and reads nothing of other rows. A layer without
+	// parameters has none.
+	rows func(grads, in [][]T, dout []T, from, to int)
+	// apart: backward leaves the parameters' gradients out, since rows is asked
+	// for them.
+	apart bool
 
 	scratch [][]T // memory that holds something of the rows; cleared with the machine
 }

@@ -35,6 +35,7 @@ type Outcome struct {
 	Assumptions  []string           `json:"assumptions"`
 	Suppressed   []Suppressed       `json:"suppressed"`
 	Warnings     []string           `json:"warnings"`
+	DP           *models.Spent      `json:"dp,omitempty"` // what was spent; its noise is of one count, of one value of the mean gradient, and of one count of scores
 }
 
 // Suppressed names a number that is left out, and why.
@@ -66,9 +67,12 @@ type Metrics struct {
 	Loss  *float64 `json:"loss"` // mean per row: negative log-likelihood, squared error, or anomaly score; cox: negative log partial likelihood per event
 	AUC   *float64 `json:"auc"`  // from counts on the grid of scores, ties counted half
 	Brier *float64 `json:"brier"`
-	R2    *float64 `json:"r2"`
-	MAE   *float64 `json:"mae"`
-	C     *float64 `json:"c_index"` // Harrell's, over pairs of rows of one hospital
+	// AUCNoise is the standard deviation that the noise of differential privacy
+	// gives the AUC.
+	AUCNoise *float64 `json:"auc_noise_sd,omitempty"`
+	R2       *float64 `json:"r2"`
+	MAE      *float64 `json:"mae"`
+	C        *float64 `json:"c_index"` // Harrell's, over pairs of rows of one hospital
 }
 
 // CalibrationCell compares predicted with observed risk over a stretch of risks
@@ -192,7 +196,8 @@ func (a *train) outcome(v view) *Outcome {
 	// split's count is small, the other's is left out too, or it would follow
 	// from the total.
 	k := float64(max(a.facts.MinCohort, 1))
-	small := func(n float64) bool { return n > 0 && n < k }
+	// Under differential privacy counts are noise around a patient's.
+	small := func(n float64) bool { return a.private == nil && n > 0 && n < k }
 	count := func(name string, n float64, hide bool) *int64 {
 		if hide {
 			o.Suppressed = append(o.Suppressed, Suppressed{name, fmt.Sprintf("it, or a number that follows from it, counts fewer than %v patients or rows", k)})
@@ -272,7 +277,7 @@ func (a *train) outcome(v view) *Outcome {
 		}
 	}
 	o.Training.Metrics, o.Holdout.Metrics = a.named(v.final[0]), a.named(v.final[1])
-	fell := o.Training.Loss == nil || *o.Training.Loss < v.curve[0]
+	fell := o.Training.Loss == nil || a.private != nil || *o.Training.Loss < v.curve[0]
 	if !told {
 		o.coarsen(h)
 	}
@@ -311,6 +316,9 @@ func (a *train) outcome(v view) *Outcome {
 	if o.ClippedShare > 0.01 {
 		o.Warnings = append(o.Warnings, "more than 1% of the updates' values were cut by strategy.clip: raise it, or lower strategy.rate")
 	}
+	if a.private != nil {
+		o.tellNoise(a, v)
+	}
 	return o
 }
 
@@ -339,18 +347,22 @@ func (o *Outcome) coarsen(head []float64) {
 // assume says how the model reads the data and how it was measured.
 func (o *Outcome) assume(a *train, v view) {
 	add := func(text string) { o.Assumptions = append(o.Assumptions, text) }
+	middle := "mean of its training rows (a flag or level: as the middle between yes and no)"
+	if a.private != nil {
+		middle = "middle of its declared bounds (a flag or level: as the middle between yes and no)"
+	}
 	switch a.net.spec.Missing {
 	case "drop":
 		add("a row that lacks a feature is left out")
 	case "indicator":
-		add("a missing feature is read as the mean of its training rows (a flag or level: as the middle between yes and no), and an input of its own says that it is missing")
+		add("a missing feature is read as the " + middle + ", and an input of its own says that it is missing")
 	default:
-		add("a missing feature is read as the mean of its training rows (a flag or level: as the middle between yes and no)")
+		add("a missing feature is read as the " + middle)
 	}
-	if a.net.input.rank > 1 {
+	if a.private == nil && a.net.input.rank > 1 {
 		add("every channel is standardised by its own mean and standard deviation over all steps or pixels of the training rows")
 	}
-	if a.net.loss == logistic || a.net.loss == reconstruction && a.classes() {
+	if a.private == nil && (a.net.loss == logistic || a.net.loss == reconstruction && a.classes()) {
 		add(fmt.Sprintf("the AUC counts two scores as tied when they fall into one bin of 1/%d of a logit (anomaly scores: of a doubling)", binScale))
 	}
 	if a.net.loss == logistic && a.classWeights(v) != [2]float64{1, 1} {

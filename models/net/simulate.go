@@ -78,6 +78,7 @@ func (a *train) round(ctx context.Context, s *models.State, round uint32, memory
 		}
 		own.Site = consilium.Position(i + 1)
 		own.Seed = RoundSeed(a.facts.Spec.Seed, site, round)
+		own.Noise = consilium.DomainNoise.Digest(own.Seed[:], own.Noise[:])
 		w, err := fixed.NewWriter(layout)
 		if err != nil {
 			return nil, err
@@ -145,6 +146,9 @@ func Evaluate(ctx context.Context, facts consilium.Facts, spec *consilium.Analys
 	if !s.Done {
 		return Metrics{}, Metrics{}, consilium.ErrWrongPhase.Withf("training is not finished")
 	}
+	if a.private != nil {
+		return a.exactly(ctx, s, Pool(rows))
+	}
 	// The final evaluation once more, over these rows.
 	again := clone(s)
 	again.Done = false
@@ -168,6 +172,31 @@ func Evaluate(ctx context.Context, facts consilium.Facts, spec *consilium.Analys
 		return Metrics{}, Metrics{}, err
 	}
 	return a.named(v.final[0]), a.named(v.final[1]), nil
+}
+
+// exactly evaluates a model that was trained under privacy.dp, without noise.
+func (a *train) exactly(ctx context.Context, s *models.State, rows *models.Rows) (training, holdout Metrics, err error) {
+	v, err := a.view(s)
+	if err != nil {
+		return Metrics{}, Metrics{}, err
+	}
+	t, err := a.read(rows)
+	if err != nil {
+		return Metrics{}, Metrics{}, err
+	}
+	var e [2][]float64
+	if a.net.double {
+		e, err = evaluate[float64](ctx, a, phaseEvaluate, v, t)
+	} else {
+		e, err = evaluate[float32](ctx, a, phaseEvaluate, v, t)
+	}
+	if err != nil {
+		return Metrics{}, Metrics{}, err
+	}
+	if e[0][evalBad]+e[1][evalBad] > 0 {
+		return Metrics{}, Metrics{}, consilium.ErrData.Withf("the model gives scores beyond all bounds on these rows")
+	}
+	return a.named(e[0]), a.named(e[1]), nil
 }
 
 // Alone is what one hospital learns from its own patients only.

@@ -61,9 +61,6 @@ func TestRefusals(t *testing.T) {
 		{"batch", func(_ *consilium.Spec, a *consilium.AnalysisSpec) { a.Strategy.Batch = 1 << 20 }, "strategy.batch"},
 		{"mu", func(_ *consilium.Spec, a *consilium.AnalysisSpec) { a.Strategy.Mu = 1 }, "fedprox only"},
 		{"rounds", func(s *consilium.Spec, _ *consilium.AnalysisSpec) { s.Rounds.Max = 31 }, "needs 32 rounds"},
-		{"privacy", func(s *consilium.Spec, _ *consilium.AnalysisSpec) {
-			s.Privacy.DP = &consilium.DP{Epsilon: 1}
-		}, "differential privacy"},
 		{"type", func(_ *consilium.Spec, a *consilium.AnalysisSpec) { a.Type = "cox" }, "want train"},
 	} {
 		s, a := trialSpec(), trialAnalysis()

@@ -51,7 +51,7 @@ type view struct {
 	moments []float64 // fedadam, fedyogi: m then v; scaffold: c
 	double  []float64 // float64 weights
 	single  []float32 // float32 weights
-	best    []float64 // strategy.patience: the weights of headBest, as float64 …
+	best    []float64 // strategy.patience: the weights of headBest (under privacy: the mean of weights), as float64 …
 	best32  []float32 // … or float32
 	curve   []float64
 	final   [2][]float64 // of a finished state: the opened evaluation of training and holdout
@@ -67,6 +67,15 @@ func (a *train) momentLength() int {
 	return 0
 }
 
+// copies of the weights in a state: with patience the best ones too, under
+// privacy their mean.
+func (a *train) copies() int {
+	if a.strategy.patience > 0 || a.private != nil {
+		return 2
+	}
+	return 1
+}
+
 // view checks every length, so that a state of another model is an error and
 // not a panic.
 func (a *train) view(s *models.State) (view, error) {
@@ -78,10 +87,7 @@ func (a *train) view(s *models.State) (view, error) {
 	if a.net.double {
 		weights64, weights32 = a.net.params, 0
 	}
-	copies := 1
-	if a.strategy.patience > 0 {
-		copies = 2
-	}
+	copies := a.copies()
 	fixed := headLength + inLength*len(a.scales) + a.momentLength() + copies*weights64
 	final := 0
 	if s.Done {

@@ -21,6 +21,7 @@ type train struct {
 	net      *network
 	strategy strategy
 	holdout  float64
+	private  *private // nil without privacy.dp
 }
 
 var _ models.Constructor = New
@@ -46,9 +47,6 @@ func newTrain(facts consilium.Facts, spec *consilium.AnalysisSpec) (*train, erro
 	if err := checkKeys(spec); err != nil {
 		return nil, err
 	}
-	if facts.Spec.Privacy.DP != nil {
-		return nil, consilium.ErrInvalid.Withf("analysis %s: differential privacy is not available for train in this version: remove privacy.dp", spec.Name)
-	}
 	a := &train{facts: facts, spec: spec, holdout: spec.Holdout}
 	var err error
 	if a.inputs, err = expand(facts.Spec, spec.Features, spec.Response, spec.Model != nil && spec.Model.Missing == "indicator"); err != nil {
@@ -61,8 +59,19 @@ func newTrain(facts consilium.Facts, spec *consilium.AnalysisSpec) (*train, erro
 	if err := a.readResponse(); err != nil {
 		return nil, err
 	}
-	if a.strategy, err = newStrategy(spec.Strategy); err != nil {
+	underDP := facts.Spec.Privacy.DP != nil
+	if underDP {
+		a.strategy, err = privateStrategy(spec.Strategy)
+	} else {
+		a.strategy, err = newStrategy(spec.Strategy)
+	}
+	if err != nil {
 		return nil, err
+	}
+	if underDP {
+		if a.private, err = newPrivate(a); err != nil {
+			return nil, err
+		}
 	}
 	if n := a.net.footprint(a.strategy.batch); n > maxFootprint {
 		return nil, consilium.ErrInvalid.Withf("analysis %s: a batch of %d rows takes %d values of memory in this model, at most %d: lower strategy.batch, or use fewer units", spec.Name, a.strategy.batch, n, maxFootprint)
@@ -162,7 +171,7 @@ func (a *train) Start(consilium.Facts) (*models.State, error) {
 		weights = nil
 	}
 	s.F64 = append(s.F64, weights...)
-	if a.strategy.patience > 0 {
+	if a.copies() > 1 {
 		s.F64, s.F32 = append(s.F64, weights...), append(s.F32, s.F32...)
 	}
 	v, err := a.view(s)
@@ -173,6 +182,14 @@ func (a *train) Start(consilium.Facts) (*models.State, error) {
 	v.head[headBestLoss] = math.Inf(1)
 	for j := range a.scales {
 		v.inputs[inLength*j+inSD] = 1
+	}
+	if a.private != nil {
+		v.head[headMean], v.head[headSD] = a.private.answer[0], a.private.answer[1]
+		v.head[headBestLoss] = 0 // headSignal
+		for j, s := range a.private.scales {
+			in := v.inputs[inLength*j:]
+			in[inMean], in[inSD], in[inKnown] = s[0], s[1], 1 // nobody counts who has one
+		}
 	}
 	if a.strategy.name == "fedadam" || a.strategy.name == "fedyogi" {
 		second := v.moments[a.net.params:]
@@ -194,6 +211,9 @@ const (
 func (a *train) Layout(s *models.State) (consilium.Layout, error) {
 	if _, err := a.view(s); err != nil {
 		return consilium.Layout{}, err
+	}
+	if a.private != nil {
+		return a.privateLayout(s.Phase), nil
 	}
 	exact := func(name string, n int) consilium.Block {
 		return consilium.Block{Name: name, Kind: consilium.Exact, Length: n}
@@ -225,6 +245,9 @@ func (a *train) Local(ctx context.Context, s *models.State, memory []byte, rows 
 	t, err := a.read(rows)
 	if err != nil {
 		return nil, err
+	}
+	if a.private != nil {
+		return memory, a.privateLocal(ctx, s, v, t, rows, w)
 	}
 	if s.Phase == phasePrepare {
 		return memory, a.prepare(t, rows, w)
@@ -324,6 +347,9 @@ func (a *train) Update(s *models.State, o models.Opened) (*models.State, error) 
 	v, err := a.view(n)
 	if err != nil {
 		return nil, err
+	}
+	if a.private != nil {
+		return a.privateUpdate(n, v, o)
 	}
 	switch s.Phase {
 	case phasePrepare:

@@ -2,6 +2,7 @@ package vault
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -89,6 +90,27 @@ func (d *debit) valid() error {
 		if err := r.Valid(); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// errBudget means that a study asks for more than is left.
+var errBudget = errors.New("the privacy budget does not last for the study")
+
+// lasts reports whether all rounds of a study could be paid, beside what other
+// studies have spent. It debits nothing: spend decides once more.
+func (b *budgetBook) lasts(study consilium.StudyID, whole []dp.Release, budget Budget) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	all := slices.Clone(whole)
+	for _, have := range b.list {
+		if have.Study != study {
+			all = append(all, have.Releases...)
+		}
+	}
+	after := dp.Epsilon(all, budget.Delta)
+	if !(budget.Epsilon > 0) || !(budget.Delta > 0 && budget.Delta < 1) || math.IsInf(budget.Epsilon, 0) || !(after <= budget.Epsilon) {
+		return fmt.Errorf("%w: it would make epsilon %.3g of %v; raise privacy.epsilon in the worker's configuration, or let the team ask for less", errBudget, after, budget.Epsilon)
 	}
 	return nil
 }

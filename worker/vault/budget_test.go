@@ -2,6 +2,7 @@ package vault
 
 import (
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -179,6 +180,17 @@ func TestBudgetOfRounds(t *testing.T) {
 	if err := b.spend(one, whole, Budget{Epsilon: need - 0.01, Delta: 1e-6}); !errors.Is(err, consilium.ErrPolicy) {
 		t.Errorf("a study begins that its budget does not last for: %v", err)
 	}
+	if err := b.lasts(one.Study, whole, Budget{Epsilon: need - 0.01, Delta: 1e-6}); !errors.Is(err, errBudget) {
+		t.Errorf("a study is admitted that its budget does not last for: %v", err)
+	}
+	if err := b.lasts(one.Study, whole, Budget{Epsilon: need, Delta: 1e-6}); err != nil {
+		t.Error(err)
+	}
+	for _, bad := range []Budget{{}, {Epsilon: math.Inf(1), Delta: 1e-6}, {Epsilon: 100, Delta: 0}, {Epsilon: math.NaN(), Delta: 1e-6}} {
+		if err := b.lasts(one.Study, whole, bad); !errors.Is(err, errBudget) {
+			t.Errorf("a budget of %+v admits a study: %v", bad, err)
+		}
+	}
 	if len(b.list) != 0 {
 		t.Error("a refusal is debited")
 	}
@@ -193,6 +205,12 @@ func TestBudgetOfRounds(t *testing.T) {
 				t.Errorf("round %d: %v", round, err)
 			}
 		}
+	}
+	if err := b.lasts(one.Study, whole, Budget{Epsilon: need, Delta: 1e-6}); err != nil {
+		t.Errorf("asked again, the study counts twice: %v", err)
+	}
+	if err := b.lasts("another", whole, Budget{Epsilon: need, Delta: 1e-6}); !errors.Is(err, errBudget) {
+		t.Errorf("another study, of a budget that is spent: %v", err)
 	}
 	if len(b.list) != 4 {
 		t.Errorf("%d debits of four rounds", len(b.list))

@@ -59,7 +59,8 @@ func (st *study) about() About {
 // to open a sum about. It is written before the vault lets a first opening be
 // acted upon, and read before every new study. It also holds, for the patients
 // who ask, every cohort whose rows an analysis read: a study that was aborted
-// before its first opening has read them all the same.
+// before its first opening has read them all the same, and so has one whose first
+// step was rehearsed here and which then went on without this hospital.
 type cohortBook struct {
 	mu   sync.Mutex
 	log  *durable.Journal

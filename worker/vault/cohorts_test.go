@@ -2,9 +2,11 @@ package vault
 
 import (
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"consilium"
+	"consilium/internal/hatch"
 	"consilium/policy"
 )
 
@@ -56,5 +58,49 @@ func TestReadAndAborted(t *testing.T) {
 	defer b.close()
 	if naive := b.others(id("another")); len(naive) != 1 || naive[0].Study != id("opened") {
 		t.Errorf("%+v", naive)
+	}
+}
+
+// TestRehearsalIsRead: a study whose first step was rehearsed on the rows of a
+// patient has read them, whether the hospital then takes part or not. The book says
+// so before the rehearsal, and the trail with the answer. A patient who is not in
+// the cohort was not read.
+func TestRehearsalIsRead(t *testing.T) {
+	for name, c := range map[string]struct {
+		derive string
+		allow  bool
+	}{"admitted": {"1.0 / age", true}, "declined by the rehearsal": {"1.0 / (age - 20.0)", false}} { // who is youngest is 20
+		t.Run(name, func(t *testing.T) {
+			h := newHospital(t, someAges(24), func(s *consilium.Spec) {
+				s.Derive = []consilium.Derived{{Name: "x", Expr: c.derive}}
+				s.Cohort = "age < 65.0"
+			})
+			v := h.open()
+			r, err := h.admit(v)
+			if err != nil || r.Allow != c.allow {
+				t.Fatalf("%+v, %v", r, err)
+			}
+			if used := slices.ContainsFunc(r.Records, func(r hatch.Record) bool { return r.Type == "use" }); !used {
+				t.Error("the trail is not told of the use")
+			}
+			if err := v.Close(); err != nil {
+				t.Fatal(err)
+			}
+			for number, want := range map[string]int{"p-00": 1, "p-22": 1, "p-23": 0} {
+				got, err := Reads(filepath.Join(h.cfg.Dir, "cohorts"), h.member(number))
+				if err != nil || len(got) != want || want == 1 && (got[0].Study != h.study || got[0].About.Name != "interferon") {
+					t.Errorf("%s is told of %+v, %v", number, got, err)
+				}
+			}
+		})
+	}
+	// A book that cannot be written is read by nobody.
+	h := newHospital(t, someAges(24), nil)
+	v := h.open()
+	if err := v.book.close(); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := h.admit(v); err == nil {
+		t.Errorf("rows are rehearsed on and nobody is told: %+v", r)
 	}
 }

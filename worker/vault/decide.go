@@ -95,25 +95,34 @@ func (v *Vault) Admit(ctx context.Context, r hatch.AdmitRequest) (hatch.AdmitRep
 	if err != nil {
 		if errors.Is(err, consilium.ErrData) || errors.Is(err, consilium.ErrLedger) {
 			v.cfg.Log.Error("study declined", "study", string(st.id), "err", err)
-			return declined(site, string(consilium.CodeOf(err)), err)
+			return declined(site, string(consilium.CodeOf(err)), err, nil)
 		}
 		return hatch.AdmitReply{}, err
 	}
-	site, why, err := v.decideCohort(ctx, st, v.openedCohort(st, u))
+	cohort := v.openedCohort(st, u)
+	site, why, err := v.decideCohort(ctx, st, cohort)
 	switch {
 	case err != nil:
 		return hatch.AdmitReply{}, err
 	case errors.Is(why, consilium.ErrOverlap):
-		return declined(site, string(consilium.CodeOf(why)), why)
+		return declined(site, string(consilium.CodeOf(why)), why, nil)
 	case why != nil:
 		return refusal(site, nil)
+	}
+	// A rehearsal reads the rows as a round does: the book and the trail say so,
+	// whatever comes of it.
+	if err := v.book.reads(*cohort); err != nil {
+		return hatch.AdmitReply{}, err
 	}
 	if err := v.rehearse(ctx, st, in.Federation, u); err != nil {
 		if ctx.Err() != nil {
 			return hatch.AdmitReply{}, ctx.Err()
 		}
 		v.cfg.Log.Error("study declined", "study", string(st.id), "err", err)
-		return declined(site, string(consilium.CodeOf(err)), err)
+		if errors.Is(err, errBudget) { // how much is left stays here
+			return reply(hatch.AdmitReply{Code: "BUDGET", Reason: "this hospital's privacy budget does not last for this study; ask for a smaller privacy.dp.epsilon"}, site, u.records)
+		}
+		return declined(site, string(consilium.CodeOf(err)), err, u.records)
 	}
 	return allowed(st.needs, site, u.records)
 }
@@ -178,13 +187,13 @@ func refusal(d policy.Decision, records []hatch.Record) (hatch.AdmitReply, error
 
 // declined refuses for a reason that is not a rule's: the outward text is the
 // sentinel's, the hospital's own log has the rest.
-func declined(d policy.Decision, code string, why error) (hatch.AdmitReply, error) {
+func declined(d policy.Decision, code string, why error, records []hatch.Record) (hatch.AdmitReply, error) {
 	reason := "an error at the hospital; its log says more"
 	var e *consilium.Error
 	if errors.As(why, &e) {
 		reason = e.Msg
 	}
-	return reply(hatch.AdmitReply{Code: code, Reason: reason}, d, nil)
+	return reply(hatch.AdmitReply{Code: code, Reason: reason}, d, records)
 }
 
 // decideRelease asks whether the opened result may go to the team.

@@ -180,7 +180,9 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 	if err != nil {
 		return hatch.LocalReply{}, consilium.ErrInvalid.With(err)
 	}
-	st.state, st.round = state, r.Round
+	if !r.Audit {
+		st.state, st.round = state, r.Round
+	}
 	layout, err := st.analysis.Layout(state)
 	if err != nil {
 		return hatch.LocalReply{}, err
@@ -200,7 +202,6 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 	if err := v.book.reads(*cohort); err != nil {
 		return hatch.LocalReply{}, err
 	}
-	st.cohort = cohort
 	if err := st.keep(u); err != nil {
 		return hatch.LocalReply{}, err
 	}
@@ -214,19 +215,11 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 		return hatch.LocalReply{}, err
 	}
 	if st.spec.Privacy.DP != nil {
-		releases, err := models.RoundReleases(st.analysis, state)
-		if err != nil {
-			return hatch.LocalReply{}, err
-		}
-		var whole []dp.Release // a study that cannot be paid to its end does not begin
-		if r.Round == 1 {
-			if whole, err = models.Releases(st.facts, v.cfg.Learned); err != nil {
+		rowSet := v.salt(st, u.rowSet)
+		if !r.Audit { // which releases nothing
+			if err := v.pay(st, state, r.Round, rowSet); err != nil {
 				return hatch.LocalReply{}, err
 			}
-		}
-		rowSet := v.salt(st, u.rowSet)
-		if err := v.budget.spend(debit{Study: st.id, Round: r.Round, Dataset: st.spec.Data.Dataset, RowSet: rowSet, Releases: releases}, whole, v.cfg.Budget.orDefault()); err != nil {
-			return hatch.LocalReply{}, err
 		}
 		rows.Noise = v.noise(st, r.Round, rowSet)
 	}
@@ -241,19 +234,43 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 	if err != nil {
 		return hatch.LocalReply{}, err
 	}
-	if !keepable(state, layout) {
-		// Too large: nothing of it is kept.
-	} else if err := v.replays.add(st.id, replayLocal, localReplay{Round: r.Round, RowSet: u.rowSet, Vector: vectorDigest(lanes), State: stateDigest(state)}); err != nil {
-		return hatch.LocalReply{}, err
-	}
-	if err := v.keepCohort(st, r.Round); err != nil {
-		return hatch.LocalReply{}, err
-	}
-	if err := st.memory.put(r.Round, memory); err != nil {
-		return hatch.LocalReply{}, err
+	if !r.Audit {
+		if err := v.remember(st, r.Round, state, layout, u, cohort, lanes, memory); err != nil {
+			return hatch.LocalReply{}, err
+		}
 	}
 	st.lanes, st.made = lanes, r.Round
 	return hatch.LocalReply{Contribute: true, Lanes: lanes.Len(), RowSet: u.rowSet, Decision: u.decision, Ledger: u.ledger, Records: u.records}, nil
+}
+
+// remember makes durable what a contribution leaves at this hospital: what a replay
+// compares with, whose rows went into it, and what the site remembers.
+func (v *Vault) remember(st *study, round uint32, state *models.State, layout consilium.Layout, u *usable, cohort *openedCohort, lanes *fixed.Vector, memory []byte) error {
+	if keepable(state, layout) {
+		if err := v.replays.add(st.id, replayLocal, localReplay{Round: round, RowSet: u.rowSet, Vector: vectorDigest(lanes), State: stateDigest(state)}); err != nil {
+			return err
+		}
+	}
+	if err := v.keepCohort(st, round, cohort); err != nil {
+		return err
+	}
+	return st.memory.put(round, memory)
+}
+
+// pay takes what a round costs off the hospital's privacy budget, once for each
+// set of rows. A study that cannot be paid to its end does not begin.
+func (v *Vault) pay(st *study, state *models.State, round uint32, rowSet consilium.Digest) error {
+	releases, err := models.RoundReleases(st.analysis, state)
+	if err != nil {
+		return err
+	}
+	var whole []dp.Release
+	if round == 1 {
+		if whole, err = models.Releases(st.facts, v.cfg.Learned); err != nil {
+			return err
+		}
+	}
+	return v.budget.spend(debit{Study: st.id, Round: round, Dataset: st.spec.Data.Dataset, RowSet: rowSet, Releases: releases}, whole, v.cfg.Budget.orDefault())
 }
 
 // kept is what a study keeps of its rows from round to round, for as long as the

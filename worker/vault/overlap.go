@@ -102,8 +102,8 @@ func (v *Vault) priors(st *study, contributors []consilium.Position) ([]policy.P
 	mine, ok := v.book.of(st.id)
 	switch {
 	case ok:
-	case st.cohort != nil:
-		mine = *st.cohort
+	case st.given != nil:
+		mine = st.given.Cohort
 	case slices.Contains(contributors, st.position):
 		return nil, consilium.ErrInvalid.Withf("%s contributed to the study and its book of opened cohorts does not hold it: restore the vault's directory; nothing is released until then", v.cfg.Site)
 	default:

@@ -16,7 +16,8 @@ import (
 // and opens the round later, perhaps with a vault that was started in between. The
 // cohort that goes into the book is the one that was contributed, and no other
 // that the rows or the consents would give by then; so it is on disk before the
-// vector leaves the vault.
+// vector leaves the vault. An audit of the contribution computes another one and
+// keeps nothing of it.
 
 // pendingCohort is the cohort of a study's last computed round.
 type pendingCohort struct {
@@ -29,21 +30,26 @@ func (v *Vault) pendingPath(id consilium.StudyID) string {
 }
 
 // keepCohort writes it. If we crash before, the vector has not left the vault.
-func (v *Vault) keepCohort(st *study, round uint32) error {
-	b, err := json.Marshal(pendingCohort{round, *st.cohort})
+func (v *Vault) keepCohort(st *study, round uint32, cohort *openedCohort) error {
+	p := pendingCohort{round, *cohort}
+	b, err := json.Marshal(p)
 	if err != nil {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(v.pendingPath(st.id)), 0o700); err != nil {
 		return durable.Full(err)
 	}
-	return durable.WriteFile(v.pendingPath(st.id), b, 0o600)
+	if err := durable.WriteFile(v.pendingPath(st.id), b, 0o600); err != nil {
+		return err
+	}
+	st.given = &p
+	return nil
 }
 
 // contributed finds the cohort that this hospital contributed to a round.
 func (v *Vault) contributed(st *study, round uint32) (*openedCohort, error) {
-	if st.cohort != nil {
-		return st.cohort, nil
+	if st.given != nil && st.given.Round == round {
+		return &st.given.Cohort, nil
 	}
 	b, err := os.ReadFile(v.pendingPath(st.id))
 	if errors.Is(err, fs.ErrNotExist) {

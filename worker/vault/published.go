@@ -99,7 +99,7 @@ func leastPatients(doc []byte) (int64, error) {
 // identifies reports whether a result names what no sum can name: a hospital
 // outside the list of who took part, or one of this hospital's patients. Texts
 // that the study file declares (levels, names, the question) are public before
-// the study begins.
+// the study begins. A table that cannot be read identifies: nobody has looked.
 func (v *Vault) identifies(st *study, doc []byte) bool {
 	var parts map[string]any
 	if json.Unmarshal(doc, &parts) != nil {
@@ -121,10 +121,16 @@ func (v *Vault) identifies(st *study, doc []byte) bool {
 			return true
 		}
 	}
-	if st.data == nil {
-		return false
+	// A vault that started again since the last round has not read the rows.
+	d := st.data
+	if d == nil {
+		var err error
+		if d, err = v.load(st.spec.Data.Dataset); err != nil {
+			v.cfg.Log.Error("the result cannot be held against the patients' numbers and is not released", "study", string(st.id), "err", err)
+			return true
+		}
 	}
-	for _, id := range st.data.rows.IDs {
+	for _, id := range d.rows.IDs {
 		if named[id] {
 			return true
 		}

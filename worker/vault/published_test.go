@@ -3,6 +3,7 @@ package vault
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,6 +11,8 @@ import (
 	"testing"
 
 	"consilium"
+	"consilium/internal/hatch"
+	"consilium/internal/table"
 	"consilium/policy"
 )
 
@@ -133,7 +136,8 @@ func TestReleaseFacts(t *testing.T) {
 	st := &study{id: id("now"), spec: spec, facts: consilium.Facts{Spec: spec, MinCohort: 11}, position: 2,
 		submission: &consilium.Submission{SpecBytes: []byte(`{"levels": ["a"]}`)},
 		charter:    &consilium.Charter{Members: []consilium.Member{{Site: "harvard"}, {Site: "zurich"}, {Site: "utah"}}}}
-	v := &Vault{cfg: Config{Site: "zurich", Budget: &Budget{Epsilon: 1.6, Delta: 1e-6}}, book: book, budget: budget}
+	v := &Vault{cfg: Config{Site: "zurich", Budget: &Budget{Epsilon: 1.6, Delta: 1e-6}, Log: slog.New(slog.DiscardHandler)}, book: book, budget: budget,
+		tables: map[string]*dataset{"cgd": {rows: &table.Table{IDs: []string{"p-1", "p-2"}}}}}
 	doc := []byte(`{"patients": 30, "counts": [[12]], "sites": {"contributors": ["harvard", "zurich"]}}`)
 	all := []consilium.Position{1, 2, 3}
 
@@ -173,6 +177,17 @@ func TestReleaseFacts(t *testing.T) {
 		t.Errorf("a level that the study file declares: %+v, %v", f, err)
 	}
 
+	// A patient's number; and a table that nobody can look into any more.
+	if f, err := v.releaseFacts(st, []byte(`{"patients": 30, "terms": [{"name": "p-2"}]}`), all); err != nil || !f.ContainsRecords {
+		t.Errorf("a patient's number: %+v, %v", f, err)
+	}
+	tables := v.tables
+	v.tables = map[string]*dataset{}
+	if f, err := v.releaseFacts(st, doc, all); err != nil || !f.ContainsRecords {
+		t.Errorf("a table that is gone: %+v, %v", f, err)
+	}
+	v.tables = tables
+
 	// The budget: what was spent, rounded against the asker.
 	spec.Privacy.DP = &consilium.DP{Epsilon: 1, Delta: 1e-6, Clip: 1}
 	d := oneDebit(t, "now", 1)
@@ -189,5 +204,51 @@ func TestReleaseFacts(t *testing.T) {
 	v.cfg.Budget.Epsilon = 1e300
 	if _, err = v.releaseFacts(st, doc, all); err == nil {
 		t.Error("a budget that does not fit its millionths passes")
+	}
+}
+
+// TestReleaseAfterRestart: a vault that has started since the last round closed,
+// and has read no row, looks for its patients' numbers in the result all the same.
+// One of them is a word of the document here. The same hospital without that
+// patient releases.
+func TestReleaseAfterRestart(t *testing.T) {
+	for name, c := range map[string]struct {
+		rows  [][2]string
+		allow bool
+	}{
+		"no number is a word": {someAges(24), true},
+		"a number is a word":  {append(someAges(23), [2]string{"mean", "66"}), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHospital(t, c.rows, nil)
+			v := h.open()
+			s := h.start(v)
+			round := uint32(1)
+			for ; !s.Done; round++ {
+				s = h.round(v, round, s.State)
+			}
+			release := func(v *Vault) hatch.ReleaseReply {
+				t.Helper()
+				r, err := v.Release(t.Context(), hatch.ReleaseRequest{Study: h.study, Contributors: everyone(), Rounds: round - 1})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return r
+			}
+			before := release(v)
+			if err := v.Close(); err != nil {
+				t.Fatal(err)
+			}
+			v = h.open()
+			h.start(v)
+			if _, err := v.Adopt(t.Context(), hatch.AdoptRequest{Study: h.study, Round: round - 1, State: s.State}); err != nil {
+				t.Fatal(err)
+			}
+			for when, r := range map[string]hatch.ReleaseReply{"before": before, "after": release(v)} {
+				if r.Allow != c.allow || !c.allow && !strings.Contains(r.Code, "ANONYMOUS") {
+					t.Errorf("%s the restart: allowed %v, %s %s", when, r.Allow, r.Code, r.Reason)
+				}
+			}
+		})
 	}
 }

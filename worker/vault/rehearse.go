@@ -40,6 +40,7 @@ func (v *Vault) needs(facts consilium.Facts, rows arrow.Record) (uint64, error) 
 // outcome away. A row that they cannot use, such as an interval that ends
 // before it starts or a logarithm of zero, makes the hospital decline before
 // anybody signs a charter with it, instead of leaving a study that has begun.
+// So does a study that the hospital's privacy budget would not last for.
 // No state, no memory and no randomness outlives the rehearsal.
 func (v *Vault) rehearse(ctx context.Context, st *study, f *policy.Federation, u *usable) error {
 	facts := consilium.Facts{Spec: st.spec, MinCohort: st.decided.MinCohort, Permits: st.decided.Permits}
@@ -53,6 +54,15 @@ func (v *Vault) rehearse(ctx context.Context, st *study, f *policy.Federation, u
 	analysis, err := models.New(facts, v.cfg.Learned)
 	if err != nil {
 		return err
+	}
+	if st.spec.Privacy.DP != nil {
+		whole, err := models.Releases(facts, v.cfg.Learned)
+		if err != nil {
+			return err
+		}
+		if err := v.budget.lasts(st.id, whole, v.cfg.Budget.orDefault()); err != nil {
+			return err
+		}
 	}
 	state, err := analysis.Start(facts)
 	if err != nil || state.Done {
@@ -73,8 +83,11 @@ func (v *Vault) rehearse(ctx context.Context, st *study, f *policy.Federation, u
 	if err != nil {
 		return err
 	}
+	// Noise of a key of its own: what is rehearsed is thrown away, costs nothing,
+	// and shares nothing with a round.
 	_, err = analysis.Local(ctx, state, nil, &models.Rows{
-		Site: position, Seed: net.RoundSeed(st.spec.Seed, st.site.ID, 1), Patients: len(st.people.names), Excluded: u.excluded,
+		Noise: consilium.DomainNoise.Digest([]byte("rehearsal"), v.cfg.Pseudonym, []byte(st.id)),
+		Site:  position, Seed: net.RoundSeed(st.spec.Seed, st.site.ID, 1), Patients: len(st.people.names), Excluded: u.excluded,
 		Batches: []models.Batch{{Record: derived, Selected: u.selected, Patient: st.people.of, Holdout: st.people.holdout}},
 	}, w)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -45,7 +46,10 @@ const (
 	maxReplay = 256 << 20
 	// replayChunk is how many sums stand in one record.
 	replayChunk = 1 << 20
-	replayDir   = "replays"
+	// maxKept bounds the values of a state, and of a vector, of which anything is
+	// kept: digests of larger ones would cost more than they tell.
+	maxKept   = 1 << 24
+	replayDir = "replays"
 )
 
 // DefaultKeepReplays is how long after its last record a study's replay file is
@@ -266,12 +270,22 @@ func stateDigest(s *models.State) consilium.Digest {
 	return consilium.DomainState.Digest(s.Append(nil))
 }
 
-// keepable reports whether a round of this size may be kept at all. A network of
-// more than 2^24 values is not: digests of its states would cost more than they
-// tell.
+// keepable reports whether a round of this size is kept.
 func keepable(s *models.State, l consilium.Layout) bool {
-	const most = 1 << 24
-	return len(s.F64)+len(s.F32) <= most && len(s.Sub) <= 8*most && l.Lanes() <= most
+	return len(s.F64)+len(s.F32) <= maxKept && len(s.Sub) <= 8*maxKept && l.Lanes() <= maxKept
+}
+
+// notKept says why nothing is known of how a round closed. last is the last round
+// of which anything is.
+func notKept(round, last uint32, s *models.State, l consilium.Layout) string {
+	if !keepable(s, l) {
+		return fmt.Sprintf("nothing of round %d is kept: it is of more than %d values", round, maxKept)
+	}
+	why := "the study ended before it closed, or this hospital did not see it close"
+	if round < last {
+		why = "this hospital was not in the study when it closed, or was away"
+	}
+	return fmt.Sprintf("nothing of round %d is kept: %s, or its state is of more than %d values", round, why, maxKept)
 }
 
 func vectorDigest(v *fixed.Vector) consilium.Digest {
@@ -409,7 +423,11 @@ func (v *Vault) Replay(ctx context.Context, id consilium.StudyID) (*Replayed, er
 	for round := uint32(1); !st.state.Done; round++ {
 		r := rounds[round]
 		if r == nil || r.update == nil && r.adopt == nil {
-			out.Why = fmt.Sprintf("nothing of round %d is kept: the study ended before it closed here", round)
+			layout, err := st.analysis.Layout(st.state)
+			if err != nil {
+				return nil, err
+			}
+			out.Why = notKept(round, slices.Max(append(slices.Collect(maps.Keys(rounds)), 0)), st.state, layout)
 			return out, nil
 		}
 		done := ReplayedRound{Round: round, Vector: "not computed here"}

@@ -2,12 +2,16 @@ package vault
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
 	"consilium"
+	"consilium/internal/hatch"
+	"consilium/models"
 )
 
 // TestRetention: a replay goes at the study's own date for working copies, or at
@@ -71,5 +75,60 @@ func TestRetention(t *testing.T) {
 	}
 	if _, err := os.Stat(r.path("s-1")); err == nil {
 		t.Error("a hospital that keeps nothing keeps something")
+	}
+}
+
+// TestNothingToReplay: a replay that cannot go on gives a reason that holds for
+// this hospital, and one of nothing is none.
+func TestNothingToReplay(t *testing.T) {
+	h := newHospital(t, someAges(24), func(s *consilium.Spec) {
+		s.Analyses[0] = consilium.AnalysisSpec{Name: "ages", Type: consilium.AnalysisTrain}
+		s.Sites.Missing = "continue"
+	})
+	v := h.open()
+	if _, err := v.Replay(t.Context(), h.study); !errors.Is(err, consilium.ErrUnknownStudy) {
+		t.Fatalf("a study of which nothing is kept: %v", err)
+	}
+	why := func(rounds int) string {
+		t.Helper()
+		r, err := v.Replay(t.Context(), h.study)
+		if err != nil || r.Same || r.Result != nil || len(r.Rounds) != rounds {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		return r.Why
+	}
+	s := h.start(v)
+	if got := why(0); !strings.Contains(got, "round 1 is kept: the study ended before") {
+		t.Errorf("it began and no more: %s", got)
+	}
+	// Taken in by an epoch that begins with round 3.
+	state, err := models.ParseState(s.State)
+	if err != nil {
+		t.Fatal(err)
+	}
+	state.Iteration = 1
+	if _, err := v.Adopt(t.Context(), hatch.AdoptRequest{Study: h.study, Round: 2, State: state.Append(nil)}); err != nil {
+		t.Fatal(err)
+	}
+	if got := why(0); !strings.Contains(got, "round 1 is kept: this hospital was not in the study") || strings.Contains(got, "ended") {
+		t.Errorf("it came later: %s", got)
+	}
+	// A replay without its beginning.
+	other := consilium.NewStudyID(consilium.DomainSubmission.Digest([]byte("other")))
+	if err := v.replays.add(other, replayAdopt, adoptReplay{1, s.State}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := v.Replay(t.Context(), other); !errors.Is(err, consilium.ErrInvalid) {
+		t.Errorf("a replay without a beginning: %v", err)
+	}
+	// Above the limit, which is the limit of what is kept.
+	small, large := consilium.Layout{Blocks: []consilium.Block{{Length: 1}}}, consilium.Layout{Blocks: []consilium.Block{{Length: maxKept + 1}}}
+	if keepable(state, large) || !keepable(state, small) {
+		t.Error("the limit is another one")
+	}
+	for _, last := range []uint32{0, 1, 9} {
+		if got := notKept(1, last, state, large); !strings.Contains(got, fmt.Sprint("more than ", maxKept)) {
+			t.Error(got)
+		}
 	}
 }

@@ -45,9 +45,9 @@ type study struct {
 	kept   *kept
 
 	memory *siteMemory
-	cohort *openedCohort
+	given  *pendingCohort // of the last contribution computed, as it is on disk; nil: the disk says
 	lanes  *fixed.Vector
-	made   uint32  // the round of lanes
+	made   uint32  // the round of lanes, contributed or audited
 	sums   []int32 // a sum of 128 lanes of 24 bits fits
 	opened uint32  // the round of sums
 }
@@ -144,8 +144,8 @@ func (v *Vault) Start(ctx context.Context, r hatch.StartRequest) (hatch.Shape, e
 		return hatch.Shape{}, err
 	}
 	if old != nil { // another epoch: the rows, and what is remembered of them, are the study's
-		st.data, st.record, st.people, st.cohort = old.data, old.record, old.people, old.cohort
-		st.memory, st.made = old.memory, old.made
+		st.data, st.record, st.people, st.given = old.data, old.record, old.people, old.given
+		st.memory = old.memory
 	}
 	v.studies[r.Study] = st
 	return st.shape()
