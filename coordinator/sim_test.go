@@ -139,6 +139,26 @@ var ops = []struct {
 			s.submit(p, func() { s.ask(p, slices.Index(s.log.order, l[0].id)) })
 		}
 	}},
+	{"deposed", 2, func(s *sim, a, b int) { // one that does not notice is asked about a study that has ended meanwhile
+		l := s.log.leaders()
+		if len(l) != 1 {
+			return
+		}
+		s.split(l[0].id)
+		next := s.nodeAt(a)
+		if !s.log.elect(next) {
+			return
+		}
+		for i := range s.plans {
+			p, live := s.plans[(b+i)%len(s.plans)], false
+			l[0].node.fsm.read(func(st *State) { info, ok := st.Study(p.id); live = ok && !info.Phase.Ended() })
+			if live {
+				s.team.aim(next)
+				s.cancel(p, time.Minute, func() { s.ask(p, slices.Index(s.log.order, next)) })
+				return
+			}
+		}
+	}},
 	{"nodes", 2, func(s *sim, a, b int) { s.changeNodes(a, b) }},
 	{"hospitals", 2, func(s *sim, a, b int) { s.changeHospitals(a, b) }},
 	{"lose disk", 2, func(s *sim, a, b int) { s.loseDisk(s.nodeAt(a), b%2 == 0) }},
@@ -266,7 +286,7 @@ func (s *sim) resultOf(id consilium.StudyID) (d consilium.Digest, ok bool) {
 // are honest and want it, and clocks are right.
 func (p *program) gentle() bool {
 	return p.Hostile == 0 && p.Liar == 0 && !slices.ContainsFunc(p.Ops, func(o op) bool {
-		return slices.Contains([]string{"clock", "decline", "nothing to contribute", "refuse", "cancel", "nodes", "hospitals", "lose disk"}, o.Do)
+		return slices.Contains([]string{"clock", "decline", "nothing to contribute", "refuse", "cancel", "deposed", "nodes", "hospitals", "lose disk"}, o.Do)
 	})
 }
 

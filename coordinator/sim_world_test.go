@@ -971,10 +971,15 @@ func (s *sim) alive() bool {
 	return n > 0
 }
 
-// cancel ends a study for its team.
-func (s *sim) cancel(p *simPlan, limit time.Duration) {
+// cancel ends a study for its team. then is called if it has.
+func (s *sim) cancel(p *simPlan, limit time.Duration, then ...func()) {
 	s.task(limit, func(ctx context.Context) {
-		s.team.Post(ctx, s.sign(s.team, consilium.KindCancel, p.id, (&consilium.Cancel{Study: p.id, Reason: "superseded"}).Encode()))
+		err := s.team.Post(ctx, s.sign(s.team, consilium.KindCancel, p.id, (&consilium.Cancel{Study: p.id, Reason: "superseded"}).Encode()))
+		for _, f := range then {
+			if err == nil {
+				f()
+			}
+		}
 	})
 }
 
