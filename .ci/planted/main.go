@@ -31,7 +31,7 @@ type bug struct {
 }
 
 func main() {
-	budget := flag.Int("budget", 1500, "how many sequences may be played to find one bug")
+	budget := flag.Int("budget", 600, "how many sequences may be played to find one bug")
 	shares := flag.Int("shares", 2, "how many processes search at once")
 	only := flag.String("only", "", "search for the bugs that match this regular expression")
 	flag.Parse()
