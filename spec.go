@@ -93,7 +93,7 @@ type Privacy struct {
 type DP struct {
 	Epsilon float64 `json:"epsilon"`
 	Delta   float64 `json:"delta"`
-	Clip    float64 `json:"clip"`
+	Clip    float64 `json:"clip"` // rows that a patient counts for at most
 }
 
 // Rounds bounds an analysis.
@@ -254,7 +254,7 @@ type Strategy struct {
 	Rate        float64 `json:"rate"`
 	ServerRate  float64 `json:"serverRate,omitempty"`
 	Mu          float64 `json:"mu,omitempty"`
-	Clip        float64 `json:"clip"`               // largest magnitude of one parameter's update
+	Clip        float64 `json:"clip"`               // largest magnitude of one parameter's update; under privacy.dp the largest norm of one row's gradient
 	Bits        int     `json:"bits"`               // 16 or 24
 	Patience    int     `json:"patience,omitempty"` // rounds without a better loss before training stops; 0: never
 	MinDelta    float64 `json:"minDelta,omitempty"` // by how much a loss must fall to be better

@@ -2,6 +2,7 @@ package federation_test
 
 import (
 	"encoding/json"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -9,6 +10,8 @@ import (
 
 	"consilium"
 	"consilium/examples/cgd"
+	"consilium/internal/dp"
+	"consilium/internal/durable"
 	"consilium/internal/federation"
 	"consilium/internal/studyfile"
 	"consilium/policy"
@@ -110,5 +113,118 @@ func TestScaffoldSurvivesRestarts(t *testing.T) {
 	}
 	if got.Model.Weights == "" || !reflect.DeepEqual(got, open) {
 		t.Errorf("after the restarts the model is %s, in plain sums %s", got.Model.Weights, open.Model.Weights)
+	}
+}
+
+// TestPrivateTrainingSurvivesRestarts: a hospital of a private training that dies
+// before and after it promised its noisy vector comes back with the same one: the
+// gate would take no other. Its budget is debited once a round, for all that the
+// study said it would cost and no more.
+func TestPrivateTrainingSurvivesRestarts(t *testing.T) {
+	study := string(cgd.Read("risk-network.yaml"))
+	for from, to := range map[string]string{
+		"name: fedadam, rounds: 30, local_epochs: 2, batch: 16, rate: 0.1, server_rate: 0.05, clip: 1, bits: 16": "name: fedadam, rounds: 3",
+		"privacy: {min_cohort: 11}": "privacy: {min_cohort: 11, dp: {epsilon: 8, delta: 1e-6, clip: 1}}",
+		"{dense: 16}":               "{dense: 3}",
+	} {
+		if !strings.Contains(study, from) {
+			t.Fatalf("the study has no %q", from)
+		}
+		study = strings.Replace(study, from, to, 1)
+	}
+	file, err := studyfile.ParseWith([]byte(study), studyfile.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	engine, err := policy.Compile(policy.DemoBundle())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const victim = consilium.SiteID("zurich")
+	var sites []federation.SiteOptions
+	for _, s := range trial(t, file.Spec, "cgd_patient.csv", "site") {
+		if slices.Contains([]consilium.SiteID{"nih", "amsterdam", "scripps", victim, "mott"}, s.ID) {
+			sites = append(sites, s)
+		}
+	}
+	dir := t.TempDir()
+	f, err := federation.Start(t.Context(), federation.Options{
+		Name: "cgd.example", Dir: dir, Coordinators: 1, Volatile: true, Policies: []*policy.Engine{engine}, Country: "NL", TeamCountry: "NL", Sites: sites,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed := false
+	defer func() {
+		if !closed {
+			f.Close()
+		}
+	}()
+	finished := make(chan struct{})
+	fallen := 0
+	go func() {
+		defer close(finished)
+		for _, point := range []string{"contribute/before-spool", "contribute/before-promise", "contribute/after-upload", "update/before-promise"} {
+			select {
+			case <-f.Site(victim).HaltAt(point):
+			case <-t.Context().Done():
+				return
+			}
+			fallen++
+			if err := f.Site(victim).Restart(); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	out, err := f.Run(t.Context(), file.Payload, engine.Digest(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out.Phase != consilium.PhaseDone {
+		t.Fatalf("%s: %s", out.Phase, out.Reason)
+	}
+	<-finished
+	if fallen != 4 {
+		t.Errorf("%s fell %d times, want 4", victim, fallen)
+	}
+	var res struct {
+		DP    *struct{ Releases int }
+		Sites struct{ Contributed int }
+	}
+	if err := json.Unmarshal(out.Envelope.Result, &res); err != nil {
+		t.Fatal(err)
+	}
+	if res.DP == nil || res.DP.Releases != 5 || res.Sites.Contributed != 5 {
+		t.Errorf("%+v: %s", res, out.Envelope.Result)
+	}
+	home := f.Site(victim).Dir()
+	closed = true
+	f.Close()
+	book, err := durable.Open(filepath.Join(home, "vault", "budget"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer book.Close()
+	var rounds []uint32
+	var spent []dp.Release
+	if err := book.Replay(func(_ uint8, data []byte) error {
+		var d struct {
+			Round    uint32
+			Releases []dp.Release
+		}
+		if err := json.Unmarshal(data, &d); err != nil {
+			return err
+		}
+		rounds, spent = append(rounds, d.Round), append(spent, d.Releases...)
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Equal(rounds, []uint32{1, 2, 3, 4, 5}) || len(spent) != 5 {
+		t.Errorf("debits of rounds %v, %d releases", rounds, len(spent))
+	}
+	if e := dp.Epsilon(spent, 1e-6); e > 8 || e < 7 {
+		t.Errorf("epsilon %v is spent of 8", e)
 	}
 }

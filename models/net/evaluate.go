@@ -82,15 +82,21 @@ func (a *train) evalLength(phase uint32) int {
 // only predicts.
 const evalBatch = 64
 
+// passBatch is evalBatch, or less where a network is too large for it.
+func (a *train) passBatch() int {
+	batch := evalBatch
+	for batch > 1 && a.net.footprint(batch) > maxFootprint {
+		batch /= 2
+	}
+	return batch
+}
+
 // predict gives every row's outputs to each, in order.
 func predict[T real](ctx context.Context, a *train, v view, t *table, each func(row int, out []T)) error {
 	if t.rows() == 0 {
 		return nil
 	}
-	batch := evalBatch
-	for batch > 1 && a.net.footprint(batch) > maxFootprint {
-		batch /= 2
-	}
+	batch := a.passBatch()
 	m, err := take[T](a.net, batch, false)
 	if err != nil {
 		return err

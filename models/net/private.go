@@ -268,20 +268,11 @@ func byPatient(who []int32, ordinals int) [][]int {
 	return slices.DeleteFunc(out, func(rows []int) bool { return len(rows) == 0 })
 }
 
-// contribution adds one patient's vector, clipped, to a hospital's sums.
-func contribution(n *models.Noise, x []float64, clipped, sums []int64) {
-	n.Clip(x, clipped)
-	for i, c := range clipped {
-		sums[i] += c
-	}
-}
-
 // privateCounts: a patient counts once, and with as many rows and events as the
 // clip lets through.
 func (a *train) privateCounts(t *table, sums []int64) {
 	clip := a.facts.Spec.Privacy.DP.Clip
-	clipped := make([]int64, len(sums))
-	x := make([]float64, len(sums))
+	x, room := make([]float64, len(sums)), make([]int64, len(sums))
 	for _, rows := range byPatient(t.patient, t.ordinals) {
 		clear(x)
 		h := split(t.holdout[rows[0]])
@@ -294,7 +285,7 @@ func (a *train) privateCounts(t *table, sums []int64) {
 			}
 			x[headEvents+h] = min(events, clip)
 		}
-		contribution(a.private.counts, x, clipped, sums)
+		a.private.counts.Clip(x, room, sums)
 	}
 }
 
@@ -304,15 +295,6 @@ func (a *train) countNorm(clip float64) float64 {
 		square += float64(clip * clip)
 	}
 	return math.Sqrt(square)
-}
-
-// privateBatch is how many rows go through the network at once.
-func (a *train) privateBatch() int {
-	batch := evalBatch
-	for batch > 1 && a.net.footprint(batch) > maxFootprint {
-		batch /= 2
-	}
-	return batch
 }
 
 // privateGradient adds up the clipped gradients of the training patients: of each
@@ -334,14 +316,14 @@ func privateGradient[T real](ctx context.Context, a *train, v view, t *table, su
 			who = append(who, t.patient[i])
 		}
 	}
-	batch := a.privateBatch()
+	batch := a.passBatch()
 	m, err := take[T](a.net, batch, true)
 	if err != nil {
 		return err
 	}
 	load(v, m.params)
 	m.apart(true)
-	x, clipped := make([]float64, len(sums)), make([]int64, len(sums))
+	x, room := make([]float64, len(sums)), make([]int64, len(sums))
 	type stretch struct {
 		from, to int
 		last     bool // of its patient
@@ -362,7 +344,7 @@ func privateGradient[T real](ctx context.Context, a *train, v view, t *table, su
 				x[i] += float64(g)
 			}
 			if p.last {
-				contribution(a.private.gradient, x, clipped, sums)
+				a.private.gradient.Clip(x, room, sums)
 				clear(x)
 			}
 		}
@@ -456,7 +438,7 @@ func privateScores[T real](ctx context.Context, a *train, v view, t *table, sums
 	if err != nil {
 		return err
 	}
-	x, clipped := make([]float64, len(sums)), make([]int64, len(sums))
+	x, room := make([]float64, len(sums)), make([]int64, len(sums))
 	for _, rows := range groups {
 		clear(x)
 		for _, i := range rows {
@@ -469,7 +451,7 @@ func privateScores[T real](ctx context.Context, a *train, v view, t *table, sums
 				own[k] += float64(share[i] * c)
 			}
 		}
-		contribution(a.private.scores, x, clipped, sums)
+		a.private.scores.Clip(x, room, sums)
 	}
 	return nil
 }

@@ -31,7 +31,7 @@ type Outcome struct {
 	Curves       Curves             `json:"curves"`
 	Calibration  []CalibrationCell  `json:"calibration,omitempty"` // logistic: of the final model
 	Thresholds   []Threshold        `json:"thresholds,omitempty"`  // reconstruction: anomaly scores of the training rows
-	ClippedShare float64            `json:"clipped_share"`         // of all values of all updates, cut by strategy.clip
+	ClippedShare *float64           `json:"clipped_share"`         // of all values of all updates, cut by strategy.clip; null under privacy.dp, which does not count it
 	Assumptions  []string           `json:"assumptions"`
 	Suppressed   []Suppressed       `json:"suppressed"`
 	Warnings     []string           `json:"warnings"`
@@ -310,10 +310,14 @@ func (a *train) outcome(v view) *Outcome {
 		o.Warnings = append(o.Warnings, "the holdout rows have no "+strings.ToUpper(a.second())+": they are all alike")
 	}
 	sent := float64(points-1) * float64(a.net.params) * float64(len(a.facts.Sites))
+	clipped := 0.0
 	if sent > 0 {
-		o.ClippedShare = h[headClipped] / sent
+		clipped = h[headClipped] / sent
 	}
-	if o.ClippedShare > 0.01 {
+	if a.private == nil {
+		o.ClippedShare = &clipped
+	}
+	if clipped > 0.01 {
 		o.Warnings = append(o.Warnings, "more than 1% of the updates' values were cut by strategy.clip: raise it, or lower strategy.rate")
 	}
 	if a.private != nil {

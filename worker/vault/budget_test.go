@@ -220,3 +220,18 @@ func TestBudgetOfRounds(t *testing.T) {
 		t.Errorf("a round more than was paid: %v", err)
 	}
 }
+
+// TestResultKeepsWhatWasSpent: what an analysis says of its budget stays in the
+// result of a study of one; one that says nothing gets what was asked for.
+func TestResultKeepsWhatWasSpent(t *testing.T) {
+	asked := map[string]any{"dp": &consilium.DP{Epsilon: 2, Delta: 1e-6, Clip: 1}}
+	for doc, want := range map[string]string{
+		`{"dp":{"epsilon":2,"releases":7}}`:  `{"assumptions":[],"dp":{"epsilon":2,"releases":7}}`,
+		`{"error":{"code":"analysis.rows"}}`: `{"assumptions":[],"dp":{"clip":1,"delta":0.000001,"epsilon":2},"error":{"code":"analysis.rows"}}`,
+	} {
+		got, err := assemble([]byte(doc), asked, nil)
+		if err != nil || string(got) != want {
+			t.Errorf("%s: %s, %v", doc, got, err)
+		}
+	}
+}

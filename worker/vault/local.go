@@ -404,6 +404,9 @@ func assemble(analysis json.RawMessage, extra map[string]any, assume []string) (
 		return nil, err
 	}
 	for k, v := range extra {
+		if _, said := doc[k]; said && k == "dp" {
+			continue // the analysis says how it was spent, too
+		}
 		doc[k] = v
 	}
 	list := []any{}
