@@ -299,8 +299,12 @@ func (h *history) exposures(out, w, risk []float64) {
 		for k := from; k < to; k++ {
 			all, own := 0.0, 0.0
 			for d := h.first[k]; d < h.first[k+1]; d++ {
-				all += 1 / risk[d]
-				own += (1 - h.share[d]) / risk[d]
+				v := 1 / risk[d]
+				all += v
+				if h.share[d] != 0 {
+					v = (1 - h.share[d]) / risk[d]
+				}
+				own += v
 			}
 			at[k], tied[k] = all, own-all
 		}
@@ -312,25 +316,25 @@ func (h *history) exposures(out, w, risk []float64) {
 		sum.add(at[n-k])
 		hazard[k] = sum.value()
 	}
-	inParallel(len(out), func(from, to int) {
-		for r := from; r < to; r++ {
-			v := hazard[n-int(h.until[r])]
-			if h.since != nil {
-				v -= hazard[h.since[r]]
-			}
-			out[r] = v
+	met := func(r int) float64 {
+		v := hazard[n-int(h.until[r])]
+		if h.since != nil {
+			v -= hazard[h.since[r]]
 		}
-	})
-	for k := range h.after {
-		for _, r := range h.dead[h.first[k]:h.first[k+1]] {
-			out[r] += tied[k]
-		}
+		return v
 	}
 	inParallel(len(out), func(from, to int) {
 		for r := from; r < to; r++ {
-			out[r] = float64(w[r] * out[r])
+			out[r] = float64(w[r] * met(r))
 		}
 	})
+	for k, less := range tied {
+		if less != 0 {
+			for _, r := range h.dead[h.first[k]:h.first[k+1]] {
+				out[r] = float64(w[r] * (met(int(r)) + less))
+			}
+		}
+	}
 }
 
 // waveDeaths is how many deaths' means are held at a time.
@@ -371,7 +375,7 @@ func (h *history) products(l *localFit, std *gram.Standard, eta, w, exposed, ris
 	}
 	var panels [2][]float64
 	for k := range panels {
-		panels[k] = make([]float64, gram.Len(min(waveDeaths, deaths), c.width))
+		panels[k] = make([]float64, gram.Lead+gram.Len(min(waveDeaths, deaths), c.width))
 	}
 	means := make([]float64, (deaths+blockRows-1)/blockRows*width) // sums of all their blocks
 	var own []float64                                              // sums of a wave's blocks of rows
@@ -408,14 +412,14 @@ func (h *history) products(l *localFit, std *gram.Standard, eta, w, exposed, ris
 		}
 		inTasks(likelihood+walks+rows+blocks, func() func(int) {
 			block := gram.NewBlock(c.p, false)
-			z := make([]float64, gram.Len(pieceRows, c.width))
+			z := make([]float64, gram.Lead+gram.Len(pieceRows, c.width))
 			return func(task int) {
 				if task < likelihood {
 					h.likelihood(&l.fit[0], eta, risk)
 					return
 				}
 				if task -= likelihood; task < walks {
-					walkers[task].walk(to, panels[wave%2])
+					walkers[task].walk(to, panels[wave%2][gram.Lead:])
 					return
 				}
 				block.Reset()
@@ -423,7 +427,7 @@ func (h *history) products(l *localFit, std *gram.Standard, eta, w, exposed, ris
 					b := done + task
 					for from, end := b*blockRows, min((b+1)*blockRows, c.n); from < end; from += pieceRows {
 						k := min(pieceRows, end-from)
-						std.Values(z, c.from(from), k, c.width, c.width, 0)
+						std.Values(z[gram.Lead:], c.from(from), k, c.width, c.width, 0)
 						block.Add(z, exposed[from:from+k], nil, c.ahead(from+k))
 					}
 					block.Sums(own[task*width : (task+1)*width])
@@ -501,6 +505,10 @@ func (k *walker) load() {
 	if h.moves == nil {
 		k.std.Values(k.panel[:], c.from(k.from)[gram.Lanes*k.column:], n, c.width, 4, 0)
 		gram.Transpose(k.rows[:], k.panel[:], up(n)/4, 16, 16)
+		// The next chunk comes while this one is walked.
+		if next := c.from(k.to); len(next) > 0 {
+			gram.Fetch(next[gram.Lanes*k.column:], gram.ChunkRows/gram.Lanes, c.width)
+		}
 	} else {
 		for m, r := range h.moves[k.from:k.to] {
 			if r < 0 {

@@ -142,24 +142,29 @@ func (s *source) span() (low, high float64) {
 }
 
 // lay puts the given rows of the columns into panels, in that order; nil means
-// all n as they come. It takes two columns at a time: in another order they are
-// read from all over memory, and two of a million rows stay in the cache; and two of four
-// rows are a cache line of the panel.
+// all n as they come.
 func lay(s []source, n int, rows []int) *columns {
 	c := &columns{n: n, p: len(s), width: gram.Width(len(s))}
 	c.raw = make([]float64, gram.Len(n, c.width))
-	group := len(s)
+	// Rows in another order come from all over a column, which alone may stay in the
+	// cache: a column is put in order first, and some of them are laid out together.
+	some := len(s)
 	if rows != nil {
-		group = 2
+		some = min(some, 8)
 	}
-	for first := 0; first < len(s); first += group {
-		some := s[first:min(first+group, len(s))]
+	ordered := make([]source, some)
+	for first := 0; first < len(s); first += some {
+		these := s[first:min(first+some, len(s))]
+		if rows != nil {
+			for k := range these {
+				these[k].pick(&ordered[k], rows)
+			}
+			these = ordered[:len(these)]
+		}
 		inParallel(n, func(from, to int) {
-			const few = 64
-			for ; from < to; from += few {
-				end := min(from+few, to)
-				for a := range some {
-					some[a].lay(c.raw[gram.At(from, first+a, c.width):], c.width, from, end, rows)
+			for ; from < to; from += pieceRows {
+				for k := range these {
+					these[k].lay(c.raw[gram.At(from, first+k, c.width):], c.width, from, min(from+pieceRows, to))
 				}
 			}
 		})
@@ -167,27 +172,39 @@ func lay(s []source, n int, rows []int) *columns {
 	return c
 }
 
-// lay writes a column's rows from one on to its places in a panel.
-func (s *source) lay(panel []float64, width, from, to int, rows []int) {
-	at := func(k int) *float64 { return &panel[k/gram.Lanes*gram.Lanes*width+k%gram.Lanes] }
-	switch {
-	case s.values != nil && rows != nil:
-		for k, r := range rows[from:to] {
-			*at(k) = s.values[r]
+// pick writes the column's values at the given rows to another's memory.
+func (s *source) pick(to *source, rows []int) {
+	if len(to.values) < len(rows) {
+		to.values = make([]float64, len(rows))
+	}
+	inParallel(len(rows), func(from, end int) {
+		out := to.values[from:end]
+		if s.values != nil {
+			for i, r := range rows[from:end] {
+				out[i] = s.values[r]
+			}
+			return
 		}
-	case s.values != nil:
+		for i, r := range rows[from:end] {
+			if out[i] = 0; s.codes[r] == s.level {
+				out[i] = 1
+			}
+		}
+	})
+}
+
+// lay writes rows of a column to their places in panels of some width.
+func (s *source) lay(panel []float64, width, from, to int) {
+	at := func(k int) int { return k/gram.Lanes*gram.Lanes*width + k%gram.Lanes }
+	if s.values != nil {
 		for k, v := range s.values[from:to] {
-			*at(k) = v
+			panel[at(k)] = v
 		}
-	default:
-		for k := range to - from {
-			r := from + k
-			if rows != nil {
-				r = rows[r]
-			}
-			if s.codes[r] == s.level {
-				*at(k) = 1
-			}
+		return
+	}
+	for k, code := range s.codes[from:to] {
+		if code == s.level {
+			panel[at(k)] = 1
 		}
 	}
 }

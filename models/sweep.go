@@ -131,10 +131,10 @@ func (g *regression) glmSweep(l *localFit, p *prepared, f *fit, weigh func() fun
 	out := newSums(width)
 	inStretches(p.n, width, out, func() func(stretch, from, to int, blocks []float64) {
 		block := gram.NewBlock(q, true)
-		z := make([]float64, gram.Len(pieceRows, zWidth))
+		z := make([]float64, gram.Lead+gram.Len(pieceRows, zWidth))
 		if off == 1 {
 			for i := range pieceRows {
-				z[gram.At(i, 0, zWidth)] = 1
+				z[gram.Lead+gram.At(i, 0, zWidth)] = 1
 			}
 		}
 		eta, w, r := make([]float64, pieceRows), make([]float64, pieceRows), make([]float64, pieceRows)
@@ -158,7 +158,7 @@ func (g *regression) glmSweep(l *localFit, p *prepared, f *fit, weigh func() fun
 							}
 						}
 					}
-					std.Both(eta[:up(n)], z, c.from(from), c.width, zWidth, off)
+					std.Both(eta[:up(n)], z[gram.Lead:], c.from(from), c.width, zWidth, off)
 					fill(from, eta[:n], w[:n], r[:n])
 					block.Add(z, w[:n], r[:n], c.ahead(from+n))
 					from += n
@@ -191,7 +191,7 @@ func (g *regression) glmStep(p *prepared, f *fit) *localFit {
 		alone += f.alpha
 	}
 	g.glmSweep(l, p, f, func() func(from int, eta, w, r []float64) {
-		var scratch [6][pieceRows]float64
+		var scratch [7][pieceRows]float64
 		var known [2][3]float64 // the null model, where it has but two rows
 		if g.family == "binomial" && p.offset == nil {
 			for y := range known {
@@ -201,7 +201,7 @@ func (g *regression) glmStep(p *prepared, f *fit) *localFit {
 		}
 		return func(from int, eta, w, r []float64) {
 			n := len(eta)
-			ll, pearson, big, none := scratch[0][:n], scratch[1][:n], scratch[2][:n], scratch[3][:n]
+			ll, pearson, none := scratch[0][:n], scratch[1][:n], scratch[2][:n]
 			y := p.y[from : from+n]
 			far := false
 			switch g.family {
@@ -232,11 +232,11 @@ func (g *regression) glmStep(p *prepared, f *fit) *localFit {
 				diverged = true
 				mu.Unlock()
 			}
-			fits[from/stretchRows].Add(ll, pearson, big, none)
+			fits[from/stretchRows].Add(ll, pearson, none, none)
 			if f.nullDone != 0 {
 				return
 			}
-			at, weight, rest := scratch[2][:n], scratch[3][:n], scratch[4][:n]
+			at, weight, rest := scratch[6][:n], scratch[4][:n], scratch[5][:n]
 			for i := range at {
 				if at[i] = alone; p.offset != nil {
 					if at[i] = p.offset[from+i]; g.intercept {
@@ -250,6 +250,11 @@ func (g *regression) glmStep(p *prepared, f *fit) *localFit {
 					one := &known[int(v)&1] // responses are 0 or 1
 					ll[i], rest[i], weight[i] = one[0], one[1], one[2]
 				}
+			case g.family == "gaussian":
+				for i, v := range at {
+					d := y[i] - v
+					ll[i], rest[i], weight[i] = -float64(0.5*float64(d*d)), d, 1
+				}
 			case g.family == "binomial":
 				gram.Logistics(weight, rest, ll, pearson, at, y)
 			default:
@@ -259,9 +264,7 @@ func (g *regression) glmStep(p *prepared, f *fit) *localFit {
 					rest[i] = y[i] - m
 				}
 			}
-			nulls[from/stretchRows].Add(ll, rest, weight, scratch[5][:n])
-			clear(scratch[2][:n])
-			clear(scratch[3][:n])
+			nulls[from/stretchRows].Add(ll, rest, weight, none)
 		}
 	})
 	if diverged {

@@ -76,7 +76,7 @@ func drawn(r *rand.Rand, n, p, days int) (*consilium.Spec, *Rows) {
 		}
 		add("ward", array.NewDictionaryArray(&arrow.DictionaryType{IndexType: arrow.PrimitiveTypes.Int32, ValueType: arrow.BinaryTypes.String}, index.NewArray(), words.NewArray()))
 		for j := range p {
-			numbers(fmt.Sprintf("x%d", j), j == 0, func(int) float64 { return 5 + float64(j)*r.NormFloat64() })
+			numbers(fmt.Sprintf("x%d", j), j == 0, func(int) float64 { return 5 + float64(1+j)*r.NormFloat64() })
 		}
 		b := Batch{Record: array.NewRecord(arrow.NewSchema(fields, nil), cols, int64(n)), Selected: make([]bool, n), Patient: make([]int32, n), Holdout: make([]float64, n)}
 		for i := range n {
@@ -220,4 +220,45 @@ func definedStep(t *testing.T, g *regression, rows *Rows, f *fit, phase uint32) 
 		out["moments"] = values(m)
 	}
 	return out
+}
+
+// TestKeptBytes: what a hospital is told a study keeps is what it keeps.
+func TestKeptBytes(t *testing.T) {
+	r := rand.New(rand.NewPCG(23, 24))
+	const n = 5000
+	spec, rows := drawn(r, n, 6, 400)
+	terms := []string{"x0", "x1", "x2", "x3", "x4", "x5", "ward"}
+	for _, a := range []consilium.AnalysisSpec{
+		{Name: "logistic", Type: consilium.AnalysisGLM, Family: "binomial", Response: &consilium.Response{Column: "y"}, Terms: terms, Offset: &consilium.Offset{Column: "fu"}},
+		{Name: "cox", Type: consilium.AnalysisCox, Response: &consilium.Response{Stop: "time", Event: "died"}, Terms: terms},
+		{Name: "entry", Type: consilium.AnalysisCox, Response: &consilium.Response{Start: "start", Stop: "time", Event: "died"}, Terms: terms},
+		{Name: "absorbed", Type: consilium.AnalysisGLM, Family: "binomial", Response: &consilium.Response{Column: "y"}, Terms: append([]string{"site"}, terms...)},
+	} {
+		spec.Analyses = []consilium.AnalysisSpec{a}
+		f := newFederation(t, spec, []hospital{{"one", rows}})
+		must(t, f)
+		kept := 0
+		for _, p := range rows.Kept.of {
+			kept += 8 * (cap(p.y) + cap(p.offset))
+			if p.columns != nil {
+				kept += 8 * cap(p.columns.raw)
+			}
+			for _, h := range p.histories {
+				kept += 8*(cap(h.columns.raw)+cap(h.share)) + cap(h.afterIn) + cap(h.ownIn)
+				for _, v := range [][]int32{h.moves, h.first, h.after, h.dead, h.own, h.until, h.since} {
+					kept += 4 * cap(v)
+				}
+				for _, v := range h.room {
+					kept += 8 * cap(v)
+				}
+			}
+		}
+		told, err := KeptBytes(f.facts, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if perRow := float64(kept) / n; perRow > float64(told) || perRow < 0.6*float64(told) {
+			t.Errorf("%s keeps %.1f bytes a row, told %d", a.Name, perRow, told)
+		}
+	}
 }

@@ -6,8 +6,9 @@ type Block struct {
 	p     int // columns
 	score bool
 	width int
-	acc   []float64 // four partial sums for every pair: row a of weighted columns, column b
+	acc   []float64 // four partial sums for every row of weighted columns and column: see at
 	t     []float64 // a group of weighted columns
+	row   []float64 // a row of sums
 
 	kernel kernel
 }
@@ -16,8 +17,18 @@ type Block struct {
 // if score is true.
 func NewBlock(p int, score bool) *Block {
 	b := &Block{p: p, score: score, width: Width(p)}
-	b.acc = make([]float64, b.rows()*b.width*Lanes)
+	b.acc = make([]float64, (b.rows()+1)/2*(b.width+1)*2*Lanes)
 	return b
+}
+
+// Lead is how many values stand before the panel that Add reads. They are read, and
+// what they are does not matter.
+const Lead = Lanes
+
+// at is the place of the partial sums of row a and column c. Beside those of an even
+// row and a column stand those of the next row and the next column.
+func (b *Block) at(a, c int) int {
+	return (a/2*(b.width+1)+c+1-a%2)*2*Lanes + a%2*Lanes
 }
 
 func (b *Block) rows() int {
@@ -39,8 +50,8 @@ func (b *Block) Len() int {
 // Reset begins another block.
 func (b *Block) Reset() { clear(b.acc) }
 
-// Add adds the rows of the panel z, of width Width(p), with their weights and,
-// with a score, residuals r. All calls for a block but the last have a multiple of four
+// Add adds the rows of the panel that follows Lead other values in z, of width
+// Width(p), with their weights and, with a score, residuals r. All calls for a block but the last have a multiple of four
 // rows. What stands at ahead is fetched into the cache meanwhile, if anything.
 func (b *Block) Add(z, w, r, ahead []float64) {
 	n := len(w)
@@ -48,7 +59,7 @@ func (b *Block) Add(z, w, r, ahead []float64) {
 	if n == 0 {
 		return
 	}
-	_ = z[Len(n, b.width)-1]
+	_ = z[Lead+Len(n, b.width)-1]
 	if b.score {
 		r = r[:n]
 	}
@@ -63,12 +74,12 @@ func (b *Block) Add(z, w, r, ahead []float64) {
 		for a := range b.rows() {
 			t, last := 0.0, a
 			if a < b.p {
-				t = float64(w[i] * z[At(i, a, b.width)])
+				t = float64(w[i] * z[Lead+At(i, a, b.width)])
 			} else {
 				t, last = r[i], b.p-1
 			}
 			for c := 0; c <= last; c++ {
-				b.acc[(a*b.width+c)*Lanes] += float64(t * z[At(i, c, b.width)])
+				b.acc[b.at(a, c)] += float64(t * z[Lead+At(i, c, b.width)])
 			}
 		}
 	}
@@ -76,13 +87,20 @@ func (b *Block) Add(z, w, r, ahead []float64) {
 
 // Sums writes the block's sums: the triangle, packed by rows, and then the score.
 func (b *Block) Sums(out []float64) {
-	k := 0
+	if len(b.row) < b.width {
+		b.row = make([]float64, b.width)
+	}
 	for a := range b.rows() {
-		for c := 0; c <= min(a, b.p-1); c++ {
-			s := b.acc[(a*b.width+c)*Lanes:][:Lanes]
-			out[k] = (s[0] + s[1]) + (s[2] + s[3])
-			k++
-		}
+		n := min(a+1, b.p)
+		addUp(b.row, b.acc[b.at(a, 0):], (n+3)/4)
+		out = out[copy(out, b.row[:n]):]
+	}
+}
+
+func portableAddUp(to, from []float64, groups int) {
+	for k := range 4 * groups {
+		s := from[2*k*Lanes:][:Lanes]
+		to[k] = (s[0] + s[1]) + (s[2] + s[3])
 	}
 }
 
@@ -94,14 +112,14 @@ func (b *Block) portableTiles(steps int, z, w, r []float64) {
 			last := a
 			if a < b.p {
 				for l := range t {
-					t[l] = float64(w[g*Lanes+l] * z[(g*b.width+a)*Lanes+l])
+					t[l] = float64(w[g*Lanes+l] * z[Lead+(g*b.width+a)*Lanes+l])
 				}
 			} else {
 				copy(t[:], r[g*Lanes:])
 				last = b.p - 1
 			}
 			for c := 0; c <= last; c++ {
-				s, x := b.acc[(a*b.width+c)*Lanes:][:Lanes], z[(g*b.width+c)*Lanes:][:Lanes]
+				s, x := b.acc[b.at(a, c):][:Lanes], z[Lead+(g*b.width+c)*Lanes:][:Lanes]
 				for l := range s {
 					s[l] += float64(t[l] * x[l])
 				}

@@ -83,70 +83,84 @@ func (w *writer) total(hi, lo, v, s, b, e string) {
 
 func y(i int) string { return fmt.Sprintf("Y%d", i) }
 
-// tile writes one register tile: rows a of weighted columns by vectors of
-// columns b, which are two columns wide in AVX-512 and one in AVX2.
-func (w *writer) tile(name string, wide bool, rows, vectors int) {
-	w.begin(name, "tile", "CX", "R8", "SI", "R11", "DI", "DX", "R9")
-	reg := func(i int) string {
-		if wide {
-			return fmt.Sprintf("Z%d", i)
-		}
-		return y(i)
-	}
-	bytes, broadcast := 32, "VMOVUPD"
-	if wide {
-		bytes, broadcast = 64, "VBROADCASTF64X4"
-	}
-	w.p("LEAQ (DI)(DX*2), BX")
-	c := func(r, k int) string {
-		base := []string{"(DI)", "(DI)(DX*1)", "(BX)", "(BX)(DX*1)"}[r]
-		return fmt.Sprintf("%d%s", k*bytes, base)
-	}
-	z, t := rows*vectors, rows*vectors+vectors
-	free := 32
-	if !wide {
-		free = 16
-	}
+// tile writes one register tile for AVX2: rows a of weighted columns by columns b.
+func (w *writer) tile(name string, rows, columns int) {
+	w.begin(name, "tile", "CX", "R8", "R10", "SI", "R11", "DI", "DX", "R9")
+	c := func(r, k int) string { return fmt.Sprintf("%d%s", 64*k, []string{"(DI)", "(DI)(DX*1)"}[r]) }
+	z, t, scratch := y(rows*columns), rows*columns+1, rows*columns+1+rows
 	for r := range rows {
-		for k := range vectors {
-			w.load(reg(r*vectors+k), c(r, k))
+		for k := range columns {
+			w.load(y(r*columns+k), c(r, k))
 		}
 	}
 	w.label("loop" + name)
-	if wide {
-		for k := range vectors {
-			w.load(reg(z+k), fmt.Sprintf("%d(SI)", k*bytes))
-		}
-	} else {
-		t = z + 1
-	}
 	for r := range rows {
-		w.p("%s %d(R8), %s", broadcast, 32*r, reg(t+r))
+		w.load(y(t+r), fmt.Sprintf("%d(R8)", 32*r))
 	}
-	scratch := t + rows
 	n := 0
-	for k := range vectors {
-		from := reg(z + k)
-		if !wide { // one register for the columns in turn
-			from = reg(z)
-			w.load(from, fmt.Sprintf("%d(SI)", k*bytes))
-		}
+	for k := range columns {
+		w.load(z, fmt.Sprintf("%d(SI)", 32*k))
 		for r := range rows {
-			x := reg(scratch + n%min(free-scratch, 8))
+			x := y(scratch + n%(16-scratch))
 			n++
-			w.mul(x, reg(t+r), from)
-			w.add(reg(r*vectors+k), reg(r*vectors+k), x)
+			w.mul(x, y(t+r), z)
+			w.add(y(r*columns+k), y(r*columns+k), x)
 		}
 	}
+	w.next(name)
+	for r := range rows {
+		for k := range columns {
+			w.store(c(r, k), y(r*columns+k))
+		}
+	}
+	w.p("VZEROUPPER")
+	w.p("RET")
+}
+
+// next ends a tile's loop.
+func (w *writer) next(name string) {
 	w.p("PREFETCHT1 (R9)")
 	w.p("ADDQ $64, R9")
-	w.p("ADDQ $%d, R8", 32*rows)
+	w.p("ADDQ R10, R8")
 	w.p("ADDQ R11, SI")
 	w.p("DECQ CX")
 	w.p("JNZ  loop%s", name)
-	for r := range rows {
-		for k := range vectors {
-			w.store(c(r, k), reg(r*vectors+k))
+}
+
+// diagonal writes one register tile for AVX-512. A register holds two neighbouring
+// columns: of the weighted ones a and a+1, of the others b and b+1, so that their
+// product is that of (a, b) and of (a+1, b+1). With b running by one, every product
+// comes up, and nothing is broadcast, which would cost as much as a product.
+func (w *writer) diagonal(name string, pairs, columns int) {
+	w.begin(name, "tile", "CX", "R8", "R10", "SI", "R11", "DI", "DX", "R9")
+	reg := func(i int) string { return fmt.Sprintf("Z%d", i) }
+	c := func(r, k int) string { return fmt.Sprintf("%d%s", 64*k, []string{"(DI)", "(DI)(DX*1)"}[r]) }
+	t, z := pairs*columns, pairs*columns+pairs
+	for r := range pairs {
+		for k := range columns {
+			w.load(reg(r*columns+k), c(r, k))
+		}
+	}
+	w.label("loop" + name)
+	for r := range pairs {
+		w.load(reg(t+r), fmt.Sprintf("%d(R8)", 64*r))
+	}
+	zs := min(4, columns)
+	n := 0
+	for k := range columns {
+		from := reg(z + k%zs)
+		w.load(from, fmt.Sprintf("%d(SI)", 32*k))
+		for r := range pairs {
+			x := reg(z + zs + n%(32-z-zs))
+			n++
+			w.mul(x, reg(t+r), from)
+			w.add(reg(r*columns+k), reg(r*columns+k), x)
+		}
+	}
+	w.next(name)
+	for r := range pairs {
+		for k := range columns {
+			w.store(c(r, k), reg(r*columns+k))
 		}
 	}
 	w.p("VZEROUPPER")
@@ -208,7 +222,7 @@ func (w *writer) standard(name string, eta, values bool) {
 		if eta {
 			w.spread("Y6", "(R10)(DI*8)")
 		}
-		if values {
+		if values && !eta {
 			w.spread("Y7", "(R12)(DI*8)")
 		}
 		from := []string{"(R13)", "(R13)(R11*1)", "(CX)", "(CX)(R11*1)"}
@@ -222,8 +236,10 @@ func (w *writer) standard(name string, eta, values bool) {
 				w.mul(y(12+g), x, "Y6")
 				w.add(y(g), y(g), y(12+g))
 			}
-			if values {
+			if values && !eta {
 				w.sub(x, x, "Y7")
+			}
+			if values {
 				w.store(to[g], x)
 			}
 		}
@@ -481,6 +497,38 @@ func (w *writer) logistic() {
 	w.p("RET")
 }
 
+// fetch asks for four columns of groups of rows, two cache lines each.
+func (w *writer) fetch() {
+	w.begin("fetches", "fetching", "CX", "SI", "R11")
+	w.label("loopfetches")
+	w.p("PREFETCHT0 (SI)")
+	w.p("PREFETCHT0 64(SI)")
+	w.p("ADDQ R11, SI")
+	w.p("DECQ CX")
+	w.p("JNZ  loopfetches")
+	w.p("RET")
+}
+
+// summing writes the sums of four partial sums each, (s0 + s1) + (s2 + s3).
+func (w *writer) summing() {
+	w.begin("summings", "summing", "CX", "SI", "DI")
+	w.label("loopsummings")
+	w.load("Y0", "(SI)")
+	w.p("VHADDPD 64(SI), Y0, Y0")
+	w.load("Y1", "128(SI)")
+	w.p("VHADDPD 192(SI), Y1, Y1")
+	w.p("VPERM2F128 $0x20, Y1, Y0, Y2")
+	w.p("VPERM2F128 $0x31, Y1, Y0, Y3")
+	w.add("Y2", "Y2", "Y3")
+	w.store("(DI)", "Y2")
+	w.p("ADDQ $256, SI")
+	w.p("ADDQ $32, DI")
+	w.p("DECQ CX")
+	w.p("JNZ  loopsummings")
+	w.p("VZEROUPPER")
+	w.p("RET")
+}
+
 // four transposes four registers in place, with four free ones.
 func (w *writer) four(r, t []string) {
 	w.p("VUNPCKLPD %s, %s, %s", r[1], r[0], t[0])
@@ -674,15 +722,15 @@ func main() {
 	w := &writer{constants: map[string]uint64{}}
 	for _, f := range []struct {
 		name          string
-		wide          bool
-		rows, vectors int
-	}{{"wide", true, 4, 4}, {"half", false, 2, 4}} {
+		write         func(name string, rows, columns int)
+		rows, columns int
+	}{{"wide", w.diagonal, 2, 8}, {"half", w.tile, 2, 4}} {
 		table := fmt.Sprintf("var %s = [][]func(*tile){", f.name)
 		for r := 1; r <= f.rows; r++ {
 			table += "{"
-			for v := 1; v <= f.vectors; v++ {
+			for v := 1; v <= f.columns; v++ {
 				name := fmt.Sprintf("%s%dx%d", f.name, r, v)
-				w.tile(name, f.wide, r, v)
+				f.write(name, r, v)
 				table += name + ", "
 			}
 			table += "}, "
@@ -705,6 +753,8 @@ func main() {
 	w.totals()
 	w.addition()
 	w.transposition()
+	w.summing()
+	w.fetch()
 	w.enter()
 	w.single()
 	w.fall()

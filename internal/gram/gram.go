@@ -7,8 +7,13 @@
 //	s_l = Σ round(t_i·z_ib) over i ≡ l mod 4, in the order of i
 //
 // with the last n mod 4 products added to s_0, and (s_0 + s_1) + (s_2 + s_3).
-// Nothing is fused. Four lanes of AVX2 are the four partial sums; the portable
-// code adds the same.
+// Nothing is fused. Four lanes of AVX2 are the four partial sums, eight of AVX-512
+// those of two columns; the portable code adds the same.
+//
+// Besides, it holds the other passes of a Newton step over rows that stand in
+// panels: standardised columns and linear predictors (Standard), the logistic
+// likelihood, sums over risk sets (RiskSet), all with the bits of the scalar
+// definitions beside them.
 package gram
 
 // Triangle writes Σ_i w_i z_ia z_ib for b <= a to sum, packed by rows:

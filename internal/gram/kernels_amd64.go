@@ -17,6 +17,18 @@ func wide1x3(a *tile)
 func wide1x4(a *tile)
 
 //go:noescape
+func wide1x5(a *tile)
+
+//go:noescape
+func wide1x6(a *tile)
+
+//go:noescape
+func wide1x7(a *tile)
+
+//go:noescape
+func wide1x8(a *tile)
+
+//go:noescape
 func wide2x1(a *tile)
 
 //go:noescape
@@ -29,30 +41,18 @@ func wide2x3(a *tile)
 func wide2x4(a *tile)
 
 //go:noescape
-func wide3x1(a *tile)
+func wide2x5(a *tile)
 
 //go:noescape
-func wide3x2(a *tile)
+func wide2x6(a *tile)
 
 //go:noescape
-func wide3x3(a *tile)
+func wide2x7(a *tile)
 
 //go:noescape
-func wide3x4(a *tile)
+func wide2x8(a *tile)
 
-//go:noescape
-func wide4x1(a *tile)
-
-//go:noescape
-func wide4x2(a *tile)
-
-//go:noescape
-func wide4x3(a *tile)
-
-//go:noescape
-func wide4x4(a *tile)
-
-var wide = [][]func(*tile){{wide1x1, wide1x2, wide1x3, wide1x4}, {wide2x1, wide2x2, wide2x3, wide2x4}, {wide3x1, wide3x2, wide3x3, wide3x4}, {wide4x1, wide4x2, wide4x3, wide4x4}}
+var wide = [][]func(*tile){{wide1x1, wide1x2, wide1x3, wide1x4, wide1x5, wide1x6, wide1x7, wide1x8}, {wide2x1, wide2x2, wide2x3, wide2x4, wide2x5, wide2x6, wide2x7, wide2x8}}
 
 //go:noescape
 func half1x1(a *tile)
@@ -120,6 +120,12 @@ func additions(a *adding)
 
 //go:noescape
 func transpositions(a *transposing)
+
+//go:noescape
+func summings(a *summing)
+
+//go:noescape
+func fetches(a *fetching)
 
 //go:noescape
 func enters(a *entering)

@@ -36,7 +36,7 @@ func (s *Standard) Values(z, raw []float64, rows, width, zWidth, first int) {
 	s.sweep(nil, z, raw, width, zWidth, first, rows)
 }
 
-// Both does both in one pass.
+// Both does both in one pass, for a mean of zero.
 func (s *Standard) Both(eta, z, raw []float64, width, zWidth, first int) {
 	s.sweep(eta, z, raw, width, zWidth, first)
 }
@@ -58,7 +58,9 @@ func (s *Standard) sweep(eta, z, raw []float64, width, zWidth, first int, rows .
 	}
 	if z != nil {
 		_ = z[(groups-1)*Lanes*zWidth+(first+p)*Lanes-1]
-		_ = s.Mean[p-1]
+		if eta == nil {
+			_ = s.Mean[p-1]
+		}
 	}
 	if first+p > zWidth && z != nil || p > width {
 		panic("gram: more columns than the panel is wide")
@@ -77,11 +79,21 @@ func (s *Standard) portable(groups int, eta, z, raw []float64, width, zWidth, fi
 				if eta != nil {
 					eta[g*Lanes+l] += float64(s.Beta[a] * x)
 				}
+				if z != nil && eta == nil {
+					x -= s.Mean[a]
+				}
 				if z != nil {
-					z[(g*zWidth+first+a)*Lanes+l] = x - s.Mean[a]
+					z[(g*zWidth+first+a)*Lanes+l] = x
 				}
 			}
 		}
+	}
+}
+
+// Fetch begins to bring the first four columns of a panel's groups into the cache.
+func Fetch(panel []float64, groups, width int) {
+	if groups = min(groups, (len(panel)+Lanes*width-1)/(Lanes*width)); groups > 0 {
+		fetch(panel, groups, width)
 	}
 }
 

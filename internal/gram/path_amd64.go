@@ -17,10 +17,12 @@ var (
 
 type tile struct {
 	steps int
-	t, z  *float64
+	t     *float64
+	tStep int
+	z     *float64
 	zStep int
 	acc   *float64
-	row   int // from one row of acc to the next
+	row   int // from one row, or pair of rows, of acc to the next
 	ahead *float64
 }
 
@@ -78,6 +80,17 @@ type transposing struct {
 	toStep int
 }
 
+type summing struct {
+	groups   int
+	from, to *float64
+}
+
+type fetching struct {
+	groups int
+	from   *float64
+	step   int
+}
+
 type entering struct {
 	rows int
 	set  *RiskSet
@@ -126,6 +139,21 @@ func transpose(to, from []float64, groups, toStep, fromStep int) {
 	transpositions(&transposing{groups, &from[0], 8 * fromStep, &to[0], 8 * toStep})
 }
 
+func fetch(panel []float64, groups, width int) {
+	if fast {
+		fetches(&fetching{groups, &panel[0], 32 * width})
+	}
+}
+
+func addUp(to, from []float64, groups int) {
+	if !fast {
+		portableAddUp(to, from, groups)
+		return
+	}
+	_, _ = to[4*groups-1], from[32*groups-2*Lanes+Lanes-1]
+	summings(&summing{groups, &from[0], &to[0]})
+}
+
 func exp(y, x []float64) bool {
 	a := sweeping{groups: len(x) / 4, x: &x[0], y: &y[0]}
 	exps(&a)
@@ -172,41 +200,63 @@ func (b *Block) tiles(steps int, z, w, r, ahead []float64) {
 		b.portableTiles(steps, z, w, r)
 		return
 	}
-	kernels, most, columns := half, 2, 1
-	if useZMM {
-		kernels, most, columns = wide, 4, 2
-	}
 	next := &z[0] // fetching what is there costs nothing
 	var left int
 	if len(ahead) > 0 {
 		next, left = &ahead[0], len(ahead)
 	}
-	rows := b.rows()
+	rows, most := b.rows(), 2
+	if useZMM {
+		most = 4
+	}
 	// In the block and not on the stack, from which a call through a table lets
 	// arguments escape.
 	k := &b.kernel
 	k.scaling = scaling{steps: steps, w: &w[0], zStep: 32 * b.width, t: &b.t[0]}
-	k.tile = tile{steps: steps, t: &b.t[0], zStep: 32 * b.width, row: 32 * b.width}
+	k.tile = tile{steps: steps, t: &b.t[0], zStep: 32 * b.width}
+	run := func(kernel func(*tile)) {
+		k.tile.ahead = next
+		kernel(&k.tile)
+		if left > 8*steps {
+			left -= 8 * steps
+			next = (*float64)(unsafe.Add(unsafe.Pointer(next), 64*steps))
+		}
+	}
 	for a := 0; a < rows; a += most {
 		n := min(most, rows-a)
+		even := n + n%2
+		k.tile.tStep, k.scaling.tStep = 32*even, 32*even
 		if c := min(n, b.p-a); c > 0 {
-			k.scaling.z, k.scaling.tStep = &z[a*Lanes], 32*n
+			k.scaling.z = &z[Lead+a*Lanes]
 			scales[c-1](&k.scaling)
 		}
 		last := a + n - 1 // the last column that these rows need
 		if last >= b.p {
 			for g := range steps {
-				copy(b.t[(g*n+n-1)*Lanes:][:Lanes], r[g*Lanes:])
+				copy(b.t[(g*even+n-1)*Lanes:][:Lanes], r[g*Lanes:])
 			}
 			last = b.p - 1
 		}
-		for c := 0; c <= last; c += 4 * columns {
-			k.tile.z, k.tile.acc, k.tile.ahead = &z[c*Lanes], &b.acc[(a*b.width+c)*Lanes], next
-			kernels[n-1][min(4, (last-c)/columns+1)-1](&k.tile)
-			if left > 8*steps {
-				left -= 8 * steps
-				next = (*float64)(unsafe.Add(unsafe.Pointer(next), 64*steps))
+		if !useZMM {
+			k.tile.row = 8 * (b.at(1, 0) - b.at(0, 0))
+			for c := 0; c <= last; c += 4 {
+				k.tile.z, k.tile.acc = &z[Lead+c*Lanes], &b.acc[b.at(a, c)]
+				run(half[n-1][min(4, last-c+1)-1])
 			}
+			continue
+		}
+		if n < even { // the row beside the last one: its products are nobody's
+			for g := range steps {
+				clear(b.t[(g*even+n)*Lanes:][:Lanes])
+			}
+		}
+		// From the column before the first, whose neighbour the first is, to the last
+		// one that an even row needs.
+		last = min(a+even-2, b.p-1)
+		k.tile.row = 64 * (b.width + 1)
+		for c := -1; c <= last; c += 8 {
+			k.tile.z, k.tile.acc = &z[Lead+c*Lanes], &b.acc[(a/2*(b.width+1)+c+1)*2*Lanes]
+			run(wide[even/2-1][min(8, last-c+1)-1])
 		}
 	}
 	*k = kernel{} // it keeps nothing alive

@@ -14,6 +14,10 @@ func transpose(to, from []float64, groups, toStep, fromStep int) {
 	portableTranspose(to, from, groups, toStep, fromStep)
 }
 
+func fetch([]float64, int, int) {}
+
+func addUp(to, from []float64, groups int) { portableAddUp(to, from, groups) }
+
 func (b *Block) tiles(steps int, z, w, r, ahead []float64) { b.portableTiles(steps, z, w, r) }
 
 // Nothing calls these while fast is false.
