@@ -41,8 +41,7 @@ type adder struct {
 }
 
 // piece is how many residues are read from one reader before the next one's turn:
-// their bytes and their sums stay in the processor's first cache, while memory gives
-// a few kilobytes in one run as fast as a megabyte.
+// as many as keep their bytes and their sums in the processor's first cache.
 const piece = 2048
 
 func newAdder(p Profile, readers []io.Reader) *adder {

@@ -67,7 +67,8 @@ func Open(ctx context.Context, in *Decryption, r io.Reader, sink Sink) error {
 	if in.Lanes <= buffer {
 		d := in.newDrainer(e)
 		d.keep = make([]int32, 0, in.Lanes)
-		defer func() { clear(d.keep) }()
+		taken := 0
+		defer func() { clear(d.keep[taken:]) }()
 		if err := in.openStream(ctx, e, rk, r, d); err != nil {
 			return err
 		}
@@ -75,6 +76,8 @@ func Open(ctx context.Context, in *Decryption, r io.Reader, sink Sink) error {
 		defer clear(v)
 		for part := range slices.Chunk(d.keep, len(v)) {
 			widen(v, part)
+			clear(part) // while the processor has it
+			taken += len(part)
 			if err := sink.Write(v[:len(part)]); err != nil {
 				return err
 			}
