@@ -28,14 +28,6 @@ func (s sums) add(v []float64) { gram.AddEach(s.hi[:len(v)], s.lo[:len(v)], v) }
 
 func (s sums) total(i int) total { return total{s.hi[i], s.lo[i]} }
 
-// addTo adds the sums to totals: to empty ones they are the same.
-func (s sums) addTo(out []total) {
-	for i := range out {
-		out[i].add(s.hi[i])
-		out[i].add(s.lo[i])
-	}
-}
-
 // inStretches runs the visitor of every processor over stretches of n rows. It fills
 // the sums of the stretch's blocks, width values each, which are added to out in
 // the order of the rows.
