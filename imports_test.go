@@ -95,6 +95,7 @@ var walls = map[string][]string{
 	"consilium/internal/federation": anyRoom,
 	"consilium/cmd/consilium":       anyRoom,
 	"consilium/benchmarks/full":     {"consilium", "he", "he/party", "internal/seal"},
+	"consilium/benchmarks/load":     anyRoom,
 
 	// Chains have a program of their own; nothing else links a chain's client.
 	"consilium/cmd/consilium-anchor":       {"provenance", "provenance/chain", "internal/durable", "cmd/consilium-anchor/evm", "cmd/consilium-anchor/heads"},

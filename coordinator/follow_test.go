@@ -48,7 +48,7 @@ func TestFollowAfterRestart(t *testing.T) {
 	c.kill("c1")
 	c.kill("c2")
 	n := c.run("c1")
-	err := (&server{n: n}).Follow(context.Background(), wire.Identity{Role: wire.RoleBoard, Name: "ethics-1"}, "", 0, func(*consilium.Event) error { return nil })
+	err := (&server{n: n}).Follow(context.Background(), wire.Identity{Role: wire.RoleBoard, Name: "ethics-1"}, "", 0, func([]byte) error { return nil })
 	if !errors.Is(err, consilium.ErrUnavailable) {
 		t.Errorf("a node without a leader keeps its followers: %v", err)
 	}

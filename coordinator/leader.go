@@ -349,8 +349,8 @@ func (n *Node) sum(ctx context.Context, w Work) (err error) {
 		hashes[i] = he.NewCiphertextHash()
 		readers[i] = io.TeeReader(contextReader{ctx, f}, hashes[i])
 	}
-	ref, err := n.blobs.produce(ctx, p.Size(int(first.Lanes)), func(out io.Writer) error {
-		if err := he.Sum(p, int(first.Lanes), readers, out); err != nil {
+	ref, err := n.blobs.produce(ctx, vectorSize(p, int(first.Lanes)), func(out io.Writer) error {
+		if err := sumVectors(p, int(first.Lanes), readers, out); err != nil {
 			n.doubtParts(w.Parts)
 			return err
 		}

@@ -71,6 +71,8 @@ type eventLog struct {
 	file    *os.File // nil in memory
 	size    int64    // of the file
 	entries []eventEntry
+	recent  int           // first entry whose bytes are kept beside the file
+	kept    int           // bytes of those that are
 	grown   chan struct{} // closed and replaced when entries are added
 }
 
@@ -79,7 +81,7 @@ type eventEntry struct {
 	length uint32
 	study  consilium.StudyID
 	kind   consilium.EventKind
-	bytes  []byte // in memory only
+	bytes  []byte // in memory always, else of the latest events only
 }
 
 // A record of the file is the event's length, a CRC-32C of its bytes, and the
@@ -146,11 +148,20 @@ func (l *eventLog) add(ev *consilium.Event, offset int64, b []byte) {
 	if n := len(l.entries); n > 0 && l.entries[n-1].study == ev.Study {
 		e.study = l.entries[n-1].study // one string for a run of events
 	}
-	if l.file == nil {
-		e.bytes = b
-	}
+	e.bytes = b
 	l.entries = append(l.entries, e)
+	if l.file == nil {
+		return
+	}
+	for l.kept += len(b); l.kept > keepRecent; l.recent++ {
+		l.kept -= len(l.entries[l.recent].bytes)
+		l.entries[l.recent].bytes = nil
+	}
 }
+
+// keepRecent is how many bytes of the latest events stay in memory: every
+// hospital follows the log, and most are at its end.
+const keepRecent = 8 << 20
 
 // append adds events in sequence. Those already there are compared.
 func (l *eventLog) append(events []consilium.Event) error {
@@ -221,7 +232,7 @@ func (l *eventLog) readLocked(seq uint64) ([]byte, error) {
 		return nil, consilium.ErrInvalid.Withf("event %d of %d", seq, len(l.entries))
 	}
 	e := &l.entries[seq]
-	if l.file == nil {
+	if e.bytes != nil {
 		return e.bytes, nil
 	}
 	b := make([]byte, e.length)
@@ -231,17 +242,19 @@ func (l *eventLog) readLocked(seq uint64) ([]byte, error) {
 	return b, nil
 }
 
-// event returns event seq.
-func (l *eventLog) event(seq uint64) (*consilium.Event, error) {
-	b, err := l.read(seq)
-	if err != nil {
-		return nil, err
+// encoded returns event seq as it was recorded, shared with all who ask. What
+// comes from the disk is checked for its form.
+func (l *eventLog) encoded(seq uint64) ([]byte, error) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	b, err := l.readLocked(seq)
+	if err != nil || l.entries[seq].bytes != nil {
+		return b, err
 	}
-	ev, err := consilium.ParseEvent(b)
-	if err != nil {
+	if _, err := consilium.ParseEvent(b); err != nil {
 		return nil, fmt.Errorf("event %d on disk: %w", seq, err)
 	}
-	return ev, nil
+	return b, nil
 }
 
 func (l *eventLog) close() error {

@@ -808,6 +808,14 @@ func TestConfigCheck(t *testing.T) {
 	}
 }
 
+func (l *eventLog) event(seq uint64) (*consilium.Event, error) {
+	b, err := l.encoded(seq)
+	if err != nil {
+		return nil, err
+	}
+	return consilium.ParseEvent(b)
+}
+
 func TestEventLog(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "events.log")
 	l, err := openEvents(path)

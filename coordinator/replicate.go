@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -277,6 +278,23 @@ func (r *replicator) keep(d consilium.Digest) error {
 		r.n.log.Warn("blob stays", "blob", d.Short(), "error", err)
 	}
 	return consilium.ErrBlobMissing.Withf("%s was collected", d.Short())
+}
+
+// discard drops what was stored for a command that the log takes no more, unless
+// another one named it: without this a hospital that misses round after round would
+// leave its boxes of each here until the sweep. While it looks, no command is
+// between the count of its blobs' holders and the log.
+func (r *replicator) discard(d consilium.Digest) {
+	if r.n.naming.Acquire(r.n.life, namingAlone) != nil {
+		return // this node is stopping
+	}
+	defer r.n.naming.Release(namingAlone)
+	if slices.ContainsFunc(r.n.liveBlobs(), func(b BlobRef) bool { return b.Digest == d }) {
+		return
+	}
+	if err := r.local.Delete(d); err != nil {
+		r.n.log.Warn("blob stays", "blob", d.Short(), "error", err)
+	}
 }
 
 // orphanAge is how long a stored blob waits for a command that names it. An

@@ -1,7 +1,6 @@
 package coordinator
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -13,7 +12,6 @@ import (
 
 	"consilium"
 	"consilium/he"
-	"consilium/internal/blob"
 	"consilium/internal/wire"
 )
 
@@ -165,17 +163,52 @@ func (s *server) Upload(ctx context.Context, from wire.Identity, u *wire.Upload)
 	if err != nil {
 		return err
 	}
+	u.Boxes, u.Ciphertext = s.whileOpen(u, u.Boxes), s.whileOpen(u, u.Ciphertext)
 	boxes, err := s.receiveBoxes(ctx, u, profile)
 	if err != nil {
 		return err
 	}
 	ciphertext, err := s.receiveCiphertext(ctx, u, profile)
 	if err != nil {
+		if s.over(u) != nil {
+			s.n.blobs.discard(boxes.Digest)
+		}
 		return err
 	}
 	s.received.Add(boxes.Size + ciphertext.Size)
 	return s.n.proposeStored(ctx, &Post{Message: u.Message.Encode(), Upload: &Upload{Ciphertext: ciphertext, Boxes: boxes,
 		LogN: uint8(profile.LogN), Bits: uint8(profile.Bits), Capacity: uint16(profile.MaxN), Lanes: uint64(u.Shape.Lanes)}}, boxes, ciphertext)
+}
+
+// over is why the log can no longer take an upload, or nil.
+func (s *server) over(u *wire.Upload) (over error) {
+	s.n.fsm.read(func(st *State) { over = st.Takes(u.Message, u.Header.At) })
+	return over
+}
+
+// whileOpen reads an upload as long as the log can still take it. A hospital on a
+// slow link learns at once that its round has gone on without it, its bytes take
+// nobody's place for longer, and none of them stay here or go to other nodes.
+func (s *server) whileOpen(u *wire.Upload, r io.Reader) io.Reader {
+	return &openReader{r: r, s: s, u: u}
+}
+
+type openReader struct {
+	r    io.Reader
+	s    *server
+	u    *wire.Upload
+	seen uint64 // index of the log at which it was last looked
+}
+
+func (o *openReader) Read(b []byte) (int, error) {
+	n, err := o.r.Read(b)
+	if at := o.s.n.fsm.applied.Load(); at != o.seen {
+		o.seen = at
+		if err := o.s.over(o.u); err != nil {
+			return 0, err
+		}
+	}
+	return n, err
 }
 
 // precheck refuses what apply would refuse anyway, before the bytes arrive,
@@ -208,7 +241,7 @@ func (s *server) precheck(u *wire.Upload) (he.Profile, error) {
 	if err != nil {
 		return he.Profile{}, err
 	}
-	if err := p.CheckHeader(h, u.Shape.Lanes, len(charter.Members), charter.Threshold); err != nil {
+	if err := checkHeader(p, h, u.Shape.Lanes, len(charter.Members), charter.Threshold); err != nil {
 		return he.Profile{}, err
 	}
 	if u.BoxSize != p.BoxSize() {
@@ -217,23 +250,17 @@ func (s *server) precheck(u *wire.Upload) (he.Profile, error) {
 	return p, nil
 }
 
-// receiveBoxes holds the bundle in memory: it is bounded by the parameter set,
-// 128 boxes of some 22 kB at most.
+// receiveBoxes checks one box after the other as it arrives: a bundle for 128
+// hospitals is some megabytes, and as many bundles may arrive at once.
 func (s *server) receiveBoxes(ctx context.Context, u *wire.Upload, p he.Profile) (BlobRef, error) {
-	bundle, err := io.ReadAll(u.Boxes)
-	if err != nil {
-		return BlobRef{}, err
-	}
-	if err := p.VerifyBundle(bundle, u.Header); err != nil {
-		return BlobRef{}, err
-	}
-	ref := BlobRef{Digest: blob.Sum(bundle), Size: uint64(len(bundle))}
-	return ref, s.n.blobs.put(ctx, ref, bytes.NewReader(bundle))
+	return s.n.blobs.produce(ctx, p.BundleSize(len(u.Header.Boxes)), func(w io.Writer) error {
+		return p.VerifyBundle(io.TeeReader(u.Boxes, w), u.Header)
+	})
 }
 
 func (s *server) receiveCiphertext(ctx context.Context, u *wire.Upload, p he.Profile) (BlobRef, error) {
 	return s.n.blobs.produce(ctx, u.Header.Size, func(w io.Writer) error {
-		d, err := he.Check(p, u.Shape.Lanes, io.TeeReader(u.Ciphertext, w))
+		d, err := checkVector(p, u.Shape.Lanes, io.TeeReader(u.Ciphertext, w))
 		if err != nil {
 			return err
 		}
@@ -317,7 +344,7 @@ func visible(from wire.Identity, info *StudyInfo) bool {
 
 // Follow streams events from this node's own log: committed ones, in order,
 // whoever leads.
-func (s *server) Follow(ctx context.Context, from wire.Identity, study consilium.StudyID, seq uint64, send func(*consilium.Event) error) error {
+func (s *server) Follow(ctx context.Context, from wire.Identity, study consilium.StudyID, seq uint64, send func(event []byte) error) error {
 	seen := map[consilium.StudyID]bool{}
 	check := time.NewTicker(s.n.cfg.Timing.Leaderless)
 	defer check.Stop()
@@ -348,7 +375,7 @@ func (s *server) Follow(ctx context.Context, from wire.Identity, study consilium
 			if !ok {
 				continue
 			}
-			ev, err := s.n.fsm.events.event(seq)
+			ev, err := s.n.fsm.events.encoded(seq)
 			if err != nil {
 				return err
 			}

@@ -497,7 +497,11 @@ func (c *simClient) Follow(ctx context.Context, from uint64, fn func(*consilium.
 		to := nodes[at%len(nodes)]
 		var failed error
 		err := c.n.call(ctx, c.id, c.name, to, "follow", func(ctx context.Context, n *Node) error {
-			return n.server.Follow(ctx, c.id, "", from, func(ev *consilium.Event) error {
+			return n.server.Follow(ctx, c.id, "", from, func(event []byte) error {
+				ev, err := consilium.ParseEvent(event)
+				if err != nil {
+					return err
+				}
 				if _, err := c.n.await(ctx, string(to), c.name, "event"); err != nil {
 					return err
 				}

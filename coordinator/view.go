@@ -165,6 +165,25 @@ func (s *State) Charter(id consilium.StudyID) (*consilium.Charter, consilium.Dig
 	return st.charter, st.charterDigest, true
 }
 
+// Takes says why a header can no longer be recorded at a place, or nil. It
+// permits nothing: Apply decides. A header that is recorded gets the same answer
+// again, whenever it comes.
+func (s *State) Takes(m *consilium.Message, at consilium.At) error {
+	st := s.studies[m.Study]
+	switch {
+	case st == nil && s.ended[m.Study] != nil:
+		return consilium.ErrStudyEnded.Withf("%s", m.Study)
+	case st == nil:
+		return consilium.ErrUnknownStudy.Withf("%s", m.Study)
+	case st.seen[statement(m)]:
+		return nil
+	case at.Charter != st.charterDigest, at.Round < st.round, at.Round == st.round && at.Attempt < st.attempt,
+		at.Round == st.round && at.Attempt == st.attempt && st.phase != consilium.PhaseContributing:
+		return consilium.ErrRoundClosed.Withf("round %d attempt %d went on without this contribution", at.Round, at.Attempt)
+	}
+	return nil
+}
+
 // Draft is the payload of a live study's charter draft.
 func (s *State) Draft(id consilium.StudyID) ([]byte, bool) {
 	st := s.studies[id]

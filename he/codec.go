@@ -236,7 +236,7 @@ func (p Profile) checkStream(chunks int, r io.Reader) (consilium.Digest, error) 
 			}
 		}
 	}
-	if err := atEnd(r); err != nil {
+	if err := atEnd(r, tooLong); err != nil {
 		return consilium.Digest{}, err
 	}
 	return h.Digest(), nil
@@ -252,13 +252,15 @@ func readLimb(r io.Reader, b []byte, chunk, limb int) error {
 	return nil
 }
 
-// atEnd fails when r holds another byte.
-func atEnd(r io.Reader) error {
+const tooLong = "encrypted vector is longer than the study's layout"
+
+// atEnd fails with what when r holds another byte.
+func atEnd(r io.Reader, what string) error {
 	var b [1]byte
 	for range 100 {
 		n, err := r.Read(b[:])
 		if n > 0 {
-			return consilium.ErrInvalid.Withf("encrypted vector is longer than the study's layout")
+			return consilium.ErrInvalid.Withf("%s", what)
 		}
 		if err == io.EOF {
 			return nil

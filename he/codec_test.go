@@ -235,15 +235,27 @@ func TestBundle(t *testing.T) {
 	for _, b := range boxes {
 		h.Boxes = append(h.Boxes, consilium.DomainBox.Digest(b))
 	}
-	if err := p.VerifyBundle(bundle, h); err != nil {
+	if err := p.VerifyBundle(bytes.NewReader(bundle), h); err != nil {
 		t.Error(err)
 	}
 	if err := p.CheckHeader(h, 100, 3, 3); err != nil {
 		t.Error(err)
 	}
 	bundle[p.BoxSize()]++
-	if err := p.VerifyBundle(bundle, h); err == nil || !strings.Contains(err.Error(), "position 2") {
+	if err := p.VerifyBundle(bytes.NewReader(bundle), h); err == nil || !strings.Contains(err.Error(), "position 2") {
 		t.Errorf("a changed box: %v", err)
+	}
+	bundle[p.BoxSize()]--
+	for _, n := range []int{0, p.BoxSize() - 1, len(bundle) - 1} {
+		if err := p.VerifyBundle(bytes.NewReader(bundle[:n]), h); !errors.Is(err, consilium.ErrInvalid) {
+			t.Errorf("%d bytes of a bundle: %v", n, err)
+		}
+	}
+	if err := p.VerifyBundle(bytes.NewReader(append(bytes.Clone(bundle), 0)), h); !errors.Is(err, consilium.ErrInvalid) {
+		t.Errorf("a bundle with a byte more: %v", err)
+	}
+	if err := p.VerifyBundle(bytes.NewReader(nil), &consilium.Header{}); !errors.Is(err, consilium.ErrInvalid) {
+		t.Errorf("a header without boxes: %v", err)
 	}
 	for name, n := range map[string]int{"short": -1, "long": 1} {
 		if _, err := p.SplitBundle(make([]byte, int(p.BundleSize(3))+n), 3); err == nil {
@@ -345,7 +357,7 @@ func FuzzBundle(f *testing.F) {
 			t.Fatal("boxes are not the bundle")
 		}
 		h := &consilium.Header{Boxes: make([]consilium.Digest, int(n)), Commitments: make([]consilium.Digest, int(n)), Check: b}
-		if p.VerifyBundle(b, h) == nil && n > 0 {
+		if p.VerifyBundle(bytes.NewReader(b), h) == nil && n > 0 {
 			t.Fatal("boxes with a zero digest")
 		}
 		_ = p.CheckHeader(h, 1, int(n), 3)

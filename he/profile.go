@@ -3,6 +3,7 @@ package he
 import (
 	"encoding/binary"
 	"fmt"
+	"io"
 	"math/big"
 	"math/bits"
 	"slices"
@@ -235,18 +236,27 @@ func (p Profile) SplitBundle(bundle []byte, n int) ([][]byte, error) {
 	return out, nil
 }
 
-// VerifyBundle checks every box of a bundle against the digests of a header.
-func (p Profile) VerifyBundle(bundle []byte, h *consilium.Header) error {
-	boxes, err := p.SplitBundle(bundle, len(h.Boxes))
-	if err != nil {
+// VerifyBundle reads a bundle to its end and checks every box against the
+// digests of a header. Memory is one box.
+func (p Profile) VerifyBundle(bundle io.Reader, h *consilium.Header) error {
+	if err := p.Validate(); err != nil {
 		return err
 	}
-	for i, b := range boxes {
-		if consilium.DomainBox.Digest(b) != h.Boxes[i] {
+	if n := len(h.Boxes); n < 1 || n > consilium.MaxSites {
+		return consilium.ErrInvalid.Withf("a header that lists %d boxes", n)
+	}
+	box := make([]byte, p.BoxSize())
+	for i, want := range h.Boxes {
+		if _, err := io.ReadFull(bundle, box); err == io.EOF || err == io.ErrUnexpectedEOF {
+			return consilium.ErrInvalid.Withf("the box bundle ends in the box for position %d", i+1)
+		} else if err != nil {
+			return err
+		}
+		if consilium.DomainBox.Digest(box) != want {
 			return consilium.ErrInvalid.Withf("box for position %d is not the one that the header lists", i+1)
 		}
 	}
-	return nil
+	return atEnd(bundle, "the box bundle is longer than its header says")
 }
 
 // CheckHeader checks what anyone can check in a header for a charter of n

@@ -163,7 +163,7 @@ func (p Profile) sum(chunks int, readers []io.Reader, w io.Writer) error {
 		}
 	}
 	for _, r := range readers {
-		if err := atEnd(r); err != nil {
+		if err := atEnd(r, tooLong); err != nil {
 			return err
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"crypto/rand"
@@ -170,6 +171,9 @@ type SignedDoc struct {
 	signature consilium.Signature
 	token     *sdjwt.Token // of a credential
 	status    *status.Entry
+
+	digest atomic.Pointer[consilium.Digest] // of the payload, once asked for
+	signer atomic.Pointer[string]           // DIDKey of a consent's key, likewise
 }
 
 func sorted(list []string) []string {
@@ -270,8 +274,26 @@ func ParseSignedDoc(b []byte) (*SignedDoc, error) {
 	return d, nil
 }
 
-// Digest names the document.
-func (d *SignedDoc) Digest() consilium.Digest { return d.domain.Digest(d.payload) }
+// Digest names the document. It is computed once: the rows of every round of a
+// study ask for it, and a document with its signature is some kilobytes.
+func (d *SignedDoc) Digest() consilium.Digest {
+	if p := d.digest.Load(); p != nil {
+		return *p
+	}
+	name := d.domain.Digest(d.payload)
+	d.digest.Store(&name)
+	return name
+}
+
+// didKey names the key of a consent.
+func (d *SignedDoc) didKey() string {
+	if p := d.signer.Load(); p != nil {
+		return *p
+	}
+	name := DIDKey(d.Consent.Key)
+	d.signer.Store(&name)
+	return name
+}
 
 // Signer is the key that the document names: who speaks.
 func (d *SignedDoc) Signer() consilium.PublicKey {
@@ -898,7 +920,7 @@ func current(all []Claims) Claims {
 // claims states a consent as it was given: active, nothing withdrawn.
 func (d *SignedDoc) claims() Claims {
 	con := d.Consent
-	return Claims{Status: ConsentActive, Consent: d.Digest(), Signer: DIDKey(con.Key), Form: con.Form, Evidence: con.Evidence,
+	return Claims{Status: ConsentActive, Consent: d.Digest(), Signer: d.didKey(), Form: con.Form, Evidence: con.Evidence,
 		Level: con.Level, Studies: con.Studies, Purposes: con.Purposes, Diseases: con.Diseases, Countries: con.Countries,
 		Explicit: con.Explicit, Informed: con.Informed, GivenBy: con.GivenBy, Assent: con.Assent, Objections: con.Objections,
 		Given: con.Given, From: con.From, Until: con.Until, Scopes: slices.Clone(con.Scopes)}

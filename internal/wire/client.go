@@ -84,6 +84,8 @@ func (p *pool) conn(node consilium.NodeID) (*grpc.ClientConn, error) {
 		grpc.WithNoProxy(),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage+16<<20), grpc.MaxCallSendMsgSize(maxMessage)),
 		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.Config{BaseDelay: 50 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second}, MinConnectTimeout: 5 * time.Second}),
+		grpc.WithStaticStreamWindowSize(streamWindow),
+		grpc.WithStaticConnWindowSize(connWindow),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 15 * time.Second, Timeout: 10 * time.Second, PermitWithoutStream: true}),
 	)
 	if err != nil {
@@ -139,6 +141,18 @@ func (c *Client) nodes(first consilium.NodeID) []consilium.NodeID {
 		out = append(append([]consilium.NodeID{}, out[i:]...), out[:i]...)
 	}
 	return out
+}
+
+// share is the node that this member follows until it knows better. Any node
+// tells the same, and if all members asked the first of the roster, that one would
+// send everything.
+func (c *Client) share() consilium.NodeID {
+	pin, err := CertificatePin(c.pool.cert)
+	nodes := c.nodes("")
+	if err != nil || len(nodes) == 0 {
+		return ""
+	}
+	return nodes[int(pin[0])%len(nodes)]
 }
 
 func (c *Client) target() consilium.NodeID {
@@ -439,6 +453,9 @@ func (c *Client) FollowStudy(ctx context.Context, study consilium.StudyID, from 
 	wait := firstWait
 	refused := map[consilium.NodeID]bool{}
 	node := c.target()
+	if node == "" {
+		node = c.share()
+	}
 	for {
 		nodes := c.nodes(node)
 		if len(nodes) == 0 {

@@ -110,8 +110,9 @@ type fakeNode struct {
 	events   []*consilium.Event
 	blobs    map[consilium.Digest][]byte
 	uploads  [][]byte
-	breakAt  uint64 // Follow fails once before this event
-	fetchCut int    // Fetch fails once after this many bytes
+	breakAt  uint64        // Follow fails once before this event
+	fetchCut int           // Fetch fails once after this many bytes
+	hold     chan struct{} // PutBlob reads nothing until it is closed
 }
 
 func newFake(me, leader consilium.NodeID) *fakeNode {
@@ -171,7 +172,7 @@ func (f *fakeNode) Status(_ context.Context, _ Identity, s consilium.StudyID) (S
 	return StudyStatus{Study: s, Team: "team", Phase: consilium.PhaseSubmitted}, nil
 }
 
-func (f *fakeNode) Follow(ctx context.Context, _ Identity, study consilium.StudyID, seq uint64, send func(*consilium.Event) error) error {
+func (f *fakeNode) Follow(ctx context.Context, _ Identity, study consilium.StudyID, seq uint64, send func([]byte) error) error {
 	defer context.AfterFunc(ctx, f.cond.Broadcast)()
 	for {
 		f.mu.Lock()
@@ -193,7 +194,7 @@ func (f *fakeNode) Follow(ctx context.Context, _ Identity, study consilium.Study
 		if study != "" && ev.Study != study {
 			continue
 		}
-		if err := send(ev); err != nil {
+		if err := send(ev.Encode()); err != nil {
 			return err
 		}
 	}
@@ -231,6 +232,9 @@ func (f *fakeNode) Fetch(_ context.Context, _ Identity, d consilium.Digest, offs
 }
 
 func (f *fakeNode) PutBlob(_ context.Context, _ Identity, d consilium.Digest, size uint64, r io.Reader) error {
+	if f.hold != nil {
+		<-f.hold
+	}
 	b, err := io.ReadAll(r)
 	if err != nil {
 		return err

@@ -67,6 +67,8 @@ func NewServer(o ServerOptions) *Server {
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxSendMsgSize(maxMessage+16<<20), // a list of studies is longer than any message
 		grpc.MaxConcurrentStreams(128),
+		grpc.StaticStreamWindowSize(streamWindow),
+		grpc.StaticConnWindowSize(connWindow),
 		grpc.MaxHeaderListSize(8<<10),
 		grpc.WaitForHandlers(true), // after Stop nothing runs that could touch what is being closed
 		grpc.ConnectionTimeout(handshakeTimeout),
@@ -447,11 +449,11 @@ func (s *Server) follow(m Members, stopping context.Context, r *apiv1.FollowRequ
 		defer mu.Unlock()
 		quiet.Stop()
 	}()
-	err = m.Follow(ctx, id, study, from, func(ev *consilium.Event) error {
+	err = m.Follow(ctx, id, study, from, func(event []byte) error {
 		if _, err := s.book.Lookup(id.Pin); err != nil {
 			return err
 		}
-		return ss.Send(&apiv1.FollowResponse{Event: ev.Encode()})
+		return ss.Send(&apiv1.FollowResponse{Event: event})
 	})
 	if cause := context.Cause(ctx); cause != nil && ss.Context().Err() == nil {
 		return cause

@@ -12,8 +12,19 @@ const (
 	// MaxBlobSize bounds any stored blob; a node's configuration may set less.
 	MaxBlobSize = 1 << 40
 	// chunkSize is what one message of a stream carries: large enough that
-	// framing costs nothing, small enough that memory is O(chunk).
-	chunkSize = 256 << 10
+	// framing costs nothing, small enough that memory is O(chunk). With its field
+	// headers it is one buffer of the 32 KiB tier of gRPC's pool, and two frames; a
+	// little more would take, and clear, one of the next tier for every message.
+	chunkSize = 32<<10 - 64
+	// maxChunk is what one message may carry.
+	maxChunk = 256 << 10
+	// streamWindow and connWindow are how many bytes a peer may send ahead of what
+	// is read, on one stream and on all streams of a connection together. gRPC's own
+	// windows grow to 16 MiB a stream, of which a coordinator would hold one for
+	// each hospital whenever its disk is slower than their links. A mebibyte fills
+	// 280 Mbit/s at 30 ms.
+	streamWindow = 1 << 20
+	connWindow   = 4 << 20
 	// maxMessage bounds one gRPC message: a signed message with its signature
 	// and envelope is the largest.
 	maxMessage = consilium.MaxMessageSize + 64<<10
@@ -72,9 +83,10 @@ type Members interface {
 	Upload(ctx context.Context, from Identity, u *Upload) error
 	List(ctx context.Context, from Identity) ([]StudyStatus, error)
 	Status(ctx context.Context, from Identity, study consilium.StudyID) (StudyStatus, error)
-	// Follow calls send for every event that from may see, ascending from seq,
-	// until ctx ends or send fails. study is "" for all.
-	Follow(ctx context.Context, from Identity, study consilium.StudyID, seq uint64, send func(*consilium.Event) error) error
+	// Follow calls send with the encoding of every event that from may see,
+	// ascending from seq, until ctx ends or send fails. study is "" for all. What
+	// send gets is shared with others who follow: it is not changed.
+	Follow(ctx context.Context, from Identity, study consilium.StudyID, seq uint64, send func(event []byte) error) error
 	Fetch(ctx context.Context, from Identity, digest consilium.Digest, offset, length uint64) (io.ReadCloser, error)
 	// PutBlob reads exactly size bytes from r and returns once a majority holds them.
 	PutBlob(ctx context.Context, from Identity, digest consilium.Digest, size uint64, r io.Reader) error

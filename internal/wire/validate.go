@@ -83,8 +83,8 @@ func toChunk(c *apiv1.Chunk) ([]byte, error) {
 	if c == nil {
 		return nil, consilium.ErrInvalid.Withf("want a chunk here")
 	}
-	if n := len(c.GetData()); n == 0 || n > chunkSize {
-		return nil, consilium.ErrInvalid.Withf("a chunk of %d bytes, want 1 to %d", n, chunkSize)
+	if n := len(c.GetData()); n == 0 || n > maxChunk {
+		return nil, consilium.ErrInvalid.Withf("a chunk of %d bytes, want 1 to %d", n, maxChunk)
 	}
 	return c.GetData(), nil
 }
