@@ -357,14 +357,16 @@ func (a *apply) enrol(st *study, m *consilium.Message, _ *Post) (func(), *Reject
 	if e.Study != st.id || e.Submission != st.submission {
 		return nil, reject(consilium.ErrInvalid, "an enrolment in another study")
 	}
+	if e.Previous != st.priorDigest {
+		// Of an epoch that is over: a hospital that was added reads the log from its
+		// beginning and may answer before it has read on. It answers again then.
+		return nil, reject(consilium.ErrWrongPhase, "an enrolment after charter %s; the epoch before has %s", e.Previous.Short(), st.priorDigest.Short())
+	}
 	if e.Roster != st.roster {
 		return nil, reject(consilium.ErrStale, "the hospital uses roster %s, the study was admitted under %s", e.Roster.Short(), st.roster.Short())
 	}
 	if e.Sealing.IsZero() || e.Nonce.IsZero() || e.Commitment.IsZero() || e.Decision.IsZero() {
 		return nil, reject(consilium.ErrInvalid, "sealing key, nonce, commitment and decision are all needed")
-	}
-	if e.Previous != st.priorDigest {
-		return nil, reject(consilium.ErrInvalid, "an enrolment after charter %s; the epoch before has %s", e.Previous.Short(), st.priorDigest.Short())
 	}
 	return func() {
 		site.enrol = &enrolment{e.Sealing, e.Nonce, e.Commitment, e.Decision}

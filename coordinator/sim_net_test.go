@@ -395,6 +395,9 @@ func (c *simClient) Post(ctx context.Context, m *consilium.Message) error {
 }
 
 func (c *simClient) post(ctx context.Context, m *consilium.Message) error {
+	if c.n.s.liar.takes(m) {
+		return nil
+	}
 	what := fmt.Sprintf("post %s %s", c.n.s.short(m.Study), m.Kind)
 	run := func(ctx context.Context, n *Node) error { return n.server.Post(ctx, c.id, m) }
 	err := c.do(ctx, what, run)
@@ -506,14 +509,17 @@ func (c *simClient) Follow(ctx context.Context, from uint64, fn func(*consilium.
 					return errSimGone
 				}
 				c.watch(ev)
+				shown := c.n.s.liar.show(n, c, ev)
 				// What was said beside it with its key is not shown to a hostile member's
 				// own gate, which would find that it has promised nothing of the kind.
 				if _, lied := c.n.lies.Load(c.name + string(ev.Body)); lied {
 					from = ev.Seq + 1
 					return nil
 				}
-				if failed = fn(ev); failed != nil {
-					return failed
+				for _, ev := range shown {
+					if failed = fn(ev); failed != nil {
+						return failed
+					}
 				}
 				from = ev.Seq + 1
 				return nil

@@ -346,7 +346,7 @@ func (s *sim) reformed() bool {
 func (s *sim) afresh() {
 	p := s.fresh
 	for _, h := range s.sites {
-		h.declines, h.dry = false, false
+		h.declines, h.dry = false, 0
 	}
 	s.team.aim(s.members()[0])
 	s.submit(p)
@@ -372,8 +372,11 @@ func (s *sim) afresh() {
 }
 
 // mayLeave says whether an honest hospital may give a study up for this reason:
-// the roster changed under it.
+// the roster changed under it, or a node lied to it.
 func (s *sim) mayLeave(id consilium.SiteID, why string) bool {
+	if s.p.Liar > 0 {
+		return true
+	}
 	return len(s.rosters) > 1 && slices.ContainsFunc([]string{
 		consilium.ErrStale.Msg, consilium.ErrSignature.Msg, consilium.ErrUnauthenticated.Msg, consilium.ErrNotMember.Msg,
 		"the draft names another roster", // a first enrolment that a new roster stops: docs/limits.md

@@ -31,6 +31,7 @@ type program struct {
 	Missing int  // of every study: wait, abort, continue (a learned one)
 	Hostile int  // which hospital is, or 0
 	Second  int  `json:",omitempty"` // another one: the studies are made for two then
+	Liar    int  `json:",omitempty"` // which of the first nodes lies to hospitals, or 0
 	Cancel  bool // at the end the team cancels what still runs
 	Afresh  bool `json:",omitempty"` // and, if the roster has changed, the last one has to carry out a new study
 	Ops     []op
@@ -122,8 +123,9 @@ var ops = []struct {
 			}
 		}
 	}},
+	{"liar", 4, func(s *sim, a, b int) { s.liar.arm(a, 1+b%3) }},
 	{"decline", 1, func(s *sim, a, b int) { s.siteAt(a).declines = true }},
-	{"nothing to contribute", 1, func(s *sim, a, b int) { s.siteAt(a).dry = b%2 == 0 }},
+	{"nothing to contribute", 2, func(s *sim, a, b int) { s.siteAt(a).dry = uint32(b % 4) }},
 	{"refuse", 1, func(s *sim, a, b int) { s.plans[a%len(s.plans)].refused = true }},
 	{"coup", 3, func(s *sim, a, b int) { // another leads, and the one before does not notice
 		l := s.log.leaders()
@@ -135,6 +137,26 @@ var ops = []struct {
 			s.team.aim(next)
 			p := s.plans[b%len(s.plans)]
 			s.submit(p, func() { s.ask(p, slices.Index(s.log.order, l[0].id)) })
+		}
+	}},
+	{"deposed", 2, func(s *sim, a, b int) { // one that does not notice is asked about a study that has ended meanwhile
+		l := s.log.leaders()
+		if len(l) != 1 {
+			return
+		}
+		s.split(l[0].id)
+		next := s.nodeAt(a)
+		if !s.log.elect(next) {
+			return
+		}
+		for i := range s.plans {
+			p, live := s.plans[(b+i)%len(s.plans)], false
+			l[0].node.fsm.read(func(st *State) { info, ok := st.Study(p.id); live = ok && !info.Phase.Ended() })
+			if live {
+				s.team.aim(next)
+				s.cancel(p, time.Minute, func() { s.ask(p, slices.Index(s.log.order, next)) })
+				return
+			}
 		}
 	}},
 	{"nodes", 2, func(s *sim, a, b int) { s.changeNodes(a, b) }},
@@ -202,6 +224,8 @@ func (s *sim) replay(a, b int) {
 		s.net.mu.Unlock()
 		return
 	}
+	// Two answers may come at one instant: whose is first does not matter.
+	slices.SortStableFunc(s.net.done, func(a, b simCopy) int { return strings.Compare(a.from+a.what, b.from+b.what) })
 	c := s.net.done[a%len(s.net.done)]
 	s.net.mu.Unlock()
 	to := s.nodeAt(b)
@@ -261,8 +285,8 @@ func (s *sim) resultOf(id consilium.StudyID) (d consilium.Digest, ok bool) {
 // gentle reports whether a program holds nothing that may end a study: members
 // are honest and want it, and clocks are right.
 func (p *program) gentle() bool {
-	return p.Hostile == 0 && !slices.ContainsFunc(p.Ops, func(o op) bool {
-		return slices.Contains([]string{"clock", "decline", "nothing to contribute", "refuse", "cancel", "nodes", "hospitals", "lose disk"}, o.Do)
+	return p.Hostile == 0 && p.Liar == 0 && !slices.ContainsFunc(p.Ops, func(o op) bool {
+		return slices.Contains([]string{"clock", "decline", "nothing to contribute", "refuse", "cancel", "deposed", "nodes", "hospitals", "lose disk"}, o.Do)
 	})
 }
 
@@ -279,7 +303,7 @@ func (p *program) hostile() (out []consilium.SiteID) {
 // generate draws a program.
 func generate(seed uint64) *program {
 	rng := rand.New(rand.NewPCG(seed, 99))
-	p := &program{Seed: seed, Sites: []int{3, 3, 3, 3, 3, 3, 3, 4, 5}[rng.IntN(9)], Rounds: []int{1, 1, 1, 1, 2, 2, 3}[rng.IntN(7)], Missing: rng.IntN(3)}
+	p := &program{Seed: seed, Sites: []int{3, 3, 3, 3, 3, 3, 4, 4, 5}[rng.IntN(9)], Rounds: []int{1, 1, 1, 1, 2, 2, 3}[rng.IntN(7)], Missing: rng.IntN(3)}
 	if rng.IntN(3) == 0 {
 		p.Hostile = 1 + rng.IntN(p.Sites)
 	}
@@ -302,11 +326,16 @@ func generate(seed uint64) *program {
 		p.Ops[0].Steps /= 2
 		p.Ops = append(p.Ops, op{Do: "hostile", A: rng.IntN(64), Steps: rng.IntN(50)})
 	}
+	if rng.IntN(12) == 0 || p.Second > 0 && rng.IntN(2) == 0 {
+		p.Liar = 1 + rng.IntN(len(simNodes))
+		p.Ops[0].Steps /= 2
+		p.Ops = append(p.Ops, op{Do: "liar", A: rng.IntN(64), B: rng.IntN(64), Steps: rng.IntN(200)})
+	}
 	for range 3 + rng.IntN(18) {
 		x := rng.IntN(total)
 		for i := range ops {
 			if x -= ops[i].weight; x < 0 {
-				if ops[i].name == "hostile" && p.Hostile == 0 {
+				if ops[i].name == "hostile" && p.Hostile == 0 || ops[i].name == "liar" && p.Liar == 0 {
 					break
 				}
 				p.Ops = append(p.Ops, op{Do: ops[i].name, A: rng.IntN(64), B: rng.IntN(64), Steps: rng.IntN(50)})
@@ -418,14 +447,14 @@ func shrink(t *testing.T, p *program) (*program, error) {
 				}
 			}
 		}
-		for _, simpler := range []func(*program){func(q *program) { q.Hostile, q.Second = 0, 0 }, func(q *program) { q.Second = 0 }, func(q *program) {
+		for _, simpler := range []func(*program){func(q *program) { q.Hostile, q.Second = 0, 0 }, func(q *program) { q.Second = 0 }, func(q *program) { q.Liar = 0 }, func(q *program) {
 			if q.Second == 0 {
 				q.Sites = 3
 			}
 		}, func(q *program) { q.Missing = 0 }, func(q *program) { q.Rounds = 1 }} {
 			q := *best
 			simpler(&q)
-			if (q.Hostile != best.Hostile || q.Second != best.Second || q.Sites != best.Sites || q.Missing != best.Missing || q.Rounds != best.Rounds) && q.Hostile <= q.Sites && try(q) {
+			if (q.Hostile != best.Hostile || q.Second != best.Second || q.Liar != best.Liar || q.Sites != best.Sites || q.Missing != best.Missing || q.Rounds != best.Rounds) && q.Hostile <= q.Sites && try(q) {
 				again = true
 			}
 		}
@@ -444,6 +473,9 @@ func (p *program) String() string {
 	}
 	if p.Hostile > 0 {
 		fmt.Fprintf(&b, ", hostile: %v", p.hostile())
+	}
+	if p.Liar > 0 {
+		fmt.Fprintf(&b, ", %s lies", simNodes[(p.Liar-1)%len(simNodes)])
 	}
 	for i, o := range p.Ops {
 		fmt.Fprintf(&b, "\n  %2d  %-22s %2d %2d  then %d steps", i, o.Do, o.A, o.B, o.Steps)

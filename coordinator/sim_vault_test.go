@@ -98,7 +98,7 @@ func (v *simVault) Local(_ context.Context, r hatch.LocalRequest) (hatch.LocalRe
 	if err != nil {
 		return hatch.LocalReply{}, err
 	}
-	if v.h.dry {
+	if v.h.dry > 0 && r.Round >= v.h.dry {
 		return hatch.LocalReply{}, nil
 	}
 	return hatch.LocalReply{Contribute: true, Lanes: len(a.all) * simRounds, RowSet: v.rows(r.Study), Decision: dig("decision"), Ledger: dig("ledger")}, nil

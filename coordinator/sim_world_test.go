@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"slices"
 	"strings"
@@ -45,6 +46,7 @@ type sim struct {
 	end    context.CancelFunc
 	log    *simLog
 	net    *simNet
+	liar   *simLiar
 	rng    *rand.Rand
 	rounds int
 	trace  func(string, ...any)
@@ -64,6 +66,7 @@ type sim struct {
 	last    string            // the last fault, for the table of coverage
 	cover   *coverage
 	steps   int
+	looks   int
 
 	mu      sync.Mutex // guards what follows
 	err     error      // the first thing that must never happen
@@ -178,7 +181,7 @@ type simSite struct {
 	fs       *simFS
 	skew     time.Duration
 	declines bool
-	dry      bool // has nothing to contribute
+	dry      uint32 // has nothing to contribute from this round on, or 0
 	hostile  bool
 	roster   int       // the version that is installed; 0 if it was never provisioned
 	install  time.Time // when its operator installs the next
@@ -241,6 +244,7 @@ func newSim(t testing.TB, p *program) *sim {
 	}
 	s.life, s.end = context.WithCancel(context.Background())
 	s.net = newSimNet(s)
+	s.liar = newSimLiar(s)
 	s.log = &simLog{disks: map[consilium.NodeID]*simDisk{}, up: map[consilium.NodeID]*simRaft{}, cut: s.apart,
 		bad: func(err error) { s.violate("%v", err) }}
 	var servers []raft.Server
@@ -631,8 +635,8 @@ func (s *sim) submit(p *simPlan, then ...func()) {
 	})
 }
 
-// treason reports whether some hospital is hostile.
-func (s *sim) treason() bool { return len(s.p.hostile()) > 0 }
+// treason reports whether some hospital is hostile, or a node lies.
+func (s *sim) treason() bool { return len(s.p.hostile()) > 0 || s.p.Liar > 0 }
 
 // acknowledged remembers what a member was told is recorded.
 func (s *sim) acknowledged(m *consilium.Message) {
@@ -876,6 +880,9 @@ func (s *sim) stored() {
 	}
 	var live []BlobRef
 	r.node.fsm.read(func(st *State) { live = st.LiveBlobs() })
+	if s.looks++; s.looks%3 == 0 {
+		s.remembered(r.node)
+	}
 	// As many copies as outlive the loss of a minority; a disk that was lost has
 	// counted among those already.
 	s.log.mu.Lock()
@@ -906,8 +913,25 @@ func (s *sim) stored() {
 	}
 }
 
+// remembered checks that a node that comes by a snapshot now knows what the
+// others know: where each study stands, and what its leader owes.
+func (s *sim) remembered(n *Node) {
+	n.fsm.mu.Lock() // the encoder stores what it reads
+	defer n.fsm.mu.Unlock()
+	have := n.fsm.state
+	again, err := Restore(have.Snapshot())
+	if err != nil {
+		s.violate("a snapshot is not restored: %v", err)
+		return
+	}
+	if !reflect.DeepEqual(again.Studies(), have.Studies()) || !reflect.DeepEqual(again.Pending(), have.Pending()) {
+		s.violate("a snapshot forgets something: %+v, owed %v; the node had %+v, owed %v", again.Studies(), again.Pending(), have.Studies(), have.Pending())
+	}
+}
+
 // heal ends every fault: all run, all reach each other, clocks are right.
 func (s *sim) heal() {
+	s.liar.arm(0, 0)
 	s.net.mu.Lock()
 	clear(s.net.cuts)
 	clear(s.net.faults)
@@ -932,7 +956,7 @@ func (s *sim) heal() {
 		dead := h.dead
 		h.halt = ""
 		h.mu.Unlock()
-		if dead {
+		if dead || s.p.Liar > 0 { // what it was told it reads again
 			s.killSite(id)
 		}
 		s.startSite(id)
@@ -947,16 +971,21 @@ func (s *sim) alive() bool {
 	return n > 0
 }
 
-// cancel ends a study for its team.
-func (s *sim) cancel(p *simPlan, limit time.Duration) {
+// cancel ends a study for its team. then is called if it has.
+func (s *sim) cancel(p *simPlan, limit time.Duration, then ...func()) {
 	s.task(limit, func(ctx context.Context) {
-		s.team.Post(ctx, s.sign(s.team, consilium.KindCancel, p.id, (&consilium.Cancel{Study: p.id, Reason: "superseded"}).Encode()))
+		err := s.team.Post(ctx, s.sign(s.team, consilium.KindCancel, p.id, (&consilium.Cancel{Study: p.id, Reason: "superseded"}).Encode()))
+		for _, f := range then {
+			if err == nil {
+				f()
+			}
+		}
 	})
 }
 
 // simReform is how long the cluster may take for what the roster says once all
 // machines run.
-const simReform = time.Hour
+const simReform = 15 * time.Minute
 
 // finish heals everything, lets every study end, and looks at what is left.
 func (s *sim) finish(p *program) {
@@ -972,7 +1001,7 @@ func (s *sim) finish(p *program) {
 	for healed := time.Now(); !s.reformed() && s.violated() == nil; {
 		s.run(100, time.Minute)
 		if time.Since(healed) > simReform {
-			s.violate("an hour after everything was healed the cluster is not what roster version %d says", len(s.rosters))
+			s.violate("long after everything was healed the cluster is not what roster version %d says", len(s.rosters))
 		}
 	}
 	limit := 200

@@ -31,7 +31,7 @@ type bug struct {
 }
 
 func main() {
-	budget := flag.Int("budget", 1500, "how many sequences may be played to find one bug")
+	budget := flag.Int("budget", 600, "how many sequences may be played to find one bug")
 	shares := flag.Int("shares", 2, "how many processes search at once")
 	only := flag.String("only", "", "search for the bugs that match this regular expression")
 	flag.Parse()
@@ -183,7 +183,7 @@ var found = regexp.MustCompile(`(?m)^\s*sim_test\.go:\d+: (seed \d+: .*)$`)
 func search(binary string, i, budget int) (string, error) {
 	cmd := exec.Command(binary, "-test.run", "^TestSimulation$", "-test.timeout", "20m", "-sim.count", strconv.Itoa(budget), "-sim.shrink=false")
 	cmd.Dir = "coordinator"
-	cmd.Env = append(os.Environ(), variable+"="+strconv.Itoa(i), "GOGC=400", "GOMAXPROCS=1")
+	cmd.Env = append(os.Environ(), variable+"="+strconv.Itoa(i), "GOGC=800", "GOMAXPROCS=1")
 	out, err := cmd.CombinedOutput()
 	if err == nil {
 		return "", fmt.Errorf("nobody noticed")

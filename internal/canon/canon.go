@@ -9,8 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-
-	"github.com/gowebpki/jcs"
 )
 
 // ErrNotCanonical says that a document is not the RFC 8785 encoding of its
@@ -23,16 +21,16 @@ func Marshal(v any) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := jcs.Transform(b)
+	out, err := transform(b)
 	if err != nil {
 		return nil, fmt.Errorf("canonical JSON: %w", err)
 	}
-	return out, nil
+	return bytes.Clone(out), nil
 }
 
 // Check accepts exactly the RFC 8785 encoding of a JSON object.
 func Check(b []byte) error {
-	out, err := jcs.Transform(b)
+	out, err := transform(b)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrNotCanonical, err)
 	}
