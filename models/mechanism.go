@@ -80,8 +80,8 @@ func trainRounds(a *consilium.AnalysisSpec) int {
 }
 
 // EvaluationParts is how many times the budget of one round of training the
-// evaluation of its model gets: a fifth of all, since it is opened once and the
-// noise of gradients averages out over rounds.
+// evaluation of its model gets: about a fifth of the training's, since it is opened
+// once and the noise of gradients averages out over rounds.
 func EvaluationParts(rounds int) int { return (rounds + 3) / 4 }
 
 // honestShares is how many hospitals' noise is left at the least.
@@ -105,6 +105,12 @@ func makeMechanism(facts consilium.Facts, what string, scale []float64, norm flo
 	d := facts.Spec.Privacy.DP
 	if !(d.Clip > 0 && d.Clip <= 1e6) {
 		return nil, consilium.ErrInvalid.Withf("privacy.dp: clip %v, want above 0: the number of rows that a patient counts for at most", d.Clip)
+	}
+	if facts.Spec.Sites.Faults == 0 && !facts.Spec.FixedContributors() {
+		// The default of f grows with hospitals that join, and each one's noise with
+		// it: a round in flight would be computed to another vector, and the rounds
+		// before would have had too little.
+		return nil, consilium.ErrInvalid.Withf("privacy.dp: with sites.missing: continue hospitals may join a study that runs; set sites.faults, on which the noise depends")
 	}
 	honest := honestShares(facts)
 	if honest < 1 {

@@ -409,3 +409,29 @@ func TestPrivateSaysNothingUncounted(t *testing.T) {
 		}
 	}
 }
+
+// Where hospitals may join a study that runs, its noise must not depend on how many
+// there are: f is then the study's own number.
+func TestNoiseOfAJoinedStudy(t *testing.T) {
+	facts := consilium.Facts{Spec: &consilium.Spec{Sites: consilium.SiteRule{Min: 5, Missing: "continue"}, Analyses: []consilium.AnalysisSpec{{Type: consilium.AnalysisTrain}}}}
+	facts.Spec.Privacy.DP = &consilium.DP{Epsilon: 1, Delta: 1e-6, Clip: 1}
+	share := func(hospitals, faults int) (float64, error) {
+		facts.Spec.Sites.Faults = faults
+		facts.Sites = make([]consilium.SiteID, hospitals)
+		m, err := newMechanism(facts, "x", []float64{1}, 1)
+		if err != nil {
+			return 0, err
+		}
+		return m.share, nil
+	}
+	if _, err := share(7, 0); err == nil {
+		t.Error("the default of f, which grows with the hospitals, is taken")
+	}
+	before, err := share(7, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after, err := share(8, 2); err != nil || after != before {
+		t.Errorf("a share of %v among 8, %v among 7: %v", after, before, err)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -41,6 +42,7 @@ type debit struct {
 	Round    uint32            `json:"round"`
 	Dataset  string            `json:"dataset"` // for whoever reads the book; it opens no account of its own
 	RowSet   consilium.Digest  `json:"row_set"` // salted: the same rows of the same round draw the same noise
+	State    consilium.Digest  `json:"state,omitzero"` // from which the round is computed
 	Releases []dp.Release      `json:"releases"`
 }
 
@@ -53,6 +55,9 @@ type budgetBook struct {
 	mu   sync.Mutex
 	log  *durable.Journal
 	list []debit
+	// running is what each study costs in all from its first payment in this process
+	// until it ends: another one must not begin on what this one still needs.
+	running map[consilium.StudyID][]dp.Release
 }
 
 func openBudgetBook(path string) (*budgetBook, error) {
@@ -60,7 +65,7 @@ func openBudgetBook(path string) (*budgetBook, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &budgetBook{log: log}
+	b := &budgetBook{log: log, running: map[consilium.StudyID][]dp.Release{}}
 	err = log.Replay(func(kind uint8, data []byte) error {
 		if kind != recordDebit {
 			return fmt.Errorf("budget book: record of unknown kind %d", kind)
@@ -97,18 +102,38 @@ func (d *debit) valid() error {
 // errBudget means that a study asks for more than is left.
 var errBudget = errors.New("the privacy budget does not last for the study")
 
+// taken is what all studies but one have spent or, while they run, will have. A
+// study's releases are listed in the order in which it makes them.
+func (b *budgetBook) taken(except consilium.StudyID) []dp.Release {
+	spent := map[consilium.StudyID]int{}
+	var all []dp.Release
+	for _, have := range b.list {
+		if have.Study != except {
+			all = append(all, have.Releases...)
+			spent[have.Study] += len(have.Releases)
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(b.running)) {
+		if whole := b.running[id]; id != except && len(whole) > spent[id] {
+			all = append(all, whole[spent[id]:]...)
+		}
+	}
+	return all
+}
+
+// end gives back what a study has set aside and not spent.
+func (b *budgetBook) end(study consilium.StudyID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.running, study)
+}
+
 // lasts reports whether all rounds of a study could be paid, beside what other
-// studies have spent. It debits nothing: spend decides once more.
+// studies have spent and will. It debits nothing: spend decides once more.
 func (b *budgetBook) lasts(study consilium.StudyID, whole []dp.Release, budget Budget) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	all := slices.Clone(whole)
-	for _, have := range b.list {
-		if have.Study != study {
-			all = append(all, have.Releases...)
-		}
-	}
-	after := dp.Epsilon(all, budget.Delta)
+	after := dp.Epsilon(append(b.taken(study), whole...), budget.Delta)
 	if !(budget.Epsilon > 0) || !(budget.Delta > 0 && budget.Delta < 1) || math.IsInf(budget.Epsilon, 0) || !(after <= budget.Epsilon) {
 		return fmt.Errorf("%w: it would make epsilon %.3g of %v; raise privacy.epsilon in the worker's configuration, or let the team ask for less", errBudget, after, budget.Epsilon)
 	}
@@ -116,10 +141,11 @@ func (b *budgetBook) lasts(study consilium.StudyID, whole []dp.Release, budget B
 }
 
 // spend debits a round, or refuses it if the hospital's patients would have lost
-// more than the budget, by this round or, where whole lists them, by all the
-// rounds of its study. It returns once the debit is durable. The same round with
-// the same rows and the same noise costs nothing more; with other noise it is
-// refused, since both vectors would draw from one key.
+// more than the budget by it, or, before the first round that is debited for the
+// study here, by all the rounds of the study, which whole lists. It returns once the
+// debit is durable. The same round with the same rows, state and noise costs nothing
+// more; with another state or other noise it is refused, since both vectors would
+// draw from one key.
 func (b *budgetBook) spend(d debit, whole []dp.Release, budget Budget) error {
 	if err := d.valid(); err != nil {
 		return err
@@ -130,21 +156,27 @@ func (b *budgetBook) spend(d debit, whole []dp.Release, budget Budget) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	var all []dp.Release
+	begun := false
 	for _, have := range b.list {
 		if have.Study == d.Study && have.Round == d.Round && have.RowSet == d.RowSet && have.Dataset == d.Dataset {
 			if !slices.Equal(have.Releases, d.Releases) {
 				return consilium.ErrPolicy.Withf("round %d of study %s was debited for other releases of the same rows: the study, its policy or this hospital's software changed in between; submit the study again", d.Round, d.Study)
 			}
+			if !have.State.IsZero() && have.State != d.State {
+				return consilium.ErrPolicy.Withf("round %d of study %s was debited for the same rows and another state: the difference of two such vectors has no noise", d.Round, d.Study)
+			}
+			b.running[d.Study] = whole
 			return nil
 		}
+		begun = begun || have.Study == d.Study
 		all = append(all, have.Releases...)
 	}
 	before := dp.Epsilon(all, budget.Delta)
-	next := d.Releases
-	if len(whole) > len(next) {
-		next = whole
+	next := append(all, d.Releases...)
+	if !begun && len(whole) > len(d.Releases) {
+		next = append(b.taken(d.Study), whole...)
 	}
-	if after := dp.Epsilon(append(all, next...), budget.Delta); !(after <= budget.Epsilon) {
+	if after := dp.Epsilon(next, budget.Delta); !(after <= budget.Epsilon) {
 		return consilium.ErrPolicy.Withf("this hospital's privacy budget is spent: epsilon %.3g of %v is used, this study would make it %.3g; ask for less, or the hospital to raise its budget",
 			before, budget.Epsilon, after)
 	}
@@ -156,6 +188,7 @@ func (b *budgetBook) spend(d debit, whole []dp.Release, budget Budget) error {
 		return err
 	}
 	b.list = append(b.list, d)
+	b.running[d.Study] = whole
 	return nil
 }
 

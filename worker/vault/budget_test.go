@@ -235,3 +235,91 @@ func TestResultKeepsWhatWasSpent(t *testing.T) {
 		}
 	}
 }
+
+// What a running study still costs is set aside: another one that would not fit
+// beside it does not begin, and neither is left in the middle. The twin, which looks
+// only at what was debited, lets both begin, and neither ends.
+func TestBudgetIsSetAside(t *testing.T) {
+	const rounds = 6
+	budget := Budget{Epsilon: 3, Delta: 1e-6}
+	round := func(study string, n int) debit {
+		d := oneDebit(t, study, 1)
+		d.Round = uint32(n)
+		return d
+	}
+	whole := func(study string) []dp.Release {
+		var all []dp.Release
+		for range rounds {
+			all = append(all, oneDebit(t, study, 1).Releases...)
+		}
+		return all
+	}
+	for name, setAside := range map[string]bool{"set aside": true, "twin": false} {
+		b, err := openBudgetBook(filepath.Join(t.TempDir(), "budget"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ended := map[string]bool{}
+		for n := 1; n <= rounds; n++ {
+			for _, study := range []string{"first", "second"} {
+				d := round(study, n)
+				err := b.spend(d, whole(study), budget)
+				if !setAside {
+					clear(b.running)
+				}
+				if err != nil && !errors.Is(err, consilium.ErrPolicy) {
+					t.Fatal(err)
+				}
+				ended[study] = err == nil
+			}
+		}
+		if ended["first"] != setAside || ended["second"] {
+			t.Errorf("%s: %v", name, ended)
+		}
+		if err := b.lasts("third", oneDebit(t, "third", 1).Releases, Budget{Epsilon: 0.5, Delta: 1e-6}); !errors.Is(err, errBudget) {
+			t.Errorf("%s: a third study: %v", name, err)
+		}
+		if err := b.close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// An ended study gives back what it did not spend.
+	b, err := openBudgetBook(filepath.Join(t.TempDir(), "budget"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.close()
+	first, second := round("first", 1), round("second", 1)
+	if err := b.spend(first, whole("first"), budget); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.spend(second, whole("second"), budget); !errors.Is(err, consilium.ErrPolicy) {
+		t.Fatal(err)
+	}
+	b.end(first.Study)
+	if err := b.spend(second, whole("second"), budget); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The noise of a round follows from its rows. Computed from another state, the
+// vector would be another one with the same noise, and their difference exact.
+func TestBudgetHoldsState(t *testing.T) {
+	b, err := openBudgetBook(filepath.Join(t.TempDir(), "budget"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.close()
+	budget := Budget{Epsilon: 3, Delta: 1e-6}
+	d := oneDebit(t, "first", 1)
+	d.State = consilium.Digest{1}
+	for range 2 {
+		if err := b.spend(d, nil, budget); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.State = consilium.Digest{2}
+	if err := b.spend(d, nil, budget); !errors.Is(err, consilium.ErrPolicy) || !strings.Contains(err.Error(), "another state") {
+		t.Errorf("another state: %v", err)
+	}
+}

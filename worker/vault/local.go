@@ -12,7 +12,6 @@ import (
 
 	"consilium"
 	"consilium/internal/canon"
-	"consilium/internal/dp"
 	"consilium/internal/fixed"
 	"consilium/internal/hatch"
 	"consilium/internal/table"
@@ -258,20 +257,18 @@ func (v *Vault) remember(st *study, round uint32, state *models.State, layout co
 }
 
 // pay takes what a round costs off the hospital's privacy budget, once for each
-// set of rows. A study that could not be paid to its end, beside what is spent so
-// far, does not begin.
+// set of rows. A study that could not be paid to its end, beside what others have
+// spent and will, does not begin.
 func (v *Vault) pay(st *study, state *models.State, round uint32, rowSet consilium.Digest) error {
 	releases, err := models.RoundReleases(st.analysis, state)
 	if err != nil {
 		return err
 	}
-	var whole []dp.Release
-	if round == 1 {
-		if whole, err = models.Releases(st.facts, v.cfg.Learned); err != nil {
-			return err
-		}
+	whole, err := models.Releases(st.facts, v.cfg.Learned)
+	if err != nil {
+		return err
 	}
-	return v.budget.spend(debit{Study: st.id, Round: round, Dataset: st.spec.Data.Dataset, RowSet: rowSet, Releases: releases}, whole, v.cfg.Budget.orDefault())
+	return v.budget.spend(debit{Study: st.id, Round: round, Dataset: st.spec.Data.Dataset, RowSet: rowSet, State: stateDigest(state), Releases: releases}, whole, v.cfg.Budget.orDefault())
 }
 
 // kept is what a study keeps of its rows from round to round, for as long as the

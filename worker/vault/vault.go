@@ -234,6 +234,7 @@ func (v *Vault) Forget(_ context.Context, id consilium.StudyID) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	delete(v.studies, id)
+	v.budget.end(id)
 	return errors.Join(v.replays.close(id), v.replays.sweep(), forgetMemory(v.cfg.Dir, id), v.forgetCohort(id))
 }
 
