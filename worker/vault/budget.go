@@ -40,8 +40,8 @@ func (b *Budget) orDefault() Budget {
 type debit struct {
 	Study    consilium.StudyID `json:"study"`
 	Round    uint32            `json:"round"`
-	Dataset  string            `json:"dataset"` // for whoever reads the book; it opens no account of its own
-	RowSet   consilium.Digest  `json:"row_set"` // salted: the same rows of the same round draw the same noise
+	Dataset  string            `json:"dataset"`        // for whoever reads the book; it opens no account of its own
+	RowSet   consilium.Digest  `json:"row_set"`        // salted: the same rows of the same round draw the same noise
 	State    consilium.Digest  `json:"state,omitzero"` // from which the round is computed
 	Releases []dp.Release      `json:"releases"`
 }
