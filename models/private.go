@@ -38,7 +38,7 @@ func newPrivate(facts consilium.Facts, a *consilium.AnalysisSpec, inner Analysis
 	}
 	s, ok := inner.(*single)
 	if !ok || s.scale == nil {
-		return nil, consilium.ErrInvalid.Withf("privacy.dp: %s has no differentially private form; describe, crosstab, kaplan-meier, glm of family gaussian, binomial and poisson, and cox with a piecewise baseline have", a.Type)
+		return nil, consilium.ErrInvalid.Withf("privacy.dp: %s has no differentially private form; describe, crosstab (without strata), kaplan-meier, glm of family gaussian, binomial and poisson, cox with a piecewise baseline, and train have", a.Type)
 	}
 	rest, norm2, err := s.scale()
 	if err != nil {
