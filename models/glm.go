@@ -222,7 +222,10 @@ func (g *regression) glmStart(l *localFit, y, offset, w, r []float64) {
 		}
 	})
 	var sum gram.Totals
-	sum.Add(w, r, saturated, saturated)
+	for from := 0; from < len(w); from += 16 * blockRows { // a kernel cannot be interrupted
+		to := min(from+16*blockRows, len(w))
+		sum.Add(w[from:to], r[from:to], saturated[from:to], saturated[from:to])
+	}
 	l.fit[startWeight] = total{sum.Hi[0], sum.Lo[0]}
 	l.fit[startWorking] = total{sum.Hi[1], sum.Lo[1]}
 	l.fit[startSaturated] = total{sum.Hi[2], sum.Lo[2]}

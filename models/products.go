@@ -101,7 +101,10 @@ func inParallel(n int, visit func(from, to int)) {
 	const stretch = 16 * blockRows
 	workers := min(runtime.GOMAXPROCS(0), (n+stretch-1)/stretch)
 	if workers <= 1 {
-		visit(0, n)
+		// In stretches too: what visit hands to one kernel cannot be interrupted.
+		for from := 0; from < n; from += stretch {
+			visit(from, min(from+stretch, n))
+		}
 		return
 	}
 	var group sync.WaitGroup

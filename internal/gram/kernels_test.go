@@ -4,6 +4,9 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"testing"
 
 	"consilium/internal/det"
@@ -365,4 +368,26 @@ func BenchmarkStandard(b *testing.B) {
 		s.Both(eta, z, raw, 20, 24, 1)
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/64, "ns/row")
+}
+
+// TestGenerated: the kernels are what gen.go writes.
+func TestGenerated(t *testing.T) {
+	source, err := filepath.Abs("gen.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := exec.Command("go", "run", source)
+	run.Dir = t.TempDir()
+	if out, err := run.CombinedOutput(); err != nil {
+		t.Fatalf("go run gen.go: %v\n%s", err, out)
+	}
+	for _, name := range []string{"kernels_amd64.s", "kernels_amd64.go"} {
+		want, err := os.ReadFile(filepath.Join(run.Dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := os.ReadFile(name); err != nil || string(got) != string(want) {
+			t.Errorf("%s is not what gen.go writes (%v); run go run gen.go", name, err)
+		}
+	}
 }

@@ -2,12 +2,8 @@
 
 package gram
 
-import "golang.org/x/sys/cpu"
-
-var useAVX2 = cpu.X86.HasAVX2
-
 func partial(s *[8][4]float64, t0, t1 []float64, c *[4][]float64) {
-	if !useAVX2 {
+	if !fast {
 		portable(s, t0, t1, c)
 		return
 	}

@@ -253,10 +253,18 @@ func (b *Block) tiles(steps int, z, w, r, ahead []float64) {
 		// From the column before the first, whose neighbour the first is, to the last
 		// one that an even row needs.
 		last = min(a+even-2, b.p-1)
+		alone := -1
+		if last+1 == b.width { // its neighbour would stand past the panel; only the last row asks for it
+			alone, last = last, last-1
+		}
 		k.tile.row = 64 * (b.width + 1)
 		for c := -1; c <= last; c += 8 {
 			k.tile.z, k.tile.acc = &z[Lead+c*Lanes], &b.acc[(a/2*(b.width+1)+c+1)*2*Lanes]
 			run(wide[even/2-1][min(8, last-c+1)-1])
+		}
+		if alone >= 0 {
+			k.tile.z, k.tile.acc = &z[Lead+alone*Lanes], &b.acc[b.at(a, alone)]
+			run(half[0][0])
 		}
 	}
 	*k = kernel{} // it keeps nothing alive

@@ -72,11 +72,11 @@ func (v *Vault) rehearse(ctx context.Context, st *study, f *policy.Federation, u
 	if err != nil {
 		return err
 	}
-	if st.needs, err = v.needs(facts, st.record); err != nil {
-		return err
-	}
 	derived, err := table.Derive(st.spec, st.record, u.selected)
 	if err != nil {
+		return err
+	}
+	if st.needs, err = v.needs(facts, derived); err != nil {
 		return err
 	}
 	w, err := fixed.NewWriter(layout)
