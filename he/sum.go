@@ -35,21 +35,17 @@ func Sum(p Profile, lanes int, readers []io.Reader, w io.Writer) error {
 type adder struct {
 	p       Profile
 	readers []io.Reader
-	buf     []byte     // of one piece
+	buf     []byte     // of one limb
 	acc     [][]uint64 // per limb
 	err     error
 }
-
-// piece is how many residues are read from one reader before the next one's turn:
-// as many as keep their bytes and their sums in the processor's first cache.
-const piece = 2048
 
 func newAdder(p Profile, readers []io.Reader) *adder {
 	a := &adder{p: p, readers: readers, acc: make([][]uint64, len(p.Primes))}
 	size := 0
 	for i := range p.Primes {
 		a.acc[i] = make([]uint64, p.N())
-		size = max(size, p.LimbSize(i)*min(piece, p.N())/p.N())
+		size = max(size, p.LimbSize(i))
 	}
 	a.buf = LimbBuffer(size)
 	return a
@@ -60,17 +56,14 @@ func lazy(q uint64) int { return int(min(uint64(1)<<30, ^uint64(0)/(q-1)-1)) }
 
 func (a *adder) chunk(j int) {
 	for i, q := range a.p.Primes {
-		n, f := min(piece, a.p.N()), fieldOf(q)
-		for at := 0; at < a.p.N(); at += n {
-			if a.err = a.piece(a.acc[i][at:at+n], a.buf[:n/8*bits.Len64(q)], q, f, j, i); a.err != nil {
-				return
-			}
+		if a.err = a.limb(a.acc[i], a.buf[:a.p.LimbSize(i)], q, fieldOf(q), j, i); a.err != nil {
+			return
 		}
 	}
 }
 
-// piece sums one piece of every reader into acc, reduced.
-func (a *adder) piece(acc []uint64, b []byte, q uint64, f *vec.Field, chunk, limb int) error {
+// limb sums one limb of every reader into acc, reduced.
+func (a *adder) limb(acc []uint64, b []byte, q uint64, f *vec.Field, chunk, limb int) error {
 	width, room := bits.Len64(q), lazy(q)
 	for n, r := range a.readers {
 		if err := readLimb(r, b, chunk, limb); err != nil {

@@ -180,8 +180,9 @@ func (e *engine) encryptStream(ctx context.Context, in *Encryption, rk key, d *D
 	masks := newMasks(e.p.Encode(), in.At, in.State)
 	hash := he.NewCiphertextHash()
 	f := &feeder{in: in, tags: newTagger(e.p, in.Group, in.At).below(e.p.Bits), vector: NewVectorHash(in.Salt), offset: 1 << (e.p.Bits - 1)}
+	defer func() { clear(f.buf[:]); clear(f.tags.buf[:]) }()
 	if e.wide != nil && e.wide.narrow {
-		f.tags.narrow()
+		f.tags.signed16()
 	}
 	chunks := e.p.Chunks(in.Lanes)
 	slots := e.newSlots(chunks, false)

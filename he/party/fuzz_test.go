@@ -13,10 +13,7 @@ import (
 // or rejected, by both engines alike, and only the true sum's bytes open. The
 // input says how the true bytes are changed; without a change they open.
 func FuzzAggregate(f *testing.F) {
-	p, err := he.Choose(100, 16, 3)
-	if err != nil {
-		f.Fatal(err)
-	}
+	p := mustProfile(f, 13, 16, 16) // the default: three primes, several blocks and tiles
 	fast, err := engineFor(p)
 	if err != nil {
 		f.Fatal(err)
@@ -39,7 +36,7 @@ func FuzzAggregate(f *testing.F) {
 		copy(x.bytes, made.bytes)
 		same := true
 		for i, c := range change {
-			if j := int(at) + i; j < len(x.bytes) {
+			if j := int(at)*len(x.bytes)>>16 + i; j < len(x.bytes) {
 				x.bytes[j] ^= c
 				same = same && c == 0
 			}

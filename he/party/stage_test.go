@@ -81,7 +81,7 @@ func BenchmarkStages(b *testing.B) {
 			}
 		})
 		per("wide/join", func() { w.join(e, d, 100) })
-		tg.narrow()
+		tg.signed16()
 		per("wide/fill", func() {
 			src, f := Lanes(src), &feeder{in: &Encryption{Lanes: len(src) + 1, Profile: p}, tags: tg, vector: vh, offset: 1 << 15}
 			f.in.Source = &src

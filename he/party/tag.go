@@ -78,8 +78,8 @@ func (t *tagger) below(bits int) *tagger {
 	return t
 }
 
-// narrow says that lanes will come to add16.
-func (t *tagger) narrow() *tagger {
+// signed16 says that lanes will come to add16.
+func (t *tagger) signed16() *tagger {
 	t.limbs = &vec.Limbs{}
 	for i := range t.group * tagBlock {
 		place := uint64(1) << (t.w * uint(i%t.group))
@@ -206,6 +206,7 @@ func (t *tagger) sum() [tags]uint64 {
 		t.block(t.buf[:t.group*tagBlock])
 		t.n = 0
 	}
+	clear(t.buf[:]) // a short vector stands in it whole
 	return t.total
 }
 

@@ -166,8 +166,14 @@ func narrow(b []byte, lanes []int32) bool {
 		b, lanes = b[2*whole:], lanes[whole:]
 	}
 	var wide uint32
-	for i, m := range lanes {
+	for _, m := range lanes {
 		wide |= uint32(m+1<<15) >> 16
+	}
+	for ; len(lanes) >= 4 && len(b) >= 8; lanes, b = lanes[4:], b[8:] {
+		binary.LittleEndian.PutUint64(b, uint64(uint16(lanes[0]))|uint64(uint16(lanes[1]))<<16|
+			uint64(uint16(lanes[2]))<<32|uint64(uint16(lanes[3]))<<48)
+	}
+	for i, m := range lanes {
 		binary.LittleEndian.PutUint16(b[2*i:], uint16(m))
 	}
 	return ok && wide == 0
@@ -177,24 +183,7 @@ func narrow(b []byte, lanes []int32) bool {
 func encodeLanes(out []byte, lanes []int32) ([]byte, int) {
 	at, n := len(out), len(lanes)
 	out = slices.Grow(out, 4*n)
-	if vec.Enabled && len(lanes) == vectorPiece {
-		if b := out[at : at+2*vectorPiece]; vec.Narrow(b, lanes) {
-			return out[:at+len(b)], 2
-		}
-	}
-	var wide uint32
-	for _, m := range lanes {
-		wide |= uint32(m+1<<15) >> 16
-	}
-	if wide == 0 {
-		b := out[at : at+2*len(lanes)]
-		for ; len(lanes) >= 4 && len(b) >= 8; lanes, b = lanes[4:], b[8:] {
-			binary.LittleEndian.PutUint64(b, uint64(uint16(lanes[0]))|uint64(uint16(lanes[1]))<<16|
-				uint64(uint16(lanes[2]))<<32|uint64(uint16(lanes[3]))<<48)
-		}
-		for i, m := range lanes {
-			binary.LittleEndian.PutUint16(b[2*i:], uint16(m))
-		}
+	if narrow(out[at:at+2*n], lanes) {
 		return out[:at+2*n], 2
 	}
 	b := out[at : at+4*len(lanes)]

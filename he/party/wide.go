@@ -182,7 +182,8 @@ func (w *wide) decrypt(e *engine, s *slot, k key, mask *block, bound int64) bool
 // eachTile passes the residues of a_j modulo prime i, in order, to use, a tile
 // at a time, and calls before and after for every block of which use sees the tiles.
 // use reports false when a value of the keystream is not below the prime, which
-// happens once in millions of tiles: then all tiles come again, by the rule of
+// happens once in two thousand tiles with the smallest primes and in hundreds of
+// millions with the default ones: then all tiles come again, by the rule of
 // stream.uniform. All of this is public.
 func (w *wide) eachTile(e *engine, s *slot, mask *block, i, blocks int, before func(block int), use func(at, to int) bool, after func(block int)) {
 	size := e.p.N() / blocks

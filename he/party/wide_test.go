@@ -115,11 +115,27 @@ func TestWideIsPortable(t *testing.T) {
 
 // TestRejectedKeystream: a value of the keystream that is not below the prime
 // is skipped, and everything after it moves up by one, in both engines. With
-// the primes of the table that happens too rarely to be met, so the prime is
-// replaced by one that fills half of its width.
+// the default primes that happens too rarely to be met, so a prime is replaced: by
+// one that fills half of its width, whose first tile is always rejected, and, in a
+// ring of several blocks, by one of which about one value of a polynomial is, so
+// that blocks which are done already come again.
 func TestRejectedKeystream(t *testing.T) {
-	p := mustProfile(t, 11, 16, 16)
-	p.Primes = []uint64{0x8000000022001} // 52 bits, 1 mod 2^12, just above 2^51
+	first := mustProfile(t, 11, 16, 16)
+	first.Primes = []uint64{0x8000000022001} // 52 bits, 1 mod 2^12, just above 2^51
+	if n := drawnAgain(t, first, 1); vec.Enabled && n != 1 {
+		t.Errorf("%d polynomials were drawn again", n)
+	}
+	later := mustProfile(t, 13, 16, 16)
+	later.Primes = []uint64{0x1ffeffffff70001, later.Primes[1], later.Primes[2]} // 1 mod 2^14; one value of 8192 is not below it
+	if n := drawnAgain(t, later, 16); vec.Enabled && n < 4 {
+		t.Errorf("%d of 16 polynomials were drawn again", n)
+	}
+}
+
+// drawnAgain encrypts and opens under some keys with both engines, and says under
+// how many a value of the keystream was rejected.
+func drawnAgain(t *testing.T, p he.Profile, keys byte) int {
+	t.Helper()
 	e, err := newEngine(p)
 	if err != nil {
 		t.Fatal(err)
@@ -133,18 +149,26 @@ func TestRejectedKeystream(t *testing.T) {
 	for i := range s {
 		s[i] = int64(i%7) - 3
 	}
-	a, b := e.newSlot(false), slow.newSlot(false)
-	key := [32]byte{1}
-	e.encrypt(a, e.newKey(s), newBlock(&key), newBlock(&key), 0)
-	slow.encrypt(b, slow.newKey(s), portable(t, key), portable(t, key), 0)
-	if !bytes.Equal(a.bytes, b.bytes) {
-		t.Fatal("the engines make different ciphertexts")
+	again := 0
+	for k := range keys {
+		a, b := e.newSlot(false), slow.newSlot(false)
+		key := [32]byte{1, k}
+		e.encrypt(a, e.newKey(s), newBlock(&key), newBlock(&key), 0)
+		slow.encrypt(b, slow.newKey(s), portable(t, key), portable(t, key), 0)
+		if !bytes.Equal(a.bytes, b.bytes) {
+			t.Fatal("the engines make different ciphertexts")
+		}
+		if a.mask != nil {
+			again++
+		}
+		x, y := e.newSlot(true), slow.newSlot(true)
+		copy(x.bytes, a.bytes)
+		copy(y.bytes, a.bytes)
+		if !e.decrypt(x, e.newKey(s), newBlock(&key), int64(tailCut)) || !slow.decrypt(y, slow.newKey(s), portable(t, key), int64(tailCut)) {
+			t.Fatal("does not open")
+		}
 	}
-	x := e.newSlot(true)
-	copy(x.bytes, a.bytes)
-	if !e.decrypt(x, e.newKey(s), newBlock(&key), int64(tailCut)) {
-		t.Fatal("does not open")
-	}
+	return again
 }
 
 // TestStreamsAgree: the keystream of one key and nonce is the standard

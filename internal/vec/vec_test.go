@@ -474,7 +474,11 @@ func TestJoin(t *testing.T) {
 					case 0:
 						x[i].SetBit(x[i], c.top, 1)
 					case 1:
-						x[i].Rsh(x[i], uint(c.delta)).Lsh(x[i], uint(c.delta)).Add(x[i], big.NewInt(int64(1<<(c.delta-1)+bound+1)))
+						noise := int64(bound + 1)
+						if trial/6%2 == 1 {
+							noise = -noise
+						}
+						x[i].Rsh(x[i], uint(c.delta)).Lsh(x[i], uint(c.delta)).Add(x[i], big.NewInt(1<<(c.delta-1)+noise))
 					default:
 						x[i].Sub(all, big.NewInt(1))
 					}
