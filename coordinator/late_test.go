@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"slices"
 	"testing"
 	"time"
 
@@ -169,5 +170,40 @@ func TestEventsRead(t *testing.T) {
 	}
 	if _, err := l.encoded(0); err == nil {
 		t.Error("a damaged event is handed on")
+	}
+}
+
+// TestSettled: a statement that the log has is answered from it when its blob is
+// gone. Its hospital may not have got the answer: the leader died, the next round
+// closed meanwhile. Looking for the blob first, a node says "unavailable" for as
+// long as one of the others is down, and the hospital asks for ever.
+func TestSettled(t *testing.T) {
+	w := newWorld(t, options{n: 3, min: 3})
+	w.start()
+	w.round(1, false, 1, 2, 3)
+	post := w.sealing(1)
+	m, err := consilium.ParseMessage(post.Message)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if settled, _ := w.s.Settled(m); settled {
+		t.Fatal("settled before it came")
+	}
+	w.must(post)
+	w.round(2, false, 1, 2, 3)
+	if slices.ContainsFunc(w.s.LiveBlobs(), func(b BlobRef) bool { return b.Digest == post.Blob.Digest }) {
+		t.Fatal("the blob is kept: the test shows nothing")
+	}
+	if settled, err := w.s.Settled(m); !settled || err != nil {
+		t.Errorf("settled %t, %v", settled, err)
+	}
+	if _, r := w.do(post); r != nil {
+		t.Errorf("Apply says %v", r)
+	}
+	w.must(w.cancelling("team"))
+	settled, err := w.s.Settled(m)
+	_, r := w.do(post)
+	if !settled || !errors.Is(err, consilium.ErrStudyEnded) || !errors.Is(r.AsError(), consilium.ErrStudyEnded) {
+		t.Errorf("settled %t, %v; Apply says %v", settled, err, r)
 	}
 }

@@ -26,7 +26,7 @@ func (c *cluster) voters(ctx context.Context, want ...consilium.NodeID) {
 			if !n.IsLeader() {
 				continue
 			}
-			conf, _, err := n.cluster()
+			conf, err := n.cluster()
 			if err != nil {
 				continue
 			}
@@ -188,7 +188,7 @@ func TestReplacedNodeLosesNoBlob(t *testing.T) {
 			if naive {
 				// The same two changes, straight away. Nobody learns of a roster, so
 				// nobody reconciles.
-				conf, _, err := lead.cluster()
+				conf, err := lead.cluster()
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -262,7 +262,7 @@ func TestLearnerIsNoVoter(t *testing.T) {
 	if _, err := c.client("board/ethics-1", "").PutBlob(ctx, bytes.NewReader([]byte("b")), 1); err != nil && !errors.Is(err, consilium.ErrForbidden) {
 		t.Error(err)
 	}
-	if conf, _, err := lead.cluster(); err != nil || len(conf.Servers) != 3 {
+	if conf, err := lead.cluster(); err != nil || len(conf.Servers) != 3 {
 		t.Errorf("a node that never answered is in the cluster: %+v, %v", conf, err)
 	}
 	c.run("c4")

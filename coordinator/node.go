@@ -279,7 +279,7 @@ func (n *Node) keeps(r *consilium.Roster) (kept, voters int, err error) {
 	if n.raftNode() == nil {
 		return 0, 0, nil
 	}
-	conf, _, err := n.cluster()
+	conf, err := n.cluster()
 	if err != nil {
 		return 0, 0, err
 	}

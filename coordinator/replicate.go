@@ -24,7 +24,7 @@ type replicator struct {
 	peers peers
 
 	// voters is configuration; tests move the configuration under a count.
-	voters func() (index uint64, voters []raft.ServerID, err error)
+	voters func() ([]raft.ServerID, error)
 
 	filling singleflight.Group
 
@@ -39,23 +39,24 @@ func newReplicator(n *Node, local blob.Store, p peers) *replicator {
 	return r
 }
 
-// configuration is the voters of the cluster and the index at which the
-// configuration was committed.
-func (r *replicator) configuration() (index uint64, voters []raft.ServerID, err error) {
+// configuration is the voters of the cluster. Their ids tell configurations apart,
+// since they carry the incarnations of data directories; the index of the future is
+// always 0 (raft v1.8.0, Raft.GetConfiguration).
+func (r *replicator) configuration() (voters []raft.ServerID, err error) {
 	rf := r.n.raftNode()
 	if rf == nil {
-		return 0, nil, consilium.ErrUnavailable.Withf("this node is starting")
+		return nil, consilium.ErrUnavailable.Withf("this node is starting")
 	}
 	f := rf.GetConfiguration()
 	if err := f.Error(); err != nil {
-		return 0, nil, consilium.ErrUnavailable.With(err)
+		return nil, consilium.ErrUnavailable.With(err)
 	}
 	for _, s := range f.Configuration().Servers {
 		if s.Suffrage == raft.Voter {
 			voters = append(voters, s.ID)
 		}
 	}
-	return f.Index(), voters, nil
+	return voters, nil
 }
 
 // majority returns once a majority of one configuration holds the blob whole,
@@ -66,21 +67,29 @@ func (r *replicator) majority(ctx context.Context, ref BlobRef) error {
 		return err
 	}
 	for {
-		index, voters, err := r.voters()
+		voters, err := r.voters()
 		if err != nil {
 			return err
 		}
 		if err := r.spread(ctx, ref, voters); err != nil {
 			return err
 		}
-		again, _, err := r.voters()
+		again, err := r.voters()
 		if err != nil {
 			return err
 		}
-		if again == index {
+		if slices.Equal(again, voters) {
 			return nil
 		}
 	}
+}
+
+// here reports whether this node holds blobs, by name and size.
+func (r *replicator) here(refs []BlobRef) bool {
+	return !slices.ContainsFunc(refs, func(ref BlobRef) bool {
+		size, ok := r.local.Has(ref.Digest)
+		return !ok || uint64(size) != ref.Size
+	})
 }
 
 // spread hands the blob to the voters that lack it, until a majority has it.
@@ -282,11 +291,14 @@ func (r *replicator) keep(d consilium.Digest) error {
 
 // discard drops what was stored for a command that the log takes no more, unless
 // another one named it: without this a hospital that misses round after round would
-// leave its boxes of each here until the sweep. While it looks, no command is
-// between the count of its blobs' holders and the log.
+// leave its boxes of each here until the sweep. While it looks, no command that names
+// blobs is on its way into the log; one whose blobs are counted already looks again
+// whether they are here (proposeStored).
 func (r *replicator) discard(d consilium.Digest) {
-	if r.n.naming.Acquire(r.n.life, namingAlone) != nil {
-		return // this node is stopping
+	ctx, cancel := context.WithTimeout(r.n.life, applyTimeout)
+	defer cancel()
+	if r.n.naming.Acquire(ctx, namingAlone) != nil {
+		return // a node is being removed, or this one stops: the sweep finds it
 	}
 	defer r.n.naming.Release(namingAlone)
 	if slices.ContainsFunc(r.n.liveBlobs(), func(b BlobRef) bool { return b.Digest == d }) {

@@ -106,6 +106,13 @@ func (s *server) Post(ctx context.Context, from wire.Identity, m *consilium.Mess
 		named = b.Blob
 	}
 	if !named.IsZero() {
+		// What the log has already is answered from it: the blob may be collected by
+		// now, and a hospital that did not get the answer would ask for ever.
+		settled, answer := false, error(nil)
+		s.n.fsm.read(func(st *State) { settled, answer = st.Settled(m) })
+		if settled {
+			return answer
+		}
 		ref, err := s.n.blobs.find(ctx, named, s.n.cfg.MaxBlob)
 		if err != nil {
 			return err
@@ -176,8 +183,16 @@ func (s *server) Upload(ctx context.Context, from wire.Identity, u *wire.Upload)
 		return err
 	}
 	s.received.Add(boxes.Size + ciphertext.Size)
-	return s.n.proposeStored(ctx, &Post{Message: u.Message.Encode(), Upload: &Upload{Ciphertext: ciphertext, Boxes: boxes,
-		LogN: uint8(profile.LogN), Bits: uint8(profile.Bits), Capacity: uint16(profile.MaxN), Lanes: uint64(u.Shape.Lanes)}}, boxes, ciphertext)
+	err = s.over(u)
+	if err == nil {
+		err = s.n.proposeStored(ctx, &Post{Message: u.Message.Encode(), Upload: &Upload{Ciphertext: ciphertext, Boxes: boxes,
+			LogN: uint8(profile.LogN), Bits: uint8(profile.Bits), Capacity: uint16(profile.MaxN), Lanes: uint64(u.Shape.Lanes)}}, boxes, ciphertext)
+	}
+	if err != nil && s.over(u) != nil {
+		s.n.blobs.discard(boxes.Digest)
+		s.n.blobs.discard(ciphertext.Digest)
+	}
+	return err
 }
 
 // over is why the log can no longer take an upload, or nil.

@@ -82,9 +82,8 @@ func (r *simRaft) majority(holds func(consilium.NodeID) bool) bool {
 func (r *simRaft) GetConfiguration() raft.ConfigurationFuture {
 	r.c.mu.Lock()
 	defer r.c.mu.Unlock()
-	conf, index := r.disk.conf()
-	f := newSimFuture()
-	f.index = index
+	conf, _ := r.disk.conf()
+	f := newSimFuture() // without an index, as Raft's own
 	f.resolve(nil, nil)
 	return simConfiguration{f, raft.Configuration{Servers: slices.Clone(conf)}}
 }

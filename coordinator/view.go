@@ -165,6 +165,16 @@ func (s *State) Charter(id consilium.StudyID) (*consilium.Charter, consilium.Dig
 	return st.charter, st.charterDigest, true
 }
 
+// Settled reports whether the log has a statement, or its study is over, and what
+// Apply would answer: nil, or that it is over.
+func (s *State) Settled(m *consilium.Message) (bool, error) {
+	st := s.studies[m.Study]
+	if st == nil && s.ended[m.Study] != nil {
+		return true, consilium.ErrStudyEnded.Withf("%s", m.Study)
+	}
+	return st != nil && st.seen[statement(m)], nil
+}
+
 // Takes says why a header can no longer be recorded at a place, or nil. It
 // permits nothing: Apply decides. A header that is recorded gets the same answer
 // again, whenever it comes.

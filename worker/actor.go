@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -304,7 +305,13 @@ var promiseMade = map[consilium.MessageKind]string{
 	consilium.KindDepart:    "depart/after-promise",
 }
 
+// postTime is how long a statement is tried before the hospital looks again at what
+// else it owes: nothing that one statement waits for may hold up a round.
+const postTime = time.Minute
+
 func (a *actor) post(ctx context.Context, slot string, m *consilium.Message) error {
+	ctx, cancel := context.WithTimeout(ctx, postTime)
+	defer cancel()
 	err := a.gate.cfg.Coordinator.Post(ctx, m)
 	if late(err) {
 		// The study went on without this statement: it was in time or it was
@@ -316,6 +323,17 @@ func (a *actor) post(ctx context.Context, slot string, m *consilium.Message) err
 		a.posted[slot] = true
 	}
 	return err
+}
+
+// slowly is how long bytes are sent before the hospital looks again: postTime, and
+// what they take at 64 kB a second.
+func slowly(size uint64) time.Duration { return postTime + time.Duration(size>>16)*time.Second }
+
+// putBlob stores what a statement will name.
+func (a *actor) putBlob(ctx context.Context, b []byte) (consilium.Digest, error) {
+	ctx, cancel := context.WithTimeout(ctx, slowly(uint64(len(b))))
+	defer cancel()
+	return a.gate.cfg.Coordinator.PutBlob(ctx, bytes.NewReader(b), uint64(len(b)))
 }
 
 func late(err error) bool {

@@ -281,7 +281,7 @@ func (a *actor) show(ctx context.Context, sp *round) error {
 	if err != nil {
 		return err
 	}
-	d, err := a.gate.cfg.Coordinator.PutBlob(ctx, bytes.NewReader(sealed), uint64(len(sealed)))
+	d, err := a.putBlob(ctx, sealed)
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package worker
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -134,7 +133,7 @@ func (a *actor) leaveState(ctx context.Context) (time.Duration, error) {
 	if _, done := a.gate.journal.promise(a.study, o.slot); done {
 		return 0, a.promise(ctx, o.slot, consilium.KindSealedState, nil)
 	}
-	d, err := a.gate.cfg.Coordinator.PutBlob(ctx, bytes.NewReader(o.sealed), uint64(len(o.sealed)))
+	d, err := a.putBlob(ctx, o.sealed)
 	if err != nil {
 		return 0, err
 	}
@@ -265,7 +264,7 @@ func (a *actor) release(ctx context.Context, group *party.GroupKey) (time.Durati
 	if err != nil {
 		return 0, err
 	}
-	d, err := a.gate.cfg.Coordinator.PutBlob(ctx, bytes.NewReader(sealed), uint64(len(sealed)))
+	d, err := a.putBlob(ctx, sealed)
 	if err != nil {
 		return 0, err
 	}

@@ -286,7 +286,9 @@ func (a *actor) upload(ctx context.Context, name string) error {
 	if err != nil {
 		return fmt.Errorf("%w: %w", errDisk, err)
 	}
-	uploading, end := a.step(ctx, "upload")
+	bounded, cancel := context.WithTimeout(ctx, slowly(h.Size+uint64(len(bundle))))
+	defer cancel()
+	uploading, end := a.step(bounded, "upload")
 	err = a.gate.cfg.Coordinator.Upload(uploading, m, boxes, wire.Shape{Lanes: a.now.lanes, Bits: a.now.profile.Bits}, h.Size,
 		func() (io.ReadCloser, error) { return a.openSpool(name, int64(h.Size)) })
 	end(err)
@@ -458,7 +460,9 @@ func (a *actor) acknowledge(ctx context.Context) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	err = a.gate.cfg.Coordinator.Post(ctx, &consilium.Message{Kind: consilium.KindAck, Study: a.study, By: string(a.gate.cfg.Site), Body: body, Signature: sig})
+	posting, cancel := context.WithTimeout(ctx, postTime)
+	defer cancel()
+	err = a.gate.cfg.Coordinator.Post(posting, &consilium.Message{Kind: consilium.KindAck, Study: a.study, By: string(a.gate.cfg.Site), Body: body, Signature: sig})
 	if err == nil || late(err) {
 		now.acked = have
 		return 0, nil

@@ -18,8 +18,9 @@ const (
 	chunkSize = 32<<10 - 64
 	// maxChunk is what one message may carry.
 	maxChunk = 256 << 10
-	// streamWindow and connWindow are how many bytes a peer may send ahead of what
-	// is read, on one stream and on all streams of a connection together. gRPC's own
+	// streamWindow is how many bytes a peer may send ahead of what
+	// is read, on one stream; connWindow bounds what is on its way on all streams of a
+	// connection, and is given back on receipt. gRPC's own
 	// windows grow to 16 MiB a stream, of which a coordinator would hold one for
 	// each hospital whenever its disk is slower than their links. A mebibyte fills
 	// 280 Mbit/s at 30 ms.
