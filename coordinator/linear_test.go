@@ -46,19 +46,24 @@ type simRecord struct {
 
 const rankDone = math.MaxInt
 
-// rankOf is how far a study is, so that no study ever goes back.
-func rankOf(phase consilium.Phase, round, attempt uint32) int {
+// rankOf is how far a study is, so that no study ever goes back: by the rounds that
+// have closed, since a study that goes on in another epoch enrols again, and does
+// the open round anew. 0 where a status does not tell.
+func rankOf(phase consilium.Phase, round uint32) int {
 	switch {
 	case phase == consilium.PhaseDone:
 		return rankDone
 	case phase.Ended():
 		return rankDone - 1
-	case round > 0:
-		return 100 + int(round)*10 + int(attempt)
-	case phase == consilium.PhaseWaiting:
-		return int(consilium.PhaseEnrolling)
+	case phase == consilium.PhaseWaiting && round > 0:
+		return 0 // in this round, or on the way into another epoch after it
+	case phase >= consilium.PhaseContributing && phase < consilium.PhaseReleasing && round > 0:
+		round-- // it is open
 	}
-	return int(phase)
+	if round > 0 {
+		return 100 + int(round)
+	}
+	return int(min(phase, consilium.PhaseEnrolling))
 }
 
 var simModel = porcupine.Model{
@@ -97,10 +102,10 @@ var simModel = porcupine.Model{
 			if !out.found {
 				return !own, s
 			}
-			if !own || out.rank < s.rank {
+			if !own || out.rank != 0 && out.rank < s.rank {
 				return false, s
 			}
-			s.rank = out.rank
+			s.rank = max(s.rank, out.rank)
 			return true, s
 		case opResult:
 			if !out.found {

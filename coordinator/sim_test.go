@@ -243,7 +243,7 @@ func (s *sim) ask(p *simPlan, b int) {
 				err = c.do(ctx, "status "+p.label, func(ctx context.Context, n *Node) error {
 					st, err := n.server.Status(ctx, c.id, p.id)
 					if err == nil {
-						out = simOutput{found: true, rank: rankOf(st.Phase, st.Round, st.Attempt)}
+						out = simOutput{found: true, rank: rankOf(st.Phase, st.Round)}
 					}
 					return err
 				})
