@@ -46,6 +46,7 @@ type actor struct {
 	releasedAt time.Time
 	result     *hatch.ReleaseReply
 	failed     error // why this hospital takes no further part, if so
+	left       bool  // and nothing is owed to the others about it any more
 
 	held  time.Duration // how long this hospital begins nothing in this study; 0 if it may
 	needs uint64        // bytes, once the vault has said
@@ -154,14 +155,26 @@ func (a *actor) run(ctx context.Context) error {
 				case err != nil:
 					a.failed = err
 					a.log.Error("this hospital takes no further part in the study", "err", err)
-					if err := a.leave(ctx, err); errors.Is(err, errDisk) || ctx.Err() != nil {
-						return err
-					} else if err != nil {
-						a.log.Warn("withdrawal not posted", "err", err)
-					}
 				}
 				if wait > 0 {
 					next = wait
+				}
+			}
+			if a.failed != nil && !a.left {
+				err := a.leave(ctx, a.failed)
+				switch {
+				case ctx.Err() != nil:
+					return ctx.Err()
+				case errors.Is(err, errDisk):
+					return err
+				case retryable(err): // or the others wait for this hospital
+					a.log.Warn("withdrawal not posted, will try again", "err", err)
+					next = 500 * time.Millisecond
+				case err != nil:
+					a.log.Warn("withdrawal not posted", "err", err)
+					a.left = true
+				default:
+					a.left = true
 				}
 			}
 		}

@@ -19,6 +19,8 @@ func TestLeavesBeforeContribution(t *testing.T) {
 	h, ctx := start(t, sites)
 	must(t, h.StartAll())
 	h.Break(victim, consilium.ErrData.Withf("column age: the value 117 of patient R-4711-K"))
+	// No coordinator answers at first: it is said again, or the others would wait.
+	h.Deaf(victim, consilium.KindWithdraw, 3)
 	id := submit(t, h, rounds, "")
 	must(t, h.Until(ctx, "the acknowledgements of the others", func(posts []federation.Post, _ []federation.Note) bool {
 		acked := map[consilium.SiteID]bool{}

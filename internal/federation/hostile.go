@@ -57,6 +57,7 @@ type Hostile struct {
 	blobs   map[consilium.Digest][]byte
 	courses map[consilium.StudyID]*course
 	sites   map[consilium.SiteID]*hostileSite
+	deaf    map[deafTo]int
 	excused map[consilium.SiteID]bool
 	memory  map[consilium.SiteID]uint64 // limits, in studies: Tally needs a byte for each
 	pauseAt uint32
@@ -96,7 +97,7 @@ func NewHostile(dir string, ids []consilium.SiteID) (*Hostile, error) {
 		dir: dir, ids: slices.Sorted(slices.Values(ids)), now: time.Now, moved: make(chan struct{}),
 		views: map[consilium.SiteID][]*consilium.Event{}, blobs: map[consilium.Digest][]byte{},
 		rule: consilium.SiteRule{Min: 3, Missing: "wait"}, courses: map[consilium.StudyID]*course{}, sites: map[consilium.SiteID]*hostileSite{}, excused: map[consilium.SiteID]bool{},
-		memory: map[consilium.SiteID]uint64{},
+		memory: map[consilium.SiteID]uint64{}, deaf: map[deafTo]int{},
 	}
 	now := h.now()
 	r := &consilium.Roster{
@@ -291,6 +292,10 @@ func (l link) Post(ctx context.Context, m *consilium.Message) error {
 	}
 	l.h.mu.Lock()
 	defer l.h.mu.Unlock()
+	if to := (deafTo{l.site, m.Kind}); l.h.deaf[to] > 0 {
+		l.h.deaf[to]--
+		return consilium.ErrUnavailable.Withf("nobody answers")
+	}
 	return l.h.take(l.site, m, nil)
 }
 
@@ -1029,6 +1034,20 @@ func (h *Hostile) sign(r *consilium.Roster) error {
 	defer h.mu.Unlock()
 	h.roster, h.signed = roster, signed
 	return nil
+}
+
+// deafTo is what the coordinator does not hear.
+type deafTo struct {
+	site consilium.SiteID
+	kind consilium.MessageKind
+}
+
+// Deaf answers "unavailable" to so many of a hospital's next statements of a kind,
+// as a hospital's client does that has tried for long enough.
+func (h *Hostile) Deaf(id consilium.SiteID, kind consilium.MessageKind, times int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.deaf[deafTo{id, kind}] = times
 }
 
 // Excuse lets studies that are submitted from now on begin without a
