@@ -338,9 +338,10 @@ func (a *actor) post(ctx context.Context, slot string, m *consilium.Message) err
 	return err
 }
 
-// slowly is how long bytes are sent before the hospital looks again: postTime, and
-// what they take at 64 kB a second.
-func slowly(size uint64) time.Duration { return postTime + time.Duration(size>>16)*time.Second }
+// slowly is how long bytes are sent before the hospital looks again: as long as the
+// slowest link that a coordinator puts up with needs for them, 64 kB a second after
+// two minutes (internal/wire, streamTimeout).
+func slowly(size uint64) time.Duration { return 2*time.Minute + time.Duration(size>>16)*time.Second }
 
 // putBlob stores what a statement will name.
 func (a *actor) putBlob(ctx context.Context, b []byte) (consilium.Digest, error) {
