@@ -210,10 +210,11 @@ func runStatus(ctx context.Context, f *flag.FlagSet, args []string, out io.Write
 	defer client.Close()
 	for deadline := time.Now().Add(*wait); ; {
 		anchor, err := a.Poll(ctx, *epoch)
-		if err != nil {
+		late := !time.Now().Before(deadline)
+		if err != nil && (late || !errors.Is(err, evm.ErrIndexing)) {
 			return err
 		}
-		if final := anchor.Status == provenance.AnchorFinal; final || !time.Now().Before(deadline) {
+		if final := err == nil && anchor.Status == provenance.AnchorFinal; final || late {
 			fmt.Fprintf(out, "epoch %d: %s, block %d %s\n", anchor.Epoch, anchor.Status, anchor.Height, anchor.Block)
 			if !final {
 				return errIncomplete

@@ -166,7 +166,7 @@ func TestBackup(t *testing.T) {
 	traced(t, r, hospital, first)
 }
 
-// traced looks for the first round of a study in what the nodes exported: the
+// traced looks for a round of a study in what the nodes exported: the
 // hospital's upload, and a coordinator's part of it below, in one trace.
 func traced(t *testing.T, r *running, hospital, id string) {
 	t.Helper()
@@ -189,32 +189,45 @@ func traced(t *testing.T, r *running, hospital, id string) {
 		}
 		return out
 	}
-	trace := span.TraceID(consilium.StudyID(id), 1)
-	mine := map[string]string{} // span -> name
-	for _, s := range read(hospital) {
-		if s.SpanContext.TraceID == trace {
-			mine[s.SpanContext.SpanID] = s.Name
-		}
-	}
-	below, sums := 0, 0
-	for _, node := range []string{"c1", "c2", "c3"} {
-		for _, s := range read(node) {
-			if s.SpanContext.TraceID == trace && mine[s.Parent.SpanID] != "" {
-				below++
-			}
-			if s.SpanContext.TraceID == trace && s.Name == "sum" {
-				sums++
+	whole := func(round uint32) (missing []string) {
+		trace := span.TraceID(consilium.StudyID(id), round)
+		mine := map[string]string{} // span -> name
+		for _, s := range read(hospital) {
+			if s.SpanContext.TraceID == trace {
+				mine[s.SpanContext.SpanID] = s.Name
 			}
 		}
-	}
-	for _, want := range []string{"local", "upload", "vote", "opening"} {
-		if !slices.Contains(slices.Collect(maps.Values(mine)), want) {
-			t.Errorf("the hospital exported no %s of round 1: %v", want, mine)
+		below, sums := 0, 0
+		for _, node := range []string{"c1", "c2", "c3"} {
+			for _, s := range read(node) {
+				if s.SpanContext.TraceID == trace && mine[s.Parent.SpanID] != "" {
+					below++
+				}
+				if s.SpanContext.TraceID == trace && s.Name == "sum" {
+					sums++
+				}
+			}
 		}
+		for _, want := range []string{"local", "upload", "vote", "opening"} {
+			if !slices.Contains(slices.Collect(maps.Values(mine)), want) {
+				missing = append(missing, fmt.Sprintf("round %d: the hospital exported no %s: %v", round, want, mine))
+			}
+		}
+		if below == 0 || sums != 1 {
+			missing = append(missing, fmt.Sprintf("round %d: %d spans of coordinators below the hospital's, %d sums", round, below, sums))
+		}
+		return missing
 	}
-	if below == 0 || sums != 1 {
-		t.Errorf("%d spans of coordinators below the hospital's, %d sums", below, sums)
+	// On a busy machine the others may have closed a round without this hospital.
+	var missing []string
+	for round := uint32(1); round <= 3; round++ {
+		m := whole(round)
+		if len(m) == 0 {
+			return
+		}
+		missing = append(missing, m...)
 	}
+	t.Errorf("no round is whole: %q", missing)
 }
 
 // replays runs a finished study again at a hospital, and finds what was changed
@@ -235,8 +248,19 @@ func replays(t *testing.T, r *running, id, hospital, archived string) {
 		json.Unmarshal([]byte(strings.SplitN(stdout.String(), "\n", 2)[0]), &doc)
 		return doc.Rounds, stdout.String() + stderr.String(), cmd.ProcessState.ExitCode()
 	}
+	// On a busy machine the others may have closed a round without this hospital:
+	// its state is adopted then, and nothing of it runs again.
 	same := func(rounds []vault.ReplayedRound) bool {
-		return len(rounds) > 1 && !slices.ContainsFunc(rounds, func(x vault.ReplayedRound) bool { return x.Vector != vault.ReplaySame || x.State != vault.ReplaySame })
+		n := 0
+		for _, x := range rounds {
+			switch {
+			case x.Vector == vault.ReplaySame && x.State == vault.ReplaySame:
+				n++
+			case !strings.HasPrefix(x.State, "adopted"):
+				return false
+			}
+		}
+		return n > 1
 	}
 	rounds, says, code := again("--archive", archived)
 	if code != exitDone || !same(rounds) || !strings.Contains(says, `"archived":"same"`) {

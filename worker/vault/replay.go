@@ -288,6 +288,22 @@ func notKept(round, last uint32, s *models.State, l consilium.Layout) string {
 	return fmt.Sprintf("nothing of round %d is kept: %s, or its state is of more than %d values", round, why, maxKept)
 }
 
+// returned is the first round after one that this hospital did not see closing
+// of which anything but its own vector is kept, if its state was adopted there;
+// 0 if there is none.
+func returned(rounds map[uint32]*replayedRound, after uint32) uint32 {
+	var first uint32
+	for n, r := range rounds {
+		if n > after && (r.update != nil || r.adopt != nil) && (first == 0 || n < first) {
+			first = n
+		}
+	}
+	if first == 0 || rounds[first].update != nil {
+		return 0
+	}
+	return first
+}
+
 func vectorDigest(v *fixed.Vector) consilium.Digest {
 	lanes := make([]int32, min(v.Len(), 1<<16))
 	var parts []byte
@@ -423,12 +439,20 @@ func (v *Vault) Replay(ctx context.Context, id consilium.StudyID) (*Replayed, er
 	for round := uint32(1); !st.state.Done; round++ {
 		r := rounds[round]
 		if r == nil || r.update == nil && r.adopt == nil {
-			layout, err := st.analysis.Layout(st.state)
-			if err != nil {
-				return nil, err
+			if back := returned(rounds, round); back > 0 {
+				for ; round < back; round++ {
+					out.Rounds = append(out.Rounds, ReplayedRound{Round: round, Vector: "not run", State: "not seen: this hospital was away when the round closed"})
+				}
+				r = rounds[back]
+			} else {
+				layout, err := st.analysis.Layout(st.state)
+				if err != nil {
+					return nil, err
+				}
+				out.Why = notKept(round, slices.Max(append(slices.Collect(maps.Keys(rounds)), 0)), st.state, layout)
+				return out, nil
 			}
-			out.Why = notKept(round, slices.Max(append(slices.Collect(maps.Keys(rounds)), 0)), st.state, layout)
-			return out, nil
+			r.local = nil // the step of that round began from a state that is not here
 		}
 		done := ReplayedRound{Round: round, Vector: "not computed here"}
 		if r.local != nil {

@@ -110,8 +110,12 @@ func TestNothingToReplay(t *testing.T) {
 	if _, err := v.Adopt(t.Context(), hatch.AdoptRequest{Study: h.study, Round: 2, State: state.Append(nil)}); err != nil {
 		t.Fatal(err)
 	}
-	if got := why(0); !strings.Contains(got, "round 1 is kept: this hospital was not in the study") || strings.Contains(got, "ended") {
+	if got := why(2); !strings.Contains(got, "round 3 is kept: the study ended before") {
 		t.Errorf("it came later: %s", got)
+	}
+	r, err := v.Replay(t.Context(), h.study)
+	if err != nil || !strings.HasPrefix(r.Rounds[0].State, "not seen") || !strings.HasPrefix(r.Rounds[1].State, "adopted") {
+		t.Errorf("round 1 was missed, round 2 adopted: %+v, %v", r, err)
 	}
 	// A replay without its beginning.
 	other := consilium.NewStudyID(consilium.DomainSubmission.Digest([]byte("other")))
@@ -125,6 +129,13 @@ func TestNothingToReplay(t *testing.T) {
 	small, large := consilium.Layout{Blocks: []consilium.Block{{Length: 1}}}, consilium.Layout{Blocks: []consilium.Block{{Length: maxKept + 1}}}
 	if keepable(state, large) || !keepable(state, small) {
 		t.Error("the limit is another one")
+	}
+	// A gap that ends without a state to go on from.
+	if got := notKept(1, 2, state, small); !strings.Contains(got, "was not in the study") {
+		t.Error(got)
+	}
+	if got := returned(map[uint32]*replayedRound{2: {update: &updateReplay{}}, 3: {adopt: &adoptReplay{}}}, 1); got != 0 {
+		t.Errorf("goes on at round %d, whose state before is unknown", got)
 	}
 	for _, last := range []uint32{0, 1, 9} {
 		if got := notKept(1, last, state, large); !strings.Contains(got, fmt.Sprint("more than ", maxKept)) {

@@ -9,6 +9,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/ethereum/go-ethereum"
 	"github.com/ethereum/go-ethereum/common"
@@ -186,8 +187,12 @@ func (a *Anchorer) send(ctx context.Context, s *sent) error {
 	if err == nil {
 		return nil
 	}
-	if known, _, lookup := a.cfg.Chain.TransactionByHash(ctx, tx.Hash()); lookup == nil && known != nil {
+	known, _, lookup := a.cfg.Chain.TransactionByHash(ctx, tx.Hash())
+	if lookup == nil && known != nil {
 		return nil
+	}
+	if lookup = indexing(lookup); errors.Is(lookup, ErrIndexing) {
+		return lookup
 	}
 	return fmt.Errorf("anchor: epoch %d: %w", s.Anchor.Epoch, err)
 }
@@ -219,13 +224,26 @@ func (a *Anchorer) Poll(ctx context.Context, epoch uint64) (*provenance.Anchor, 
 	return &s.Anchor, nil
 }
 
+// ErrIndexing: the chain's node cannot say yet; ask again.
+var ErrIndexing = errors.New("anchor: the chain's node still indexes its transactions; ask again in a moment")
+
+// indexing tells a node that does not know yet, for it still indexes its
+// transactions (geth answers so for a while after its start), from one that
+// fails: asking again later is right, and nothing follows from the answer.
+func indexing(err error) error {
+	if err != nil && strings.Contains(err.Error(), "transaction indexing is in progress") {
+		return ErrIndexing
+	}
+	return err
+}
+
 func (a *Anchorer) look(ctx context.Context, s *sent) (provenance.AnchorStatus, string, uint64, error) {
 	r, err := a.cfg.Chain.TransactionReceipt(ctx, common.HexToHash(s.Anchor.Tx))
 	if errors.Is(err, ethereum.NotFound) {
 		return provenance.AnchorPending, "", 0, nil
 	}
 	if err != nil {
-		return "", "", 0, err
+		return "", "", 0, indexing(err)
 	}
 	// The receipt may be of a block that is canonical no more.
 	head, err := a.cfg.Chain.HeaderByNumber(ctx, r.BlockNumber)

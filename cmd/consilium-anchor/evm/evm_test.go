@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/core/rawdb"
@@ -73,21 +74,34 @@ func heads(n byte) []provenance.Head {
 	return []provenance.Head{{Origin: "a.example/ledger", Size: 10 + uint64(n), Root: consilium.Digest{n}}, {Origin: "b.example/ledger", Size: 20, Root: consilium.Digest{n, 1}}}
 }
 
+// patiently asks again while the node says that it still indexes: on a busy
+// machine the simulated one does so for its first moments.
+func (w *world) patiently(ask func() (*provenance.Anchor, error)) *provenance.Anchor {
+	w.Helper()
+	for {
+		a, err := ask()
+		if err == nil {
+			return a
+		}
+		if !errors.Is(err, ErrIndexing) {
+			w.Fatal(err)
+		}
+		select {
+		case <-w.Context().Done():
+			w.Fatal(err)
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
 func (w *world) put(epoch uint64, n byte) *provenance.Anchor {
 	w.Helper()
-	a, err := w.a.Put(w.Context(), epoch, heads(n))
-	if err != nil {
-		w.Fatal(err)
-	}
-	return a
+	return w.patiently(func() (*provenance.Anchor, error) { return w.a.Put(w.Context(), epoch, heads(n)) })
 }
 
 func (w *world) poll(epoch uint64, want provenance.AnchorStatus) *provenance.Anchor {
 	w.Helper()
-	a, err := w.a.Poll(w.Context(), epoch)
-	if err != nil {
-		w.Fatal(err)
-	}
+	a := w.patiently(func() (*provenance.Anchor, error) { return w.a.Poll(w.Context(), epoch) })
 	if a.Status != want {
 		w.Errorf("epoch %d: %s, want %s", epoch, a.Status, want)
 	}
