@@ -275,7 +275,8 @@ func (n *Node) markJoined() error {
 }
 
 // awaitJoined marks the directory of a node that was added to a running
-// cluster. If we crash before, the log that it got says the same.
+// cluster. If we crash before, the log that it got says the same, or is empty
+// and has voted in nothing.
 func (n *Node) awaitJoined(ctx context.Context) {
 	for {
 		conf, err := n.cluster()

@@ -495,9 +495,6 @@ func (n *Node) start(ctx context.Context) error {
 		if first, added, err = n.meet(ctx); err != nil {
 			return err
 		}
-		if first == nil && added {
-			n.log.Info("added to the cluster") // the leader was faster than we
-		}
 	}
 	layer := newStreamLayer(n.replication, n.starts, &n.cfg, n.end)
 	n.layer.Store(layer)
@@ -521,8 +518,10 @@ func (n *Node) start(ctx context.Context) error {
 			return fmt.Errorf("coordinator: form the cluster: %w", err)
 		}
 	}
-	if added {
-		// If we crash before this line, nothing has been voted yet.
+	joining := !existing && first == nil
+	if !joining {
+		// The log has a configuration already. One who joins has an empty log until
+		// the leader writes into it, even if the leader was faster than we.
 		if err := n.markJoined(); err != nil {
 			return err
 		}
@@ -543,8 +542,10 @@ func (n *Node) start(ctx context.Context) error {
 				"roster", roster.Version, "voters", voters, "kept", kept)
 		}
 	}
-	if !added {
-		n.log.Info("waiting to be added by the leader")
+	if joining {
+		if !added {
+			n.log.Info("waiting to be added by the leader")
+		}
 		n.spawn(n.awaitJoined)
 	}
 	if n.life.Err() != nil {

@@ -665,6 +665,55 @@ func TestMinorityAcknowledgesNothing(t *testing.T) {
 	}
 }
 
+// TestKilledWhileJoining: a node that the cluster has already, and that dies
+// before the leader wrote anything into its log, has voted in nothing: it comes
+// back as what it was.
+func TestKilledWhileJoining(t *testing.T) {
+	c := newCluster(t, 5, 3, false, false)
+	ctx := limit(t, 60*time.Second)
+	c.runAll()
+	lead := c.leader(ctx)
+	var ids []consilium.NodeID
+	for _, r := range c.roster.Coordinators {
+		if r.ID != lead.ID() {
+			ids = append(ids, r.ID)
+		}
+	}
+	for _, id := range ids {
+		c.kill(id)
+	}
+	// What a death at that moment leaves of the last one's directory.
+	last := ids[len(ids)-1]
+	dir := c.config(last).Dir
+	for _, gone := range []string{"joined", "raft"} {
+		if err := os.RemoveAll(filepath.Join(dir, gone)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// Two of five: there is no leader who would write.
+	n := c.run(last)
+	for n.raftNode() == nil {
+		if err := pause(ctx, 10*time.Millisecond); err != nil {
+			t.Fatal("the node did not meet the other")
+		}
+	}
+	c.kill(last)
+	for _, id := range ids {
+		c.run(id)
+	}
+	p := c.proposal("one")
+	c.submit(ctx, p)
+	c.settle(ctx, 1)
+	for {
+		if _, err := os.Stat(filepath.Join(dir, "joined")); err == nil {
+			break
+		}
+		if err := pause(ctx, 10*time.Millisecond); err != nil {
+			t.Fatal("the node is one of the cluster, and its directory does not say so")
+		}
+	}
+}
+
 // TestSnapshotInstall: a node that was away longer than the log reaches back
 // gets a snapshot, events included.
 func TestSnapshotInstall(t *testing.T) {
