@@ -102,7 +102,12 @@ func openEvents(path string) (*eventLog, error) {
 		return nil, durable.Full(err)
 	}
 	l.file = f
-	r := bufio.NewReaderSize(f, 1<<20)
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("events in %s: %w", path, err)
+	}
+	r := bufio.NewReaderSize(f, int(min(info.Size(), 1<<20)))
 	var head [eventHeader]byte
 	for {
 		b, err := readEvent(r, &head)
