@@ -185,6 +185,7 @@ func (k simSigner) Sign(domain consilium.Domain, message []byte) (consilium.Sign
 type simNode struct {
 	id      consilium.NodeID
 	blobs   *simBlobs
+	files   simFiles
 	dir     string
 	skew    time.Duration
 	node    *Node // nil while dead
@@ -383,7 +384,7 @@ func (s *sim) startNode(id consilium.NodeID) {
 	n := newNode(cfg)
 	n.incarnation = m.incarnation()
 	n.self = serverID(id, n.incarnation)
-	if n.events, err = openEvents(m.dir + ".events"); err != nil {
+	if n.events, err = openEvents(&m.files, m.dir+".events"); err != nil {
 		s.violate("events of %s: %v", id, err)
 		return
 	}
@@ -448,9 +449,7 @@ func (s *sim) killNode(id consilium.NodeID, tear int) {
 		s.violate("%s stopped by itself: %v", id, cause)
 	}
 	n.events.close()
-	if info, err := os.Stat(m.dir + ".events"); err == nil && tear > 0 {
-		os.Truncate(m.dir+".events", max(info.Size()-int64(tear), 0))
-	}
+	m.files.tear(m.dir+".events", tear)
 }
 
 // startSite runs a hospital's gate from its disk.
