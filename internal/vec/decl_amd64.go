@@ -55,6 +55,9 @@ func unpack(dst *uint64, src *byte, n int, f *Field) uint64
 func unpackAdd(dst *uint64, src *byte, n int, f *Field) uint64
 
 //go:noescape
+func addFour(acc *uint64, src *[4]*byte, n int, add uint64, f *Field) uint64
+
+//go:noescape
 func pack(dst *byte, src *uint64, n int, f *Field)
 
 //go:noescape

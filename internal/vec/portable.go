@@ -25,8 +25,11 @@ func mulAddPack(dst *byte, msg, key, keyP *uint64, random *byte, n int, f *Field
 func unpackMulSub(dst *uint64, src *byte, key, keyP *uint64, random *byte, n int, f *Field) uint64 {
 	panic(none)
 }
-func unpack(dst *uint64, src *byte, n int, f *Field) uint64            { panic(none) }
-func unpackAdd(dst *uint64, src *byte, n int, f *Field) uint64         { panic(none) }
+func unpack(dst *uint64, src *byte, n int, f *Field) uint64    { panic(none) }
+func unpackAdd(dst *uint64, src *byte, n int, f *Field) uint64 { panic(none) }
+func addFour(acc *uint64, src *[4]*byte, n int, add uint64, f *Field) uint64 {
+	panic(none)
+}
 func pack(dst *byte, src *uint64, n int, f *Field)                     { panic(none) }
 func reduce(x *uint64, n int, p, q uint64)                             { panic(none) }
 func gaussians(dst *int64, src *byte, n int, tree *[80]uint64)         { panic(none) }

@@ -230,6 +230,47 @@ func TestPacking(t *testing.T) {
 	}
 }
 
+// TestAdd holds Add to sums of residues one by one, with strings that have nothing
+// behind them, and one residue that is not reduced in every string and place.
+func TestAdd(t *testing.T) {
+	needs(t)
+	r := rand.New(rand.NewPCG(14, 1))
+	for _, c := range primes {
+		f, width := NewField(c.q), bits.Len64(c.q)
+		for _, n := range []int{8, 16, 24, 512} {
+			acc := values(r, n, 4*c.q)
+			fresh, more := make([]uint64, n), append([]uint64(nil), acc...)
+			var v [4][]uint64
+			var src [4][]byte
+			for i := range src {
+				v[i] = values(r, n, c.q)
+				v[i][n-1] = c.q - 1
+				src[i] = slices.Clip(packed(v[i], width))
+				for k, x := range v[i] {
+					fresh[k] += x
+					more[k] += x
+				}
+			}
+			got := values(r, n, c.q)
+			if !f.Add(got, &src, false) || !f.Add(acc, &src, true) {
+				t.Fatalf("q %#x: Add refuses", c.q)
+			}
+			same(t, "sum", got, fresh)
+			same(t, "sum and what was there", acc, more)
+			for at := range min(n, 24) {
+				i := at % 4
+				bad := src
+				wrong := append([]uint64(nil), v[i]...)
+				wrong[n-1-at] = c.q + r.Uint64N(1<<width-c.q)
+				bad[i] = packed(wrong, width)
+				if f.Add(got, &bad, false) {
+					t.Fatalf("q %#x: accepts %#x", c.q, wrong[n-1-at])
+				}
+			}
+		}
+	}
+}
+
 func TestMulAddPack(t *testing.T) {
 	needs(t)
 	r := rand.New(rand.NewPCG(4, 1))
