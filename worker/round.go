@@ -220,10 +220,9 @@ func (a *actor) salted(domain consilium.Domain, d consilium.Digest) consilium.Di
 
 func digestLanes(salt [32]byte, s *laneSource) (consilium.Digest, error) {
 	h := party.NewVectorHash(salt)
-	buf := make([]int32, lanesPerCall)
 	for {
-		n, err := s.Read(buf)
-		h.Write(buf[:n])
+		lanes, err := s.Next(lanesPerCall)
+		h.Write(lanes)
 		if err == io.EOF {
 			return h.Digest(), nil
 		}
@@ -248,24 +247,31 @@ type laneSource struct {
 }
 
 func (s *laneSource) Read(dst []int32) (int, error) {
+	lent, err := s.Next(len(dst))
+	return copy(dst, lent), err
+}
+
+// Next implements party.Lender.
+func (s *laneSource) Next(most int) ([]int32, error) {
 	if s.offset >= s.lanes && len(s.buf) == 0 {
-		return 0, io.EOF
+		return nil, io.EOF
 	}
 	if len(s.buf) == 0 {
 		n := min(lanesPerCall, s.lanes-s.offset)
 		b, err := s.vault.Lanes(s.ctx, s.study, s.round, s.offset, n)
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		if len(b) != n {
-			return 0, fmt.Errorf("the vault gave %d of %d lanes", len(b), n)
+			return nil, fmt.Errorf("the vault gave %d of %d lanes", len(b), n)
 		}
 		s.buf = b
 		s.offset += n
 	}
-	n := copy(dst, s.buf)
+	n := min(most, len(s.buf))
+	lent := s.buf[:n:n]
 	s.buf = s.buf[n:]
-	return n, nil
+	return lent, nil
 }
 
 // upload sends the promised contribution from the spool.

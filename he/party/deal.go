@@ -203,9 +203,7 @@ func (e *engine) encryptStream(ctx context.Context, in *Encryption, rk key, d *D
 			_, err := w.Write(s.bytes)
 			return err
 		})
-	for _, s := range slots {
-		s.wipe()
-	}
+	e.release(slots)
 	errors.aes.Wipe()
 	defer f.vector.Wipe()
 	if err != nil {
@@ -290,7 +288,16 @@ func (f *feeder) fillNarrow(b []byte) error {
 // next reads up to most lanes, at least one.
 func (f *feeder) next(most int) ([]int32, error) {
 	want := min(most, f.in.Lanes-f.read, len(f.buf))
-	n, err := f.in.Source.Read(f.buf[:want])
+	var lanes []int32
+	var n int
+	var err error
+	if l, ok := f.in.Source.(Lender); ok {
+		lanes, err = l.Next(want)
+		n = len(lanes)
+	} else {
+		n, err = f.in.Source.Read(f.buf[:want])
+		lanes = f.buf[:max(0, min(n, want))]
+	}
 	if n < 0 || n > want || (n == 0 && err == nil) {
 		return nil, consilium.ErrInvalid.Withf("lane source returned %d lanes of %d", n, want)
 	}
@@ -299,7 +306,7 @@ func (f *feeder) next(most int) ([]int32, error) {
 	}
 	f.read += n
 	f.ended = f.ended || err == io.EOF
-	return f.buf[:n], nil
+	return lanes, nil
 }
 
 func (f *feeder) misfit() error {

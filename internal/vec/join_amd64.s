@@ -3,20 +3,18 @@
 #include "textflag.h"
 #include "macros.h"
 
-// Offsets in Join.
+// Offsets in Join: a modulus with its double and its fourfold, a constant with
+// Shoup's as SPLIT leaves it.
 #define Join_Q0 0
-#define Join_Q1 8
-#define Join_Q2 16
-#define Join_W01 24
-#define Join_P01 32
-#define Join_W02 40
-#define Join_P02 48
-#define Join_W12 56
-#define Join_P12 64
-#define Join_Low 72
-#define Join_Half 80
-#define Join_Bound 88
-#define Join_Top 96
+#define Join_Q1 24
+#define Join_Q2 48
+#define Join_W01 72
+#define Join_W02 96
+#define Join_W12 120
+#define Join_Low 144
+#define Join_Half 152
+#define Join_Bound 160
+#define Join_Top 168
 
 // Three words of eight coefficients each become eight times three words: which
 // of the first and second word, and which of the third, go to each place.
@@ -72,21 +70,27 @@ DATA joinThird<>+0xb0(SB)/8, $0
 DATA joinThird<>+0xb8(SB)/8, $7
 GLOBL joinThird<>(SB), RODATA|NOPTR, $192
 
-// DIGIT is X = (X - Y)·W mod the prime at AT, below 4q. Y is below 4q.
-#define DIGIT(X, Y, AT, W, P) \
-	VPBROADCASTQ AT(R12), Z31 \
-	VPSLLQ $2, Z31, Z30       \
-	VPADDQ Z30, X, X          \
-	VPSUBQ Y, X, X            \
-	TWIDDLE(W(R12), P(R12), Z8, Z9, Z10) \
-	SHOUP(X, Z8, Z9, Z10, X, Z24, Z25)
+// DIGIT is X = (X - Y)·W modulo the prime at Q, below 4q. Y is below 4q.
+#define DIGIT(X, Y, Q, W) \
+	VPADDQ.BCST (Q+16)(R12), X, X          \
+	VPSUBQ Y, X, X                         \
+	VPSRLQ $52, X, Z24                     \
+	VPMULLQ.BCST (W+8)(R12), Z24, Z25      \
+	VPMADD52HUQ.BCST (W+8)(R12), X, Z25    \
+	VPMADD52HUQ.BCST (W+16)(R12), Z24, Z25 \
+	VPMULLQ.BCST W(R12), X, X              \
+	VPMULLQ.BCST Q(R12), Z25, Z25          \
+	VPSUBQ Z25, X, X
 
-// REDUCED brings X from below 8q to below q; Z31 = q, Z30 = 4q.
-#define REDUCED(X) \
-	CSUB(X, Z30, Z28)     \
-	VPADDQ Z31, Z31, Z29  \
-	CSUB(X, Z29, Z28)     \
-	CSUB(X, Z31, Z28)
+#define LESS(X, M) \
+	VPSUBQ.BCST M(R12), X, Z28 \
+	VPMINUQ Z28, X, X
+
+// REDUCED brings X from below 8q to below q.
+#define REDUCED(X, Q) \
+	LESS(X, Q+16) \
+	LESS(X, Q+8)  \
+	LESS(X, Q)
 
 // func join3(dst, r0, r1, r2 *uint64, n int, j *Join) uint64
 //
@@ -123,14 +127,12 @@ join3Loop:
 	VMOVDQU64 (R8), Z0
 	VMOVDQU64 (R9), Z1
 	VMOVDQU64 (R10), Z2
-	VMOVDQA64 Z14, Z31
-	VPSLLQ $2, Z31, Z30
-	REDUCED(Z0)
-	DIGIT(Z2, Z0, Join_Q2, Join_W02, Join_P02)
-	DIGIT(Z1, Z0, Join_Q1, Join_W01, Join_P01)
-	REDUCED(Z1)
-	DIGIT(Z2, Z1, Join_Q2, Join_W12, Join_P12)
-	REDUCED(Z2)
+	REDUCED(Z0, Join_Q0)
+	DIGIT(Z1, Z0, Join_Q1, Join_W01)
+	DIGIT(Z2, Z0, Join_Q2, Join_W02)
+	REDUCED(Z1, Join_Q1)
+	DIGIT(Z2, Z1, Join_Q2, Join_W12)
+	REDUCED(Z2, Join_Q2)
 
 	// Z3, Z4, Z5 = v1 + q1·v2.
 	VPSRLQ $52, Z2, Z6

@@ -399,16 +399,17 @@ func TestLanes(t *testing.T) {
 	if !Raise(dst, src, 1<<15) {
 		t.Fatal("Raise refuses")
 	}
-	back := make([]int32, 64)
-	if !Lower(back, dst, 1<<15, 1<<16-1) {
-		t.Fatal("Lower refuses")
+	back := make([]int64, 64)
+	Signed(back, dst, 1<<15)
+	if Above(dst, 1<<16-1) {
+		t.Fatal("Above refuses")
 	}
 	b := make([]byte, 128)
 	if !Narrow(b, src) {
 		t.Fatal("Narrow refuses")
 	}
 	for i, x := range src {
-		if dst[i] != uint32(x+1<<15) || back[i] != x || binary.LittleEndian.Uint16(b[2*i:]) != uint16(x) {
+		if dst[i] != uint32(x+1<<15) || back[i] != int64(x) || binary.LittleEndian.Uint16(b[2*i:]) != uint16(x) {
 			t.Fatalf("lane %d", i)
 		}
 	}
@@ -420,10 +421,12 @@ func TestLanes(t *testing.T) {
 				t.Fatalf("takes %d at %d", x, at)
 			}
 		}
-		high := make([]uint32, 64)
-		high[at] = 1 << 16
-		if Lower(back, high, 1<<15, 1<<16-1) {
-			t.Fatalf("Lower takes 2^16 at %d", at)
+		for _, x := range []uint32{1 << 16, 1<<31 - 1} {
+			high := make([]uint32, 64)
+			high[at] = x
+			if !Above(high, 1<<16-1) {
+				t.Fatalf("%d at %d is not above 2^16-1", x, at)
+			}
 		}
 	}
 }
@@ -549,24 +552,33 @@ func TestJoin(t *testing.T) {
 func TestDot(t *testing.T) {
 	needs(t)
 	r := rand.New(rand.NewPCG(7, 1))
-	var w Weights
-	lanes := make([]uint32, MaxBlock)
-	want := [2]*big.Int{new(big.Int), new(big.Int)}
-	for i := range lanes {
-		lanes[i] = r.Uint32N(1 << 26)
-		a, b := r.Uint64N(1<<61), r.Uint64N(1<<61)
-		if i < 100 {
-			lanes[i], a, b = 1<<26-1, 1<<61-1, 1<<61-1
-		}
-		w.Set(i, a, b)
-		for j, x := range [2]uint64{a, b} {
-			p := new(big.Int).SetUint64(x)
-			want[j].Add(want[j], p.Mul(p, big.NewInt(int64(lanes[i]))))
+	for _, n := range []int{8, 128, 256, MaxBlock} {
+		for trial := range 20 {
+			var w Weights
+			most := uint32(1<<32/n) - 1
+			lanes := make([]uint32, n)
+			var want [2]big.Int
+			for i := range lanes {
+				lanes[i] = r.Uint32N(most + 1)
+				a, b := r.Uint64N(1<<61), r.Uint64N(1<<61)
+				if i < trial*n/10 {
+					lanes[i], a, b = most, 1<<61-1, 1<<61-1
+				}
+				w.Set(i, a, b)
+				for j, x := range [2]uint64{a, b} {
+					p := new(big.Int).SetUint64(x)
+					want[j].Add(&want[j], p.Mul(p, big.NewInt(int64(lanes[i]))))
+				}
+			}
+			hi, lo := w.Dot(lanes)
+			for j := range want {
+				got := new(big.Int).SetUint64(hi[j])
+				if got.Lsh(got, 32).Add(got, new(big.Int).SetUint64(lo[j])).Cmp(&want[j]) != 0 {
+					t.Fatalf("%d lanes, sum %d is %v, want %v", n, j, got, &want[j])
+				}
+			}
 		}
 	}
-	hi, lo := w.Dot(lanes)
-	same(t, "sums", []uint64{hi[0], lo[0], hi[1], lo[1]}, words(want[0], want[1]))
-
 }
 
 func TestLimbs(t *testing.T) {
@@ -598,14 +610,6 @@ func TestLimbs(t *testing.T) {
 			}
 		}
 	}
-}
-
-// words are the upper and lower words of two numbers.
-func words(x ...*big.Int) (out []uint64) {
-	for _, v := range x {
-		out = append(out, new(big.Int).Rsh(v, 64).Uint64(), v.Uint64())
-	}
-	return out
 }
 
 // TestAES: FIPS 197 appendix A.3 by way of the standard library's cipher, at
