@@ -130,10 +130,11 @@ func (a *actor) makeContribution(ctx context.Context, name string) (bool, error)
 	if err != nil {
 		return false, err
 	}
-	digest, err := digestLanes(salt, source)
+	digest, fingerprint, err := digestLanes(salt, source)
 	if err != nil {
 		return false, err
 	}
+	defer fingerprint.Wipe()
 	// One vector per round, in whatever attempt and epoch: the same numbers under
 	// fresh keys. Two different vectors would give away their difference.
 	if have, ok := a.gate.journal.vectorOf(a.study, round); !ok {
@@ -170,7 +171,7 @@ func (a *actor) makeContribution(ctx context.Context, name string) (bool, error)
 	defer file.Close()
 	dealing, err := party.Contribute(ctx, &party.Encryption{
 		Profile: now.profile, Lanes: now.lanes, At: at, Threshold: r.charter.Threshold, State: rd.opened.State,
-		Salt: salt, Vector: digest, Holders: holders, Group: now.group, Seed: seed, Source: source,
+		Salt: salt, Vector: digest, Holders: holders, Group: now.group, Seed: seed, Source: source, Fingerprint: fingerprint,
 	}, file)
 	if err != nil {
 		return false, err
@@ -218,16 +219,24 @@ func (a *actor) salted(domain consilium.Domain, d consilium.Digest) consilium.Di
 	return domain.Digest([]byte("salted"), a.gate.salt, []byte(a.study), d[:])
 }
 
-func digestLanes(salt [32]byte, s *laneSource) (consilium.Digest, error) {
+// digestLanes reads a vector for its digest, and so that Contribute recognises it when
+// it reads it again.
+func digestLanes(salt [32]byte, s *laneSource) (consilium.Digest, *party.Fingerprint, error) {
 	h := party.NewVectorHash(salt)
+	defer h.Wipe()
+	f, err := party.NewFingerprint()
+	if err != nil {
+		return consilium.Digest{}, nil, err
+	}
 	for {
 		lanes, err := s.Next(lanesPerCall)
 		h.Write(lanes)
+		f.Write(lanes)
 		if err == io.EOF {
-			return h.Digest(), nil
+			return h.Digest(), f, nil
 		}
 		if err != nil {
-			return consilium.Digest{}, err
+			return consilium.Digest{}, nil, err
 		}
 	}
 }

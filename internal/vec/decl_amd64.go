@@ -97,4 +97,7 @@ func gather16(base, one, two *uint64, lanes *byte, noise *int64, n int, offset, 
 func dot16(acc *[4]int64, lanes *byte, n int, w *Limbs)
 
 //go:noescape
+func nh(acc *[4]uint64, lanes *int32, n int, key *uint32)
+
+//go:noescape
 func signed(dst *int64, src *uint32, n int, offset uint64)

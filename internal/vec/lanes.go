@@ -149,6 +149,18 @@ func (w *Limbs) Dot(lanes []byte) (hi, lo [2]int64) {
 	return [2]int64{sums[1], sums[3]}, [2]int64{sums[0], sums[2]}
 }
 
+// NH is three sums of products of neighbouring lanes, modulo 2^64, each lane plus its word
+// of the key modulo 2^32; the key moves on by four words from sum to sum. Lanes are a
+// multiple of 16 in number, the key has at least eight words more.
+func NH(lanes []int32, key []uint32) [3]uint64 {
+	if len(lanes) == 0 || len(lanes)%16 != 0 || len(key) < len(lanes)+8 {
+		panic("vec: lengths do not fit")
+	}
+	var sums [4]uint64
+	nh(&sums, &lanes[0], len(lanes), &key[0])
+	return [3]uint64(sums[:3])
+}
+
 // Signed is dst = src - offset. It takes a multiple of 8.
 func Signed(dst []int64, src []uint32, offset int64) {
 	if len(src) == 0 || len(src)%8 != 0 || len(dst) != len(src) {

@@ -145,6 +145,37 @@ dotLoop:
 	VZEROUPPER
 	RET
 
+// PAIRS adds to ACC the products of the two halves of each of X's words plus the key's.
+#define PAIRS(KEY, ACC) \
+	VPADDD KEY, Z0, Z1   \
+	VPSRLQ $32, Z1, Z2   \
+	VPMULUDQ Z2, Z1, Z1  \
+	VPADDQ Z1, ACC, ACC
+
+// func nh(acc *[4]uint64, lanes *int32, n int, key *uint32)
+TEXT ·nh(SB), NOSPLIT, $0-32
+	MOVQ acc+0(FP), DI
+	MOVQ lanes+8(FP), SI
+	MOVQ n+16(FP), CX
+	MOVQ key+24(FP), R8
+	VPXORQ Z16, Z16, Z16
+	VPXORQ Z17, Z17, Z17
+	VPXORQ Z18, Z18, Z18
+	VPXORQ Z19, Z19, Z19
+
+nhLoop:
+	VMOVDQU64 (SI), Z0
+	PAIRS(0(R8), Z16)
+	PAIRS(16(R8), Z17)
+	PAIRS(32(R8), Z18)
+	ADDQ $64, SI
+	ADDQ $64, R8
+	SUBQ $16, CX
+	JNZ  nhLoop
+	TOTALS(Z16, Z17, Z18, Z19, DI)
+	VZEROUPPER
+	RET
+
 DATA idxLow<>+0x00(SB)/8, $0
 DATA idxLow<>+0x08(SB)/8, $4
 DATA idxLow<>+0x10(SB)/8, $8

@@ -53,3 +53,4 @@ func residues2(dst, base, words *uint64, n, stride int, weights *[2]uint64, add,
 }
 func signed(dst *int64, src *uint32, n int, offset uint64) { panic(none) }
 func join3(dst, r0, r1, r2 *uint64, n int, j *Join) uint64 { panic(none) }
+func nh(acc *[4]uint64, lanes *int32, n int, key *uint32)  { panic(none) }

@@ -612,6 +612,37 @@ func TestLimbs(t *testing.T) {
 	}
 }
 
+func TestNH(t *testing.T) {
+	needs(t)
+	r := rand.New(rand.NewPCG(16, 1))
+	for _, n := range []int{16, 32, 1024} {
+		lanes, key := make([]int32, n), make([]uint32, n+8)
+		for trial := range 20 {
+			for i := range key {
+				key[i] = r.Uint32()
+				if trial == 0 {
+					key[i] = 1<<32 - 1
+				}
+			}
+			for i := range lanes {
+				lanes[i] = int32(r.Uint32())
+				if trial < 2 {
+					lanes[i] = 0
+				}
+			}
+			var want [3]uint64
+			for i := range want {
+				for j := 0; j < n; j += 2 {
+					want[i] += uint64(uint32(lanes[j])+key[4*i+j]) * uint64(uint32(lanes[j+1])+key[4*i+j+1])
+				}
+			}
+			if got := NH(lanes, key); got != want {
+				t.Fatalf("%d lanes: %x, want %x", n, got, want)
+			}
+		}
+	}
+}
+
 // TestAES: FIPS 197 appendix A.3 by way of the standard library's cipher, at
 // nonces and block numbers with carries.
 func TestAES(t *testing.T) {
