@@ -208,10 +208,10 @@ func NewJoin(q [3]uint64, w01, w02, w12 uint64, delta, top int) *Join {
 
 // Words writes the numbers whose residues are r0, r1 and r2, each below 5q, to dst,
 // three words each. It reports false if the noise of one is above bound, or one has a
-// bit from top on.
+// bit from top on. There are a multiple of 16.
 func (j *Join) Words(dst, r0, r1, r2 []uint64, bound int64) bool {
 	n := len(r0)
-	if n == 0 || n%8 != 0 || len(r1) != n || len(r2) != n || len(dst) != 3*n {
+	if n == 0 || n%16 != 0 || len(r1) != n || len(r2) != n || len(dst) != 3*n {
 		panic("vec: lengths do not fit")
 	}
 	c := *j
