@@ -32,7 +32,7 @@ type AuditRecord struct {
 	Study        string           `json:"study"`
 	Round        uint32           `json:"round"` // 0 before the first
 	PolicyDigest consilium.Digest `json:"policy_digest"`
-	Path         string           `json:"path"` // rego; for rows vectorised or memoised
+	Path         string           `json:"path"` // rego or recalled; for rows vectorised or memoised
 	InputMAC     string           `json:"input_sha256"`
 	InputMasked  json.RawMessage  `json:"input_masked"`
 	Decision     Decision         `json:"decision"`
@@ -40,6 +40,12 @@ type AuditRecord struct {
 	Bitmap       string           `json:"bitmap"` // of rows: keyed digest of who was allowed
 	Prev         consilium.Digest `json:"prev"`   // of the line before; zero for the first
 }
+
+// How a record's decision came about, where no rows were decided.
+const (
+	pathRego     = "rego"     // the rules were asked
+	pathRecalled = "recalled" // they had been asked the same before, and their answer held still
+)
 
 // AuditCounts says how many rows were asked and left out.
 type AuditCounts struct {
@@ -56,7 +62,8 @@ type AuditEntry struct {
 	Round    uint32
 	Point    Point
 	Input    Input
-	Decision Decision     // of Decide; for rows it is taken from Rows
+	Decision Decision     // of Decide or DecideAgain; for rows it is taken from Rows
+	Recalled bool         // as DecideAgain says
 	Rows     *RowDecision // of FilterRows
 }
 
@@ -234,11 +241,14 @@ func (a *Audit) chain(recs []AuditRecord) error {
 
 // record is an entry's record without its place in the chain.
 func (a *Audit) record(entry *AuditEntry) (AuditRecord, error) {
-	rec := AuditRecord{Time: entry.Time, Node: entry.Node, Study: string(entry.Study), Round: entry.Round, Path: "rego", Decision: entry.Decision}
+	rec := AuditRecord{Time: entry.Time, Node: entry.Node, Study: string(entry.Study), Round: entry.Round, Path: pathRego, Decision: entry.Decision}
+	if entry.Recalled {
+		rec.Path = pathRecalled
+	}
 	if entry.Rows != nil {
 		rec.Decision, rec.Path = entry.Rows.Decision, entry.Rows.Path
 		if rec.Path == "" { // refused before any row was looked at
-			rec.Path = "rego"
+			rec.Path = pathRego
 		}
 		rec.Counts = &AuditCounts{In: entry.Rows.In, Out: entry.Rows.Out, ByReason: orEmpty(entry.Rows.Reasons)}
 		rec.Bitmap = a.mac("bitmap", entry.Rows.bitmap())
