@@ -37,12 +37,30 @@ func (p *compiled) pose(point Point, in Input) (posed, *Decision) {
 	if q.digest, bad = p.readable(point, b); bad != nil {
 		return q, bad
 	}
-	// Inside a JSON text a quotation mark is escaped, so that this is a member.
-	moment := []byte(`"now":` + strconv.FormatInt(in.Now, 10) + `,"point":"` + string(point) + `"`)
-	if head, tail, ok := bytes.Cut(b, moment); ok && !bytes.Contains(tail, moment) {
-		q.key = consilium.DomainDecision.Digest([]byte("question"), []byte(point), head, tail)
+	if head, tail, ok := cutMoment(b, point, in.Now); ok {
+		q.key = questionKey(point, head, tail)
 	}
 	return q, nil
+}
+
+// momentText is what an encoded question says of its moment, and, as what stands
+// around it, of its point.
+func momentText(point Point, now int64) []byte {
+	return []byte(`"now":` + strconv.FormatInt(now, 10) + `,"point":"` + string(point) + `"`)
+}
+
+// cutMoment takes the moment out of an encoded question. Inside a JSON text a
+// quotation mark is escaped, so that what is found are members; they must stand there
+// once. A moment that the schema refuses is not taken out.
+func cutMoment(b []byte, point Point, now int64) (head, tail []byte, ok bool) {
+	text := momentText(point, now)
+	head, tail, ok = bytes.Cut(b, text)
+	return head, tail, ok && now >= 0 && !bytes.Contains(tail, text)
+}
+
+// questionKey names a question without its moment.
+func questionKey(point Point, head, tail []byte) consilium.Digest {
+	return consilium.DomainDecision.Digest([]byte("question"), []byte(point), head, tail)
 }
 
 // answered are the answers of one policy that hold for a while. They depend on

@@ -490,3 +490,43 @@ func TestRecallShares(t *testing.T) {
 		}
 	}
 }
+
+// TestRecallMask: what the log says of an input that it has masked before is what it
+// would say of it for the first time, byte for byte.
+func TestRecallMask(t *testing.T) {
+	remembers, err := NewAudit(&inMemory{}, auditKey, 0, consilium.Digest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for round := range int64(3) {
+		for _, site := range []string{"amsterdam", "utah"} {
+			for _, point := range []Point{PointSite, PointColumns, PointRows, PointStudy} {
+				for _, cohort := range []*CohortFacts{nil, {Differences: []int64{0, 40}}} {
+					for _, now := range []int64{testNow + round, -round} {
+						entry := AuditEntry{Time: now, Point: point, Input: testInput(t, site, nil)}
+						entry.Input.Now, entry.Input.Cohort = now, cohort
+						if point == PointStudy {
+							entry.Input.Site = nil
+						}
+						got, err := remembers.record(&entry)
+						if err != nil {
+							t.Fatal(err)
+						}
+						want, err := (&Audit{key: auditKey}).record(&entry)
+						if err != nil {
+							t.Fatal(err)
+						}
+						if !reflect.DeepEqual(got, want) {
+							t.Errorf("%s at %d: %s\nwhere a log that remembers nothing says\n%s", point, now, got.InputMasked, want.InputMasked)
+						}
+						seen[string(got.InputMasked)] = true
+					}
+				}
+			}
+		}
+	}
+	if len(seen) < 10 || len(remembers.masks.list) < 4 {
+		t.Errorf("%d different inputs, %d remembered: the test shows little", len(seen), len(remembers.masks.list))
+	}
+}
