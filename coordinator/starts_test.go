@@ -26,7 +26,7 @@ func TestOlderCopy(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			c := newCluster(t, 3, 3, false, false)
-			ctx := limit(t, time.Minute)
+			ctx := limit(t, 5*time.Minute)
 			c.runAll()
 			c.leader(ctx)
 			meet := func(of, by consilium.NodeID) {
