@@ -834,8 +834,13 @@ func (s *sim) lossy(who string) bool {
 // run lets n things happen. Where nothing can, time passes until something
 // can, but no more than patience in all.
 func (s *sim) run(n int, patience time.Duration) {
+	// Others wake at the instant at which the scheduler does. What it looks at, here
+	// and when it returns, must not change meanwhile, or it follows from the load of
+	// the machine.
+	defer synctest.Wait()
 	wait := 5 * time.Millisecond
 	for i := 0; i < n && s.violated() == nil; i++ {
+		synctest.Wait()
 		if s.log.lapse(s.rng) || s.step() {
 			wait = 5 * time.Millisecond
 			continue
