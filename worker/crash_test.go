@@ -187,7 +187,7 @@ var announced = map[string][]consilium.MessageKind{
 	"contribute/before-spool": {consilium.KindHeader}, "contribute/before-promise": {consilium.KindHeader}, "contribute/after-promise": {consilium.KindHeader},
 	"vote/before-promise": {consilium.KindVote}, "vote/after-promise": {consilium.KindVote},
 	"open/before-lock": {consilium.KindOpening}, "open/before-promise": {consilium.KindOpening}, "open/after-promise": {consilium.KindOpening},
-	"update/before-promise": {consilium.KindStateVote}, "update/after-promise": {consilium.KindStateVote},
+	"update/in-sums": {consilium.KindStateVote}, "update/before-secret": {consilium.KindStateVote}, "update/before-promise": {consilium.KindStateVote}, "update/after-promise": {consilium.KindStateVote},
 	"release/after-promise": {consilium.KindRelease},
 }
 

@@ -38,6 +38,7 @@ type attempt struct {
 	next           *hatch.Shape
 	rejected       bool
 	lastRefused    consilium.Digest
+	moved          bool // the vault may not have the state of the round any more
 	openings       map[consilium.Position]*party.OpeningShare
 	tried          int       // openings when the sum last did not open
 	failed         time.Time // when it first did not
@@ -737,10 +738,17 @@ func (a *actor) tryOpen(ctx context.Context, aggregate io.ReadSeeker, openings [
 	r, rd, now := a.rep, a.rep.round, a.now
 	odd, _ := party.Suspects(openings, r.charter.Threshold)
 	openings = slices.DeleteFunc(openings, func(o *party.OpeningShare) bool { return slices.Contains(odd, o.Position()) })
+	if now.moved {
+		if _, err := a.gate.cfg.Vault.Adopt(ctx, hatch.AdoptRequest{Study: a.study, Round: rd.opened.Round - 1, State: a.sec.State}); err != nil {
+			return false, err
+		}
+		now.moved = false
+	}
 	offset := 0
 	sink := party.SinkFunc(func(sums []int64) error {
 		err := a.gate.cfg.Vault.Sums(ctx, a.study, rd.opened.Round, offset, sums)
 		offset += len(sums)
+		a.gate.cfg.Crash("update/in-sums")
 		return err
 	})
 	err := party.Open(ctx, &party.Decryption{
@@ -763,19 +771,28 @@ func (a *actor) tryOpen(ctx context.Context, aggregate io.ReadSeeker, openings [
 	return true, nil
 }
 
-// takeNext lets the vault update and makes the next state durable.
+// takeNext lets the vault update and makes the next state durable. A vault that
+// fails may have lost the state of the round, or have the next one already: it gets
+// the state of the round again before the sums.
 func (a *actor) takeNext(ctx context.Context) error {
 	rd := a.rep.round
+	a.now.moved = true
 	shape, err := a.gate.cfg.Vault.Update(ctx, hatch.UpdateRequest{Study: a.study, Round: rd.opened.Round, Contributors: rd.proposed.Positions()})
 	if err != nil {
 		a.now.tried = 0
 		return err
 	}
-	a.sec.Next = shape.State
+	a.gate.cfg.Crash("update/before-secret")
+	next, err := hatch.ReadState(ctx, a.gate.cfg.Vault, a.study, &shape)
+	if err != nil {
+		a.now.tried = 0
+		return err
+	}
+	a.sec.Next = next
 	if err := a.gate.secrets.save(a.study, a.sec); err != nil {
 		return fmt.Errorf("%w: %w", errDisk, err)
 	}
-	a.now.next = &shape
+	a.now.next, a.now.moved = &shape, false
 	return nil
 }
 

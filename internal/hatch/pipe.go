@@ -31,6 +31,8 @@ const (
 	callOpening
 	callOpened
 	callForget
+	callState
+	callGive
 )
 
 type request struct {
@@ -58,6 +60,18 @@ type sumsCall struct {
 	Round  uint32
 	Offset int
 	Sums   []int64
+}
+
+type stateCall struct {
+	Study         consilium.StudyID
+	Offset, Count int
+}
+
+// giveCall is a piece of a state that is longer than WholeState.
+type giveCall struct {
+	Study        consilium.StudyID
+	Offset, Size int
+	Piece        []byte
 }
 
 type studyCall struct {
@@ -113,6 +127,7 @@ func Serve(ctx context.Context, r io.Reader, w io.Writer, v Vault) error {
 	defer cancel()
 	var mu sync.Mutex // guards w
 	in := bufio.NewReader(r)
+	s := &server{v: v, given: map[consilium.StudyID][]byte{}}
 	for {
 		var req request
 		if err := readFrame(in, &req); err != nil {
@@ -122,7 +137,7 @@ func Serve(ctx context.Context, r io.Reader, w io.Writer, v Vault) error {
 			return err
 		}
 		running.Go(func() {
-			body, err := dispatch(ctx, v, req)
+			body, err := s.dispatch(ctx, req)
 			rep := reply{ID: req.ID, Body: body}
 			if err != nil {
 				rep.Code, rep.Msg = consilium.CodeOf(err), err.Error()
@@ -149,14 +164,63 @@ func answer[A, R any](body []byte, call func(A) (R, error)) ([]byte, error) {
 	return encode(&r)
 }
 
-func dispatch(ctx context.Context, v Vault, req request) (_ []byte, err error) {
+// server is a vault's end of a pipe.
+type server struct {
+	v Vault
+
+	mu    sync.Mutex                   // guards given
+	given map[consilium.StudyID][]byte // long states, as far as they have come
+}
+
+// maxState bounds what is given, as a gate bounds a sealed state.
+const maxState = 1 << 31
+
+// give takes the next piece of a long state.
+func (s *server) give(c giveCall) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.Offset == 0 {
+		delete(s.given, c.Study)
+		if c.Size < 1 || c.Size > maxState {
+			return fmt.Errorf("hatch: a state of %d bytes", c.Size)
+		}
+		s.given[c.Study] = make([]byte, 0, c.Size)
+	}
+	have := s.given[c.Study]
+	if have == nil || c.Offset != len(have) || len(c.Piece) > cap(have)-len(have) || c.Size != cap(have) {
+		return fmt.Errorf("hatch: %d bytes of a state from %d, after %d of %d", len(c.Piece), c.Offset, len(have), cap(have))
+	}
+	s.given[c.Study] = append(have, c.Piece...)
+	return nil
+}
+
+// whole is the state that a request names, if all of it was given; it is given
+// once.
+func (s *server) whole(study consilium.StudyID, held consilium.Digest) ([]byte, consilium.Digest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b := s.given[study]
+	if held.IsZero() || b == nil || len(b) < cap(b) || consilium.DomainState.Digest(b) != held {
+		return nil, held
+	}
+	delete(s.given, study)
+	return b, consilium.Digest{}
+}
+
+func (s *server) dispatch(ctx context.Context, req request) (_ []byte, err error) {
+	v := s.v
 	switch req.Method {
 	case callAdmit:
 		return answer(req.Body, func(a AdmitRequest) (AdmitReply, error) { return v.Admit(ctx, a) })
 	case callStart:
 		return answer(req.Body, func(a StartRequest) (Shape, error) { return v.Start(ctx, a) })
 	case callLocal:
-		return answer(req.Body, func(a LocalRequest) (LocalReply, error) { return v.Local(ctx, a) })
+		return answer(req.Body, func(a LocalRequest) (LocalReply, error) {
+			if a.State == nil {
+				a.State, a.Held = s.whole(a.Study, a.Held)
+			}
+			return v.Local(ctx, a)
+		})
 	case callLanes:
 		return answer(req.Body, func(a lanesCall) ([]int32, error) { return v.Lanes(ctx, a.Study, a.Round, a.Offset, a.Count) })
 	case callSums:
@@ -164,7 +228,12 @@ func dispatch(ctx context.Context, v Vault, req request) (_ []byte, err error) {
 	case callUpdate:
 		return answer(req.Body, func(a UpdateRequest) (Shape, error) { return v.Update(ctx, a) })
 	case callAdopt:
-		return answer(req.Body, func(a AdoptRequest) (Shape, error) { return v.Adopt(ctx, a) })
+		return answer(req.Body, func(a AdoptRequest) (Shape, error) {
+			if a.State == nil {
+				a.State, a.Held = s.whole(a.Study, a.Held)
+			}
+			return v.Adopt(ctx, a)
+		})
 	case callRelease:
 		return answer(req.Body, func(a ReleaseRequest) (ReleaseReply, error) { return v.Release(ctx, a) })
 	case callOpening:
@@ -173,6 +242,10 @@ func dispatch(ctx context.Context, v Vault, req request) (_ []byte, err error) {
 		return answer(req.Body, func(a studyCall) (bool, error) { return true, v.Opened(ctx, a.Study, a.Round) })
 	case callForget:
 		return answer(req.Body, func(a studyCall) (bool, error) { return true, v.Forget(ctx, a.Study) })
+	case callState:
+		return answer(req.Body, func(a stateCall) ([]byte, error) { return v.State(ctx, a.Study, a.Offset, a.Count) })
+	case callGive:
+		return answer(req.Body, func(a giveCall) (bool, error) { return true, s.give(a) })
 	default:
 		return nil, fmt.Errorf("hatch: unknown call %d", req.Method)
 	}
@@ -273,7 +346,34 @@ func (p *Pipe) Start(ctx context.Context, a StartRequest) (r Shape, err error) {
 }
 
 func (p *Pipe) Local(ctx context.Context, a LocalRequest) (r LocalReply, err error) {
-	err = p.call(ctx, callLocal, a, &r)
+	err = p.withState(ctx, a.Study, &a.State, &a.Held, func() error { return p.call(ctx, callLocal, a, &r) })
+	return r, err
+}
+
+// withState makes a call that names a state. A long one is given piece by piece,
+// and only to a vault that does not have it.
+func (p *Pipe) withState(ctx context.Context, study consilium.StudyID, state *[]byte, held *consilium.Digest, call func() error) error {
+	long := *state
+	if len(long) <= WholeState {
+		return call()
+	}
+	*state, *held = nil, consilium.DomainState.Digest(long)
+	err := call()
+	if !errors.Is(err, consilium.ErrBlobMissing) {
+		return err
+	}
+	for from := 0; from < len(long); from += WholeState {
+		var ok bool
+		piece := long[from:min(from+WholeState, len(long))]
+		if err := p.call(ctx, callGive, giveCall{study, from, len(long), piece}, &ok); err != nil {
+			return err
+		}
+	}
+	return call()
+}
+
+func (p *Pipe) State(ctx context.Context, study consilium.StudyID, offset, count int) (r []byte, err error) {
+	err = p.call(ctx, callState, stateCall{study, offset, count}, &r)
 	return r, err
 }
 
@@ -293,7 +393,7 @@ func (p *Pipe) Update(ctx context.Context, a UpdateRequest) (r Shape, err error)
 }
 
 func (p *Pipe) Adopt(ctx context.Context, a AdoptRequest) (r Shape, err error) {
-	err = p.call(ctx, callAdopt, a, &r)
+	err = p.withState(ctx, a.Study, &a.State, &a.Held, func() error { return p.call(ctx, callAdopt, a, &r) })
 	return r, err
 }
 
