@@ -744,19 +744,16 @@ func (a *actor) tryOpen(ctx context.Context, aggregate io.ReadSeeker, openings [
 		}
 		now.moved = false
 	}
-	offset := 0
-	sink := party.SinkFunc(func(sums []int64) error {
-		err := a.gate.cfg.Vault.Sums(ctx, a.study, rd.opened.Round, offset, sums)
-		offset += len(sums)
-		a.gate.cfg.Crash("update/in-sums")
-		return err
-	})
+	sink := &sumSink{ctx: ctx, gate: a.gate, study: a.study, round: rd.opened.Round, buf: make([]int64, 0, min(now.lanes, lanesPerCall))}
 	err := party.Open(ctx, &party.Decryption{
 		Profile: now.profile, Lanes: now.lanes, Threshold: r.charter.Threshold, Members: len(r.charter.Members),
 		State: rd.opened.State, Set: rd.proposed, Group: now.group, Openings: openings,
 	}, aggregate, sink)
 	if errors.Is(err, consilium.ErrAggregateRejected) {
 		return false, nil
+	}
+	if err == nil {
+		err = sink.flush()
 	}
 	if err != nil {
 		return false, err
@@ -769,6 +766,40 @@ func (a *actor) tryOpen(ctx context.Context, aggregate io.ReadSeeker, openings [
 		}
 	}
 	return true, nil
+}
+
+// sumSink hands opened sums to the vault, as many at once as lanes come from it.
+type sumSink struct {
+	ctx    context.Context
+	gate   *Gate
+	study  consilium.StudyID
+	round  uint32
+	offset int
+	buf    []int64
+}
+
+func (s *sumSink) Write(sums []int64) error {
+	for len(sums) > 0 {
+		n := min(len(sums), cap(s.buf)-len(s.buf))
+		s.buf, sums = append(s.buf, sums[:n]...), sums[n:]
+		if len(s.buf) == cap(s.buf) {
+			if err := s.flush(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *sumSink) flush() error {
+	if len(s.buf) == 0 {
+		return nil
+	}
+	err := s.gate.cfg.Vault.Sums(s.ctx, s.study, s.round, s.offset, s.buf)
+	s.offset += len(s.buf)
+	s.buf = s.buf[:0]
+	s.gate.cfg.Crash("update/in-sums")
+	return err
 }
 
 // takeNext lets the vault update and makes the next state durable. A vault that

@@ -30,10 +30,11 @@ type Vault interface {
 	Local(context.Context, LocalRequest) (LocalReply, error)
 	// Lanes reads count lanes of the last computed vector from offset.
 	Lanes(ctx context.Context, study consilium.StudyID, round uint32, offset, count int) ([]int32, error)
-	// Sums hands over opened sums, in order; Update uses them.
+	// Sums hands over opened sums, in order; Update uses them. The vault does not
+	// keep the slice.
 	Sums(ctx context.Context, study consilium.StudyID, round uint32, offset int, sums []int64) error
 	// State reads count bytes, at most WholeState, of the state that the study has,
-	// from offset.
+	// from offset. The slice is the caller's.
 	State(ctx context.Context, study consilium.StudyID, offset, count int) ([]byte, error)
 	// Update turns the opened sums into the next state.
 	Update(context.Context, UpdateRequest) (Shape, error)

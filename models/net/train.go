@@ -77,6 +77,9 @@ func newTrain(facts consilium.Facts, spec *consilium.AnalysisSpec) (*train, erro
 	if n := a.net.footprint(a.strategy.batch); n > maxFootprint {
 		return nil, consilium.ErrInvalid.Withf("analysis %s: a batch of %d rows takes %d values of memory in this model, at most %d: lower strategy.batch, or use fewer units", spec.Name, a.strategy.batch, n, maxFootprint)
 	}
+	if n := a.stateBytes(); n > maxState {
+		return nil, consilium.ErrInvalid.Withf("analysis %s: with strategy %s a model of %d parameters has a state of %d bytes, at most %d: use fewer units, float32, or fedavg without patience", spec.Name, a.strategy.name, a.net.params, n, maxState)
+	}
 	if need := a.strategy.needs(); facts.Spec.Rounds.Max < need {
 		return nil, consilium.ErrInvalid.Withf("analysis %s needs %d rounds (%d of training, one before and the rest after), rounds.max is %d",
 			spec.Name, need, a.strategy.rounds, facts.Spec.Rounds.Max)

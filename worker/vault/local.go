@@ -374,7 +374,7 @@ func (v *Vault) Update(_ context.Context, r hatch.UpdateRequest) (hatch.Shape, e
 		return hatch.Shape{}, err
 	}
 	if keepable(next, layout) {
-		kept, err := v.replays.addSums(st.id, r.Round, sums)
+		kept, err := v.replays.addSums(st.id, r.Round, sums, func(n int) { st.tidier.pass(n, next.Size()) })
 		if err != nil {
 			return hatch.Shape{}, err
 		}

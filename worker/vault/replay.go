@@ -151,8 +151,9 @@ func (r *replays) add(id consilium.StudyID, kind uint8, v any) error {
 	return f.log.Append(kind, b)
 }
 
-// addSums keeps a round's sums, or says that there are too many.
-func (r *replays) addSums(id consilium.StudyID, round uint32, sums *openedSums) (int, error) {
+// addSums keeps a round's sums, or says that there are too many. passed is told how
+// many bytes are about to pass.
+func (r *replays) addSums(id consilium.StudyID, round uint32, sums *openedSums, passed func(bytes int)) (int, error) {
 	if r.keep <= 0 {
 		return 0, nil
 	}
@@ -167,6 +168,7 @@ func (r *replays) addSums(id consilium.StudyID, round uint32, sums *openedSums) 
 		if err := sums.read(part, from); err != nil {
 			return 0, err
 		}
+		passed(4 * len(part))
 		b = binary.BigEndian.AppendUint32(b[:0], round)
 		for _, x := range part {
 			b = binary.BigEndian.AppendUint32(b, uint32(x))

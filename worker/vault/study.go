@@ -50,6 +50,7 @@ type study struct {
 	made   uint32 // the round of lanes, contributed or audited
 	sums   *openedSums
 	opened uint32 // the round of sums
+	tidier tidier
 }
 
 // begin parses what a request names and finds the pinned policy.
@@ -240,6 +241,7 @@ func (v *Vault) State(_ context.Context, id consilium.StudyID, offset, count int
 	if offset < 0 || count < 0 || offset > have || count > min(have-offset, hatch.WholeState) {
 		return nil, consilium.ErrInvalid.Withf("%d bytes from %d of a state of %d, %d at a time", count, offset, have, hatch.WholeState)
 	}
+	st.tidier.pass(count, have)
 	b := make([]byte, count)
 	if _, err := st.state.ReadAt(b, int64(offset)); err != nil {
 		return nil, err
@@ -285,8 +287,6 @@ func (v *Vault) Sums(_ context.Context, id consilium.StudyID, round uint32, offs
 		if err != nil {
 			return err
 		}
-		// The vector is spooled, encrypted, by now; an attempt that must make it again
-		// asks for Local again. Sums and lanes are never held together.
 		st.drop()
 		if st.sums, err = newOpenedSums(v.cfg.Dir, layout.Lanes()); err != nil {
 			return err
@@ -296,6 +296,7 @@ func (v *Vault) Sums(_ context.Context, id consilium.StudyID, round uint32, offs
 	if st.sums == nil || st.opened != round {
 		return consilium.ErrInvalid.Withf("sums from %d, want from 0", offset)
 	}
+	st.tidier.pass(len(sums), st.state.Size())
 	return st.sums.add(offset, sums)
 }
 
@@ -326,7 +327,15 @@ func (v *Vault) Opening(_ context.Context, id consilium.StudyID, round uint32) e
 	if err := v.stopped(st, policy.PointTransfer); err != nil {
 		return err
 	}
-	return v.book.add(*cohort)
+	if err := v.book.add(*cohort); err != nil {
+		return err
+	}
+	// The vector is spooled, encrypted, by now; an attempt that must make it again
+	// asks for Local again. Sums and lanes are never held together.
+	if st.lanes = nil; st.state != nil {
+		st.tidier.pass(st.state.Size(), st.state.Size()) // what the local step left
+	}
+	return nil
 }
 
 // Release implements hatch.Vault.

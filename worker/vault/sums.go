@@ -6,9 +6,11 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 
 	"consilium"
@@ -24,7 +26,7 @@ import (
 type openedSums struct {
 	want   int     // lanes
 	memory []int32 // a sum of 128 lanes of 24 bits fits
-	file   *os.File
+	file   sumsFile
 	have   int       // lanes so far
 	hash   hash.Hash // of what was written
 	again  hash.Hash // of what is read, while it is checked
@@ -33,6 +35,12 @@ type openedSums struct {
 
 // errSums is a trouble of this hospital's disk, which may pass.
 var errSums = &consilium.Error{Code: consilium.ErrUnavailable.Code, Msg: "the opened sums cannot be kept on this hospital's disk", Next: "look for space and errors of the disk; it is tried again"}
+
+// sumsFile is an *os.File, or one that fails in a test.
+type sumsFile interface {
+	io.ReaderAt
+	io.WriteCloser
+}
 
 const (
 	// memorySums is the longest vector whose sums are kept in memory: 4 MiB.
@@ -163,6 +171,30 @@ func (s *openedSums) read(dst []int32, at int) error {
 	}
 	return nil
 }
+
+// tidier runs the collector while something long passes. Left to itself it waits
+// until the garbage of passing it is as long as all that is live: as another state. Here it runs when a sixteenth of that may have gathered;
+// a run is short, since neither a state nor a vector holds a pointer.
+type tidier struct{ passed int }
+
+// garbage is how many bytes are left of each that passes, at most: a copy at
+// each end of the pipe.
+const garbage = 2
+
+// pass notes that n bytes of something long passed; state is the length of the
+// study's state.
+func (t *tidier) pass(n, state int) {
+	if state < leastTidy {
+		return
+	}
+	if t.passed += garbage * n; t.passed >= state/16 {
+		t.passed = 0
+		runtime.GC()
+	}
+}
+
+// leastTidy is the length of the shortest state that is worth it.
+const leastTidy = 16 << 20
 
 func (s *openedSums) close() {
 	if s != nil && s.file != nil {
