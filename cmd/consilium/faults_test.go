@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -441,7 +442,21 @@ func full(t *testing.T, s *stormy) {
 		if err := os.Mkdir(data, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", data).CombinedOutput(); err != nil {
+		// Room for what is there, and for a study.
+		size := int64(64 << 20)
+		if err := filepath.WalkDir(kept, func(_ string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return err
+			}
+			info, err := d.Info()
+			if err == nil {
+				size += info.Size() + 4<<10
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size="+strconv.FormatInt(size, 10), "tmpfs", data).CombinedOutput(); err != nil {
 			t.Skipf("skipped: needs to mount a small file system: %v %s", err, out)
 		}
 		t.Cleanup(func() { exec.Command("umount", "-l", data).Run() })

@@ -39,10 +39,11 @@ type study struct {
 	round    uint32        // the round that state is for
 
 	// The rows, from the first use on.
-	data   *dataset
-	record arrow.Record // projected and derived
-	people *people
-	kept   *kept
+	data    *dataset
+	record  arrow.Record // projected and derived
+	people  *people
+	control *control
+	kept    *kept
 
 	memory *siteMemory
 	given  *pendingCohort // of the last contribution computed, as it is on disk; nil: the disk says
