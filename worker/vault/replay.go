@@ -139,7 +139,7 @@ func (r *replays) add(id consilium.StudyID, kind uint8, v any) error {
 	}
 	f, err := r.file(id)
 	if err != nil {
-		return err
+		return stored(err)
 	}
 	b, ok := v.([]byte)
 	if !ok {
@@ -148,7 +148,7 @@ func (r *replays) add(id consilium.StudyID, kind uint8, v any) error {
 		}
 	}
 	f.size += int64(len(b))
-	return f.log.Append(kind, b)
+	return stored(f.log.Append(kind, b))
 }
 
 // addSums keeps a round's sums, or says that there are too many. passed is told how
@@ -159,7 +159,7 @@ func (r *replays) addSums(id consilium.StudyID, round uint32, sums *openedSums, 
 	}
 	f, err := r.file(id)
 	if err != nil || f.size+4*int64(sums.want) > maxReplay {
-		return 0, err
+		return 0, stored(err)
 	}
 	part := make([]int32, min(sums.want, replayChunk))
 	b := make([]byte, 0, 4+4*len(part))

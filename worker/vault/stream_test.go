@@ -377,7 +377,7 @@ func TestHalfAnUpdate(t *testing.T) {
 	if _, err := st.sums.file.(*os.File).WriteAt([]byte{1, 0, 0, 0}, 4000); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.update(v, 2); !errors.Is(err, consilium.ErrUnavailable) {
+	if _, err := h.update(v, 2); !errors.Is(err, hatch.ErrStorage) {
 		t.Errorf("other bytes on the disk: %v", err)
 	}
 	untouched("other bytes on the disk")
@@ -390,7 +390,7 @@ func TestHalfAnUpdate(t *testing.T) {
 	}
 	half := st.state
 	st.sums.file = &brokenFile{st.sums.file, all + 4*len(exact) + all/2}
-	if _, err := h.update(v, 2); !errors.Is(err, consilium.ErrUnavailable) {
+	if _, err := h.update(v, 2); !errors.Is(err, hatch.ErrStorage) {
 		t.Errorf("a disk that fails: %v", err)
 	}
 	if half.Is(before) {

@@ -33,9 +33,6 @@ type openedSums struct {
 	buf    []byte
 }
 
-// errSums is a trouble of this hospital's disk, which may pass.
-var errSums = &consilium.Error{Code: consilium.ErrUnavailable.Code, Msg: "the opened sums cannot be kept on this hospital's disk", Next: "look for space and errors of the disk; it is tried again"}
-
 // sumsFile is an *os.File, or one that fails in a test.
 type sumsFile interface {
 	io.ReaderAt
@@ -58,11 +55,11 @@ func newOpenedSums(dir string, lanes int) (*openedSums, error) {
 	}
 	f, err := os.CreateTemp(dir, durable.TempPrefix+"sums-*")
 	if err != nil {
-		return nil, errSums.With(err)
+		return nil, stored(err)
 	}
 	// If we crash before this, the next vault finds an empty file, and removes it.
 	if err := os.Remove(f.Name()); err != nil {
-		return nil, errSums.With(errors.Join(err, f.Close()))
+		return nil, stored(errors.Join(err, f.Close()))
 	}
 	s.file, s.hash, s.buf = f, sha256.New(), make([]byte, 0, sumsBuffer)
 	return s, nil
@@ -121,7 +118,7 @@ func (s *openedSums) flush() error {
 	_, err := s.file.Write(s.buf)
 	s.buf = s.buf[:0]
 	if err != nil {
-		return errSums.With(err)
+		return stored(err)
 	}
 	return nil
 }
@@ -143,7 +140,7 @@ func (s *openedSums) open(layout consilium.Layout, contributors int) (*fixed.Sum
 		return nil, err
 	}
 	if !bytes.Equal(s.again.Sum(nil), s.hash.Sum(nil)) {
-		return nil, errSums.With(errors.New("it gives other bytes than were written"))
+		return nil, stored(errors.New("the file of the opened sums gives other bytes than were written to it"))
 	}
 	s.again = nil
 	return sum, nil
@@ -159,7 +156,7 @@ func (s *openedSums) read(dst []int32, at int) error {
 		n := min(len(dst), sumsBuffer/4)
 		b := s.buf[:4*n]
 		if _, err := s.file.ReadAt(b, 4*int64(at)); err != nil {
-			return errSums.With(err)
+			return stored(err)
 		}
 		if s.again != nil {
 			s.again.Write(b)
