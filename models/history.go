@@ -446,10 +446,11 @@ func (k *walk) risks(fit *total) {
 // atTimes takes the times from one on, at which the risk sets weigh so much, and goes on
 // through the tied ones.
 func (k *walk) atTimes(first int, risk []float64, ties int, log *logProduct) int {
+	rate := k.rate[first:][:len(risk)]
 	for i, s := range risk {
-		log.multiply(s)
-		k.rate[first+i] = 1 / s
+		rate[i] = 1 / s
 	}
+	log.multiplyAll(risk)
 	if k.means == nil {
 		return ties
 	}
@@ -687,18 +688,30 @@ type logProduct struct {
 func newLogProduct() logProduct { return logProduct{mantissa: [4]float64{1, 1, 1, 1}} }
 
 func (p *logProduct) multiply(v float64) {
+	one := [1]float64{v}
+	p.multiplyAll(one[:])
+}
+
+func (p *logProduct) multiplyAll(vs []float64) {
 	const one, mantissa = 1023 << 52, 1<<52 - 1
-	b := math.Float64bits(v)
-	if e := int64(b >> 52); e > 0 && e < 2047 {
-		p.exponent += e - 1023
-		m := &p.mantissa[p.factors%4]
-		*m = float64(*m * math.Float64frombits(b&mantissa|one))
-		if p.factors++; p.factors == 800 { // the product of four is below 2^800
-			p.flush()
+	m, exponent := p.mantissa, p.exponent
+	for _, v := range vs {
+		b := math.Float64bits(v)
+		e := int64(b >> 52)
+		if e == 0 || e >= 2047 { // no normal number above 0
+			p.done.add(det.Log(v))
+			continue
 		}
-		return
+		exponent += e - 1023
+		// The next of the four in turn: their chains of products run side by side.
+		m[0], m[1], m[2], m[3] = m[1], m[2], m[3], float64(m[0]*math.Float64frombits(b&mantissa|one))
+		if p.factors++; p.factors == 800 { // the product of all is below 2^800
+			p.mantissa = m
+			p.flush()
+			m = p.mantissa
+		}
 	}
-	p.done.add(det.Log(v)) // no normal number above 0
+	p.mantissa, p.exponent = m, exponent
 }
 
 func (p *logProduct) flush() {

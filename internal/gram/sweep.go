@@ -10,13 +10,11 @@ import (
 func Exp(y, x []float64) {
 	y = y[:len(x)]
 	done := 0
-	if fast {
+	if fast && Within(x, 700) {
 		done = exp(y, x)
 	}
-	for i, v := range x {
-		if i >= done || !(math.Abs(v) <= 700) { // what the fast range leaves out
-			y[i] = det.Exp(v)
-		}
+	for i := done; i < len(x); i++ {
+		y[i] = det.Exp(x[i])
 	}
 }
 
