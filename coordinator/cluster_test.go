@@ -188,7 +188,7 @@ func (c *cluster) install(signed *consilium.Signed) {
 		// A node that has not yet heard of the last step refuses the next; its
 		// operator tries again.
 		err := n.UpdateRoster(signed)
-		for try := 0; errors.Is(err, consilium.ErrUnavailable) && try < 500; try++ {
+		for try := 0; errors.Is(err, consilium.ErrUnavailable) && try < 6000; try++ {
 			time.Sleep(10 * time.Millisecond)
 			err = n.UpdateRoster(signed)
 		}

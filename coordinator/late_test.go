@@ -17,7 +17,7 @@ import (
 // can take it no more, not when its last byte has come, and nothing of it stays.
 func TestUploadEndsWithItsStudy(t *testing.T) {
 	c := newCluster(t, 3, 4, false, true)
-	ctx := limit(t, 60*time.Second)
+	ctx := limit(t, 5*time.Minute)
 	c.runAll()
 	p := c.proposal("slow")
 	c.submit(ctx, p)

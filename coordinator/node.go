@@ -500,7 +500,7 @@ func (n *Node) start(ctx context.Context) error {
 	n.layer.Store(layer)
 	layer.recheck() // the roster may have changed in between
 	logger := raftLogger(n.log)
-	transport := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: layer, MaxPool: 3, Timeout: 10 * time.Second, Logger: logger, MsgpackUseNewTimeFormat: true})
+	transport := newTransport(layer, logger)
 	context.AfterFunc(n.life, func() { transport.Close() })
 
 	rc := raft.DefaultConfig()

@@ -264,6 +264,16 @@ func (s *streamLayer) Close() error {
 	return err
 }
 
+// newTransport is Raft's transport over a stream layer, without pipelining. In
+// raft v1.8.0 a pipelined leader that gets one refusal, or a newer term, may send
+// once more when nobody reads the answers any longer. Then it waits for ever: the
+// follower hears heartbeats and gets no more entries, and the leader's shutdown
+// does not end (github.com/hashicorp/raft, issue 612). Entries go in batches, so
+// little is lost.
+func newTransport(layer raft.StreamLayer, logger hclog.Logger) *raft.NetworkTransport {
+	return raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: layer, MaxPool: 3, MaxRPCsInFlight: 1, Timeout: 10 * time.Second, Logger: logger, MsgpackUseNewTimeFormat: true})
+}
+
 // raftLogger lets Raft write to the node's log.
 func raftLogger(log *slog.Logger) hclog.Logger {
 	return hclog.New(&hclog.LoggerOptions{Name: "raft", Level: hclog.Info, DisableTime: true, Output: hclogWriter{log}})

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -32,7 +33,7 @@ type AuditRecord struct {
 	Study        string           `json:"study"`
 	Round        uint32           `json:"round"` // 0 before the first
 	PolicyDigest consilium.Digest `json:"policy_digest"`
-	Path         string           `json:"path"` // rego; for rows vectorised or memoised
+	Path         string           `json:"path"` // rego or recalled; for rows vectorised or memoised
 	InputMAC     string           `json:"input_sha256"`
 	InputMasked  json.RawMessage  `json:"input_masked"`
 	Decision     Decision         `json:"decision"`
@@ -40,6 +41,12 @@ type AuditRecord struct {
 	Bitmap       string           `json:"bitmap"` // of rows: keyed digest of who was allowed
 	Prev         consilium.Digest `json:"prev"`   // of the line before; zero for the first
 }
+
+// How a record's decision came about, where no rows were decided.
+const (
+	pathRego     = "rego"     // the rules were asked
+	pathRecalled = "recalled" // they had been asked the same before, and their answer held still
+)
 
 // AuditCounts says how many rows were asked and left out.
 type AuditCounts struct {
@@ -56,7 +63,8 @@ type AuditEntry struct {
 	Round    uint32
 	Point    Point
 	Input    Input
-	Decision Decision     // of Decide; for rows it is taken from Rows
+	Decision Decision     // of Decide or DecideAgain; for rows it is taken from Rows
+	Recalled bool         // as DecideAgain says
 	Rows     *RowDecision // of FilterRows
 }
 
@@ -67,13 +75,17 @@ type Appender interface{ Append(lines []byte) error }
 // Audit writes the log of one hospital or coordinator: the record is durable
 // before the action that it permits, or the action does not happen.
 type Audit struct {
-	mu   sync.Mutex // guards the rest
-	to   Appender
-	key  []byte
-	seq  uint64
-	prev consilium.Digest
-	bad  error // after a failed append the log's end is unknown
-	file *auditFile
+	mu    sync.Mutex // guards the rest
+	to    Appender
+	key   []byte
+	seq   uint64
+	prev  consilium.Digest
+	bad   error // after a failed append the log's end is unknown
+	file  *auditFile
+	masks struct {
+		mu   sync.Mutex
+		list map[consilium.Digest][2][]byte // what stands before and after the moment, by questionKey
+	}
 	held map[consilium.Digest]bool // digests of every line that this log was opened with or took
 }
 
@@ -234,11 +246,14 @@ func (a *Audit) chain(recs []AuditRecord) error {
 
 // record is an entry's record without its place in the chain.
 func (a *Audit) record(entry *AuditEntry) (AuditRecord, error) {
-	rec := AuditRecord{Time: entry.Time, Node: entry.Node, Study: string(entry.Study), Round: entry.Round, Path: "rego", Decision: entry.Decision}
+	rec := AuditRecord{Time: entry.Time, Node: entry.Node, Study: string(entry.Study), Round: entry.Round, Path: pathRego, Decision: entry.Decision}
+	if entry.Recalled {
+		rec.Path = pathRecalled
+	}
 	if entry.Rows != nil {
 		rec.Decision, rec.Path = entry.Rows.Decision, entry.Rows.Path
 		if rec.Path == "" { // refused before any row was looked at
-			rec.Path = "rego"
+			rec.Path = pathRego
 		}
 		rec.Counts = &AuditCounts{In: entry.Rows.In, Out: entry.Rows.Out, ByReason: orEmpty(entry.Rows.Reasons)}
 		rec.Bitmap = a.mac("bitmap", entry.Rows.bitmap())
@@ -253,7 +268,7 @@ func (a *Audit) record(entry *AuditEntry) (AuditRecord, error) {
 		return rec, err
 	}
 	rec.InputMAC = a.mac("input", input)
-	rec.InputMasked, err = a.masked(entry.Point, input)
+	rec.InputMasked, err = a.maskedAgain(entry.Point, input, question.Now)
 	return rec, err
 }
 
@@ -279,6 +294,38 @@ func (a *Audit) mac(what string, b []byte) string {
 	h.Write([]byte{0})
 	h.Write(b)
 	return hex.EncodeToString(h.Sum(nil))
+}
+
+// maxMasks is how many masked inputs a log remembers.
+const maxMasks = 256
+
+// maskedAgain is masked. An input that differs in its moment alone from one that was
+// masked before, which the log keeps, is masked alike.
+func (a *Audit) maskedAgain(p Point, input []byte, now int64) (json.RawMessage, error) {
+	head, tail, ok := cutMoment(input, p, now)
+	if !ok {
+		return a.masked(p, input)
+	}
+	key := questionKey(p, head, tail)
+	a.masks.mu.Lock()
+	have, ok := a.masks.list[key]
+	a.masks.mu.Unlock()
+	if ok {
+		return slices.Concat(have[0], momentText(p, now), have[1]), nil
+	}
+	m, err := a.masked(p, input)
+	if err != nil {
+		return nil, err
+	}
+	if head, tail, ok := cutMoment(m, p, now); ok {
+		a.masks.mu.Lock()
+		defer a.masks.mu.Unlock()
+		if a.masks.list == nil || len(a.masks.list) >= maxMasks {
+			a.masks.list = map[consilium.Digest][2][]byte{}
+		}
+		a.masks.list[key] = [2][]byte{bytes.Clone(head), bytes.Clone(tail)}
+	}
+	return m, nil
 }
 
 // masked keeps of an input what the schema's allow-list lets stand.

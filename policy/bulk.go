@@ -53,7 +53,7 @@ func (e *Engine) DecideTransfers(ctx context.Context, in Input, list []Artefact)
 			if _, _, bad := p.document(PointTransfer, one); bad != nil {
 				d = *bad
 			}
-		} else if d, err = e.evaluate(ctx, p, PointTransfer, question); err != nil {
+		} else if d, err = e.evaluate(ctx, p, &p.query, PointTransfer, question); err != nil {
 			return nil, err
 		}
 		d = p.seal(d, consilium.DomainDecision.Digest([]byte("input"), questions[i]))

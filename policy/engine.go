@@ -65,6 +65,10 @@ type compiled struct {
 	ordered    map[string]bool          // times of which rules see only the order against the moment
 	rowQueries []rego.PreparedEvalQuery // of rowRules
 	programs   programs                 // of the row rules, by study
+	modules    map[string]*ast.Module   // as written
+	watchOnce  sync.Once                // guards watched
+	watched    *rego.PreparedEvalQuery  // query, noting what is compared with the moment; nil: see watchedQuery
+	answers    answered                 // that still hold
 }
 
 // Engine answers questions under one policy at a time. It is safe for
@@ -208,6 +212,7 @@ func compileBundle(b Bundle, timeout time.Duration) (*compiled, error) {
 	if c.Failed() {
 		return nil, withHints(c.Errors)
 	}
+	p.modules = modules
 	if err := p.finish(c, store); err != nil {
 		return nil, err
 	}
@@ -242,12 +247,15 @@ var coreModules = sync.OnceValues(func() (map[string]*ast.Module, error) {
 	return out, nil
 })
 
-// finish prepares the one query that answers every point.
+// decisionQuery is the one query that answers every point.
+const decisionQuery = "data.consilium.decision.decision"
+
+// finish prepares the queries.
 func (p *compiled) finish(c *ast.Compiler, store map[string]any) error {
 	p.store, p.compiler = store, c
 	p.storage = inmem.NewFromObjectWithOpts(store, inmem.OptRoundTripOnWrite(false), inmem.OptReturnASTValuesOnRead(true))
 	var err error
-	if p.query, err = prepare("data.consilium.decision.decision", c, p.storage); err != nil {
+	if p.query, err = prepare(decisionQuery, c, p.storage); err != nil {
 		return err
 	}
 	p.ordered, p.rowQueries = orderedTimes(c.Modules), nil
@@ -261,8 +269,8 @@ func (p *compiled) finish(c *ast.Compiler, store map[string]any) error {
 	return nil
 }
 
-func prepare(query string, c *ast.Compiler, store storage.Store) (rego.PreparedEvalQuery, error) {
-	return rego.New(
+func prepare(query string, c *ast.Compiler, store storage.Store, more ...func(*rego.Rego)) (rego.PreparedEvalQuery, error) {
+	return rego.New(append([]func(*rego.Rego){
 		rego.Query(query),
 		rego.Compiler(c),
 		rego.Store(store),
@@ -270,7 +278,7 @@ func prepare(query string, c *ast.Compiler, store storage.Store) (rego.PreparedE
 		// Without this, an error inside `not` reads as "it does not hold".
 		rego.StrictBuiltinErrors(true),
 		rego.GenerateJSON(boundedJSON),
-	).PrepareForEval(context.Background())
+	}, more...)...).PrepareForEval(context.Background())
 }
 
 // data reads the bundle's documents: the store that the rules see.
@@ -393,7 +401,7 @@ func (e *Engine) Decide(ctx context.Context, point Point, in Input) (Decision, e
 	if bad != nil {
 		return p.seal(*bad, digest), nil
 	}
-	d, err := e.evaluate(ctx, p, point, doc)
+	d, err := e.evaluate(ctx, p, &p.query, point, doc)
 	if err != nil {
 		return Decision{}, err
 	}
@@ -407,47 +415,60 @@ func (p *compiled) seal(d Decision, input consilium.Digest) Decision {
 
 // document validates the question and returns what the rules read.
 func (p *compiled) document(point Point, in Input) (map[string]any, consilium.Digest, *Decision) {
-	refuse := func(code, format string, args ...any) *Decision {
-		d := deny(point, code, format, args...)
-		return &d
-	}
 	b, err := in.encode(point)
 	if err != nil {
-		return nil, consilium.Digest{}, refuse(CodeInput, "%v", err)
+		d := deny(point, CodeInput, "%v", err)
+		return nil, consilium.Digest{}, &d
 	}
 	return p.read(point, b, in.Now)
 }
 
 // read checks an encoded question.
 func (p *compiled) read(point Point, b []byte, now int64) (map[string]any, consilium.Digest, *Decision) {
+	digest, bad := p.readable(point, b)
+	if bad != nil {
+		return nil, digest, bad
+	}
+	doc, bad := p.check(point, b, now)
+	return doc, digest, bad
+}
+
+// readable names an encoded question and bounds it.
+func (p *compiled) readable(point Point, b []byte) (consilium.Digest, *Decision) {
+	digest := consilium.DomainDecision.Digest([]byte("input"), b)
+	if len(b) > MaxInput {
+		d := deny(point, CodeInput, "the question has %d bytes, at most %d", len(b), MaxInput)
+		return digest, &d
+	}
+	return digest, nil
+}
+
+// check holds a question against the schema and the dated law against the moment.
+func (p *compiled) check(point Point, b []byte, now int64) (map[string]any, *Decision) {
 	refuse := func(code, format string, args ...any) *Decision {
 		d := deny(point, code, format, args...)
 		return &d
 	}
 	all, err := allSchemas()
 	if err != nil {
-		return nil, consilium.Digest{}, refuse(CodeError, "%v", err)
-	}
-	digest := consilium.DomainDecision.Digest([]byte("input"), b)
-	if len(b) > MaxInput {
-		return nil, digest, refuse(CodeInput, "the question has %d bytes, at most %d", len(b), MaxInput)
+		return nil, refuse(CodeError, "%v", err)
 	}
 	v, err := decode(b)
 	if err == nil {
 		v, err = all.check("input:"+string(point), v)
 	}
 	if err != nil {
-		return nil, digest, refuse(CodeInput, "%s", strings.TrimPrefix(err.Error(), "input:"))
+		return nil, refuse(CodeInput, "%s", strings.TrimPrefix(err.Error(), "input:"))
 	}
 	if now >= p.staleAt {
-		return nil, digest, refuse(CodeLawDataStale, "the dated law is of %s and has run out: ask the board for a newer bundle",
+		return nil, refuse(CodeLawDataStale, "the dated law is of %s and has run out: ask the board for a newer bundle",
 			time.Unix(p.asOf, 0).UTC().Format(time.DateOnly))
 	}
-	return v.(map[string]any), digest, nil
+	return v.(map[string]any), nil
 }
 
 // evaluate asks the rules. Only the caller's own ctx ending is an error.
-func (e *Engine) evaluate(ctx context.Context, p *compiled, point Point, doc map[string]any) (Decision, error) {
+func (e *Engine) evaluate(ctx context.Context, p *compiled, query *rego.PreparedEvalQuery, point Point, doc map[string]any) (Decision, error) {
 	select {
 	case e.slots <- struct{}{}:
 		defer func() { <-e.slots }()
@@ -458,15 +479,15 @@ func (e *Engine) evaluate(ctx context.Context, p *compiled, point Point, doc map
 	if err != nil {
 		return deny(point, CodeError, "%s", firstLine(err)), nil
 	}
-	return p.ask(ctx, point, v)
+	return p.ask(ctx, query, point, v)
 }
 
 // ask evaluates the rules about one question within the limits.
-func (p *compiled) ask(ctx context.Context, point Point, v ast.Value) (Decision, error) {
+func (p *compiled) ask(ctx context.Context, query *rego.PreparedEvalQuery, point Point, v ast.Value) (Decision, error) {
 	var rs rego.ResultSet
 	err := metered(ctx, p.timeout, func(ctx context.Context, limits ...rego.EvalOption) error {
 		var err error
-		rs, err = p.query.Eval(ctx, append(limits, rego.EvalParsedInput(v))...)
+		rs, err = query.Eval(ctx, append(limits, rego.EvalParsedInput(v))...)
 		return err
 	})
 	return p.outcome(ctx, point, rs, err)

@@ -9,7 +9,6 @@ import (
 	"github.com/apache/arrow/go/v17/arrow"
 
 	"consilium"
-	"consilium/internal/canon"
 )
 
 // MaxDistinct bounds the tuples that one memoised filter asks the rules
@@ -37,60 +36,84 @@ func (e *Engine) FilterRows(ctx context.Context, in Input, subjects arrow.Record
 	}
 	// The base question is checked once, with a record that fits.
 	in.Record = nobody()
-	doc, digest, bad := p.document(PointRows, in)
+	q, bad := p.pose(PointRows, in)
 	if bad != nil {
-		return failed(*bad, digest), nil
+		return failed(*bad, q.digest), nil
 	}
-	base, err := newBase(doc)
-	if err != nil {
-		return failed(deny(PointRows, CodeInput, "%s", firstLine(err)), digest), nil
-	}
+	ask := &rowQuestion{posed: q}
 	// What does not depend on a row is asked once, of OPA itself; so are rules
 	// that fail, take too long or contradict themselves.
-	frame, err := e.row(ctx, p, base, in.Record.value())
-	if err != nil {
-		return RowDecision{}, err
+	frame, ok := p.recall(&q)
+	if !ok {
+		doc, bad := ask.document(p)
+		if bad != nil {
+			return failed(*bad, q.digest), nil
+		}
+		var err error
+		if frame, err = e.askFresh(ctx, p, &q, doc); err != nil {
+			return RowDecision{}, err
+		}
 	}
 	if isFailure(frame) {
-		return failed(frame, digest), nil
+		return failed(frame, q.digest), nil
 	}
-	known := withoutRow(doc)
 	words, err := tableWords(subjects)
 	if err != nil {
-		return failed(deny(PointRows, CodeInput, "%s", firstLine(err)), digest), nil
+		return failed(deny(PointRows, CodeInput, "%s", firstLine(err)), q.digest), nil
 	}
-	found, err := p.program(ctx, in, known, words)
-	if err != nil {
+	found, bad, err := p.program(ctx, ask, words)
+	switch {
+	case err != nil:
 		return RowDecision{}, err
+	case bad != nil:
+		return failed(*bad, q.digest), nil
 	}
 	var out RowDecision
 	var d *Decision
 	switch {
 	case found.bad != nil:
-		return failed(deny(PointRows, CodeError, "%s", firstLine(found.bad)), digest), nil
+		return failed(deny(PointRows, CodeError, "%s", firstLine(found.bad)), q.digest), nil
 	case found.program != nil:
-		b, why, bad := p.ready(ctx, found.program, known, in.Now)
+		b, why, bad := p.ready(ctx, found.program, ask)
 		switch {
 		case ctx.Err() != nil:
 			return RowDecision{}, ctx.Err()
 		case bad != nil:
-			return failed(deny(PointRows, CodeError, "%s", firstLine(bad)), digest), nil
+			return failed(deny(PointRows, CodeError, "%s", firstLine(bad)), q.digest), nil
 		case b == nil:
-			out, d, err = e.memoised(ctx, p, base, in.Now, subjects, why)
+			out, d, err = e.memoised(ctx, p, ask, subjects, why)
 		default:
 			out, d, err = vectorised(ctx, found.program, b, in.Now, subjects)
 		}
 	default:
-		out, d, err = e.memoised(ctx, p, base, in.Now, subjects, found.why)
+		out, d, err = e.memoised(ctx, p, ask, subjects, found.why)
 	}
 	if err != nil {
 		return RowDecision{}, err
 	}
 	if d != nil {
-		return failed(*d, digest), nil
+		return failed(*d, q.digest), nil
 	}
-	out.Decision = p.seal(Decision{Point: PointRows, Allow: true, MinCohort: frame.MinCohort, Permits: frame.Permits}, digest)
+	out.Decision = p.seal(Decision{Point: PointRows, Allow: true, MinCohort: frame.MinCohort, Permits: frame.Permits}, q.digest)
 	return out, nil
+}
+
+// rowQuestion is a question about rows, with a record that stands for nobody.
+type rowQuestion struct {
+	posed
+	doc map[string]any // read when it is first needed: not at all where everything is remembered
+}
+
+// document is what the rules read.
+func (r *rowQuestion) document(p *compiled) (map[string]any, *Decision) {
+	if r.doc != nil {
+		return r.doc, nil
+	}
+	doc, bad := p.check(PointRows, r.bytes, r.now)
+	if bad == nil {
+		r.doc = doc
+	}
+	return doc, bad
 }
 
 func isFailure(d Decision) bool {
@@ -142,26 +165,29 @@ func isControl(r arrow.Record) bool {
 }
 
 // program finds or makes the program of a study. Only the caller's own ctx
-// ending is an error.
-func (p *compiled) program(ctx context.Context, in Input, known map[string]any, words map[int][]string) (*rowOutcome, error) {
-	b, err := canon.Marshal(known)
-	if err != nil {
-		return &rowOutcome{bad: err}, nil
+// ending is an error; a question that cannot be read is a denial.
+func (p *compiled) program(ctx context.Context, ask *rowQuestion, words map[int][]string) (*rowOutcome, *Decision, error) {
+	key := ask.key // of everything but the moment
+	if key.IsZero() {
+		key = ask.digest
 	}
-	key := consilium.DomainDecision.Digest([]byte("rows"), b)
 	have := p.programs.find(key)
 	if have != nil {
 		if have.bad != nil || covers(have.words, words, have.every) {
-			return have, nil
+			return have, nil, nil
 		}
 		words = union(have.words, words)
 	}
-	o, err := p.makeProgram(ctx, known, in.Now, studyGate, words)
+	doc, bad := ask.document(p)
+	if bad != nil {
+		return nil, bad, nil
+	}
+	o, err := p.makeProgram(ctx, withoutRow(doc), ask.now, studyGate, words)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	p.programs.keep(key, o)
-	return o, nil
+	return o, nil, nil
 }
 
 // makeProgram compiles the rules for a question and tries the program on rows.
@@ -202,8 +228,16 @@ func (p *compiled) makeProgram(ctx context.Context, known map[string]any, now in
 
 // ready binds a study's program to a moment and tries what was compiled for it. A
 // program that is nil with why given does not compile at this moment.
-func (p *compiled) ready(ctx context.Context, rp *rowProgram, known map[string]any, now int64) (b *bound, why string, bad error) {
-	b, err := rp.bind(ctx, p, known, now)
+func (p *compiled) ready(ctx context.Context, rp *rowProgram, ask *rowQuestion) (b *bound, why string, bad error) {
+	if b := rp.boundAt(ask.now); b != nil {
+		return b, "", nil
+	}
+	doc, denied := ask.document(p)
+	if denied != nil {
+		return nil, "", denied.Err()
+	}
+	known := withoutRow(doc)
+	b, err := rp.bind(ctx, p, known, ask.now)
 	switch {
 	case isNotCompiled(err):
 		return nil, firstLine(err), nil
@@ -214,7 +248,7 @@ func (p *compiled) ready(ctx context.Context, rp *rowProgram, known map[string]a
 	}
 	// Only the rules that look at the moment were compiled anew, and they are tried
 	// as at first.
-	if err := p.gate(ctx, rp, b, known, now, studyGate); err != nil {
+	if err := p.gate(ctx, rp, b, known, ask.now, studyGate); err != nil {
 		return nil, "", err
 	}
 	rp.passed(b)
@@ -275,7 +309,16 @@ func vectorised(ctx context.Context, rp *rowProgram, b *bound, now int64, subjec
 // memoised asks the rules once for each distinct tuple of control facts.
 // Times that no rule looks at but to compare them with the moment enter a tuple
 // as before, at or after it.
-func (e *Engine) memoised(ctx context.Context, p *compiled, base base, now int64, subjects arrow.Record, why string) (RowDecision, *Decision, error) {
+func (e *Engine) memoised(ctx context.Context, p *compiled, ask *rowQuestion, subjects arrow.Record, why string) (RowDecision, *Decision, error) {
+	doc, bad := ask.document(p)
+	if bad != nil {
+		return RowDecision{}, bad, nil
+	}
+	base, err := newBase(doc)
+	if err != nil {
+		d := deny(PointRows, CodeInput, "%s", firstLine(err))
+		return RowDecision{}, &d, nil
+	}
 	n := int(subjects.NumRows())
 	out := RowDecision{Allowed: make([]bool, n), In: n, Out: n, Path: PathMemoised, Why: why}
 	counts := map[string]int{}
@@ -286,7 +329,7 @@ func (e *Engine) memoised(ctx context.Context, p *compiled, base base, now int64
 		return out, &d, nil
 	}
 	for i := range n {
-		r, code := readRecord(subjects, vectors, i, now, p.ordered)
+		r, code := readRecord(subjects, vectors, i, ask.now, p.ordered)
 		if code != "" {
 			counts[code]++
 			continue

@@ -173,9 +173,9 @@ func TestPlantedOverGrants(t *testing.T) {
 	in := testInput(t, "utah", nil)
 	bad := &rowOutcome{bad: &overGrant{codeRowBoard, 1}}
 	in.Record = nobody()
-	doc, _, _ := p.document(PointRows, in)
-	if _, err := p.program(t.Context(), in, withoutRow(doc), trialWords()); err != nil {
-		t.Fatal(err)
+	q, _ := p.pose(PointRows, in)
+	if _, denied, err := p.program(t.Context(), &rowQuestion{posed: q}, trialWords()); denied != nil || err != nil {
+		t.Fatal(denied, err)
 	}
 	for k := range maps.Clone(p.programs.list) {
 		p.programs.list[k] = bad
@@ -230,6 +230,9 @@ func TestLaterMoments(t *testing.T) {
 	if len(rp.later) == 0 {
 		t.Fatal("no rule needs the moment: the test shows nothing")
 	}
+	at := func(now int64) *rowQuestion {
+		return &rowQuestion{posed: posed{point: PointRows, now: now}, doc: withNow(known, now)}
+	}
 	if b, err := rp.bind(t.Context(), p, known, now); err != nil || !b.tried {
 		t.Errorf("the first moment was not tried: %v", err)
 	}
@@ -240,7 +243,7 @@ func TestLaterMoments(t *testing.T) {
 	if b.tried {
 		t.Fatal("what was compiled for another moment decides untried")
 	}
-	if b, why, bad := p.ready(t.Context(), rp, known, now+3600); b == nil || bad != nil {
+	if b, why, bad := p.ready(t.Context(), rp, at(now+3600)); b == nil || bad != nil {
 		t.Fatalf("%v, %s", bad, why)
 	}
 	if b, err := rp.bind(t.Context(), p, known, now+3600); err != nil || !b.tried {
@@ -256,7 +259,7 @@ func TestLaterMoments(t *testing.T) {
 		broken.nodes = slices.Clone(broken.nodes)
 		broken.nodes[rp.at[i]] = planNode{op: opTrue}
 		rp.moment, rp.tried = &broken, false
-		b, _, bad := p.ready(t.Context(), rp, known, now+7200)
+		b, _, bad := p.ready(t.Context(), rp, at(now+7200))
 		var over *overGrant
 		if b == nil && errors.As(bad, &over) {
 			caught++

@@ -74,7 +74,7 @@ func (e *Engine) traced(ctx context.Context, point Point, b []byte, now int64, c
 	if bad != nil {
 		return p.seal(*bad, digest), nil
 	}
-	d, err := e.evaluate(ctx, p, point, doc)
+	d, err := e.evaluate(ctx, p, &p.query, point, doc)
 	if err != nil {
 		return Decision{}, err
 	}

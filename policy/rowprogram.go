@@ -184,24 +184,9 @@ type bound struct {
 // bind completes a program with the rules that need the moment. What was compiled
 // for a moment has to pass the gate before it decides anything.
 func (rp *rowProgram) bind(ctx context.Context, p *compiled, known map[string]any, now int64) (*bound, error) {
-	b := &bound{words: rp.words, plans: []*plan{rp.plan}, roots: [][]node{slices.Clone(rp.roots)}}
-	next := 0
-	for i := range rp.rules {
-		if j := slices.Index(rp.later, i); j >= 0 {
-			b.rule = append(b.rule, [2]int{1, j})
-			continue
-		}
-		b.rule = append(b.rule, [2]int{0, next})
-		next++
-	}
-	b.roots[0] = append(b.roots[0], rp.full, rp.well)
 	rp.mu.Lock()
 	defer rp.mu.Unlock()
-	if len(rp.later) == 0 {
-		b.tried = rp.tried
-		return b, nil
-	}
-	if rp.moment == nil || rp.now != now {
+	if len(rp.later) > 0 && (rp.moment == nil || rp.now != now) {
 		input, err := ast.InterfaceToValue(withNow(known, now))
 		if err != nil {
 			return nil, err
@@ -216,8 +201,35 @@ func (rp *rowProgram) bind(ctx context.Context, p *compiled, known map[string]an
 		}
 		rp.moment, rp.at, rp.now, rp.tried = moment, at, now, false
 	}
-	b.plans, b.roots, b.tried = append(b.plans, rp.moment), append(b.roots, rp.at), rp.tried
-	return b, nil
+	return rp.bound(), nil
+}
+
+// boundAt is the program bound to a moment, if it is and has passed the gate.
+func (rp *rowProgram) boundAt(now int64) *bound {
+	rp.mu.Lock()
+	defer rp.mu.Unlock()
+	if !rp.tried || len(rp.later) > 0 && rp.now != now {
+		return nil
+	}
+	return rp.bound()
+}
+
+// bound lists where the rules' answers stand. The caller holds mu.
+func (rp *rowProgram) bound() *bound {
+	b := &bound{words: rp.words, plans: []*plan{rp.plan}, roots: [][]node{append(slices.Clone(rp.roots), rp.full, rp.well)}, tried: rp.tried}
+	next := 0
+	for i := range rp.rules {
+		if j := slices.Index(rp.later, i); j >= 0 {
+			b.rule = append(b.rule, [2]int{1, j})
+			continue
+		}
+		b.rule = append(b.rule, [2]int{0, next})
+		next++
+	}
+	if len(rp.later) > 0 {
+		b.plans, b.roots = append(b.plans, rp.moment), append(b.roots, rp.at)
+	}
+	return b
 }
 
 // passed notes that a program has passed the gate as it is bound now.

@@ -261,7 +261,7 @@ func (p *compiled) row(ctx context.Context, base base, r map[string]any) (Decisi
 	if err != nil {
 		return deny(PointRows, CodeError, "%s", firstLine(err)), nil
 	}
-	return p.ask(ctx, PointRows, v)
+	return p.ask(ctx, &p.query, PointRows, v)
 }
 
 // base is the part of a row question that is equal for all rows, parsed once.

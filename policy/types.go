@@ -100,6 +100,16 @@ type Decision struct {
 	InputDigest  consilium.Digest `json:"inputDigest"`
 }
 
+// clone shares nothing with d.
+func (d Decision) clone() Decision {
+	d.Reasons, d.Obligations, d.Permits = slices.Clone(d.Reasons), slices.Clone(d.Obligations), slices.Clone(d.Permits)
+	d.Columns = slices.Clone(d.Columns)
+	for i := range d.Columns {
+		d.Columns[i].Codes = slices.Clone(d.Columns[i].Codes)
+	}
+	return d
+}
+
 // Encode is the decision's one encoding (RFC 8785).
 func (d Decision) Encode() ([]byte, error) {
 	d.Reasons = orEmpty(d.Reasons)

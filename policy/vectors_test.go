@@ -167,7 +167,7 @@ func (e *Engine) ask(ctx context.Context, t testing.TB, point Point, b []byte) D
 	if bad != nil {
 		return p.seal(*bad, digest)
 	}
-	d, err := e.evaluate(ctx, p, point, doc)
+	d, err := e.evaluate(ctx, p, &p.query, point, doc)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -859,17 +859,45 @@ type Claims struct {
 // or, without one, why the last is not active. A patient without documents has
 // status none. Before Verify succeeded, it is an error.
 func (c *Consents) Claims(p Pseudonym, at time.Time) (Claims, error) {
-	all, err := c.History(p, at)
+	w := Always()
+	return c.ClaimsWhile(p, at, &w)
+}
+
+// Period is the moments from which up to which, exclusive, claims are as they are, in
+// Unix seconds, while neither the store nor the ledger changes.
+type Period struct{ From, Until int64 }
+
+// Always is the period of claims that no date bounds.
+func Always() Period { return Period{math.MinInt64, math.MaxInt64} }
+
+// Holds reports whether a moment lies within.
+func (p Period) Holds(t int64) bool { return p.From <= t && t < p.Until }
+
+// before compares the moment t with a date, and notes when that turns.
+func (p *Period) before(t, date int64) bool {
+	if t < date {
+		p.Until = min(p.Until, date)
+		return true
+	}
+	p.From = max(p.From, date)
+	return false
+}
+
+// ClaimsWhile is Claims; it narrows period to the moments at which the answer is
+// the same, so that who asks about many patients need not ask again before one of
+// their dates comes.
+func (c *Consents) ClaimsWhile(p Pseudonym, at time.Time, period *Period) (Claims, error) {
+	all, err := c.history(p, at, period)
 	if err != nil {
 		return Claims{}, err
 	}
 	cl := current(all)
-	c.refusals(p, at.Unix(), &cl)
+	c.refusals(p, at.Unix(), &cl, period)
 	return cl, nil
 }
 
 // refusals adds what a patient withdrew from every consent.
-func (c *Consents) refusals(p Pseudonym, t int64, cl *Claims) {
+func (c *Consents) refusals(p Pseudonym, t int64, cl *Claims, period *Period) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	cl.RefusedScopes = []string{}
@@ -879,7 +907,7 @@ func (c *Consents) refusals(p Pseudonym, t int64, cl *Claims) {
 			continue
 		}
 		switch when := min(w.At, d.received); {
-		case when > t:
+		case period.before(t, when):
 		case len(w.Scopes) == 0:
 			cl.Refused = max(cl.Refused, when)
 		default:
@@ -945,6 +973,11 @@ func (d *SignedDoc) Claims(at time.Time) Claims {
 // History lists the claims of every consent of a patient as they stand at a
 // moment, the one given last first.
 func (c *Consents) History(p Pseudonym, at time.Time) ([]Claims, error) {
+	w := Always()
+	return c.history(p, at, &w)
+}
+
+func (c *Consents) history(p Pseudonym, at time.Time, period *Period) ([]Claims, error) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	if !c.verified {
@@ -992,7 +1025,7 @@ func (c *Consents) History(p Pseudonym, at time.Time) ([]Claims, error) {
 			// document claims a later time; one for all consents does not end those
 			// given after it.
 			when := min(w.At, o.received)
-			if w.Consent.IsZero() && con.Given > when || when > t {
+			if w.Consent.IsZero() && con.Given > when || period.before(t, when) {
 				continue
 			}
 			if len(w.Scopes) == 0 {
@@ -1007,9 +1040,9 @@ func (c *Consents) History(p Pseudonym, at time.Time) ([]Claims, error) {
 		switch {
 		case withdrawn != math.MaxInt64:
 			cl.Status, cl.Withdrawn = ConsentWithdrawn, withdrawn
-		case t < con.From || t < con.Given:
+		case period.before(t, con.From) || period.before(t, con.Given):
 			cl.Status = ConsentNotYet
-		case cl.Until != 0 && t >= cl.Until:
+		case cl.Until != 0 && !period.before(t, cl.Until):
 			cl.Status = ConsentExpired
 		}
 		out = append(out, cl)

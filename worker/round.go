@@ -130,10 +130,11 @@ func (a *actor) makeContribution(ctx context.Context, name string) (bool, error)
 	if err != nil {
 		return false, err
 	}
-	digest, err := digestLanes(salt, source)
+	digest, fingerprint, err := digestLanes(salt, source)
 	if err != nil {
 		return false, err
 	}
+	defer fingerprint.Wipe()
 	// One vector per round, in whatever attempt and epoch: the same numbers under
 	// fresh keys. Two different vectors would give away their difference.
 	if have, ok := a.gate.journal.vectorOf(a.study, round); !ok {
@@ -170,7 +171,7 @@ func (a *actor) makeContribution(ctx context.Context, name string) (bool, error)
 	defer file.Close()
 	dealing, err := party.Contribute(ctx, &party.Encryption{
 		Profile: now.profile, Lanes: now.lanes, At: at, Threshold: r.charter.Threshold, State: rd.opened.State,
-		Salt: salt, Vector: digest, Holders: holders, Group: now.group, Seed: seed, Source: source,
+		Salt: salt, Vector: digest, Holders: holders, Group: now.group, Seed: seed, Source: source, Fingerprint: fingerprint,
 	}, file)
 	if err != nil {
 		return false, err
@@ -218,17 +219,24 @@ func (a *actor) salted(domain consilium.Domain, d consilium.Digest) consilium.Di
 	return domain.Digest([]byte("salted"), a.gate.salt, []byte(a.study), d[:])
 }
 
-func digestLanes(salt [32]byte, s *laneSource) (consilium.Digest, error) {
+// digestLanes reads a vector for its digest, and so that Contribute recognises it when
+// it reads it again.
+func digestLanes(salt [32]byte, s *laneSource) (consilium.Digest, *party.Fingerprint, error) {
 	h := party.NewVectorHash(salt)
-	buf := make([]int32, lanesPerCall)
+	defer h.Wipe()
+	f, err := party.NewFingerprint()
+	if err != nil {
+		return consilium.Digest{}, nil, err
+	}
 	for {
-		n, err := s.Read(buf)
-		h.Write(buf[:n])
+		lanes, err := s.Next(lanesPerCall)
+		h.Write(lanes)
+		f.Write(lanes)
 		if err == io.EOF {
-			return h.Digest(), nil
+			return h.Digest(), f, nil
 		}
 		if err != nil {
-			return consilium.Digest{}, err
+			return consilium.Digest{}, nil, err
 		}
 	}
 }
@@ -248,24 +256,31 @@ type laneSource struct {
 }
 
 func (s *laneSource) Read(dst []int32) (int, error) {
+	lent, err := s.Next(len(dst))
+	return copy(dst, lent), err
+}
+
+// Next implements party.Lender.
+func (s *laneSource) Next(most int) ([]int32, error) {
 	if s.offset >= s.lanes && len(s.buf) == 0 {
-		return 0, io.EOF
+		return nil, io.EOF
 	}
 	if len(s.buf) == 0 {
 		n := min(lanesPerCall, s.lanes-s.offset)
 		b, err := s.vault.Lanes(s.ctx, s.study, s.round, s.offset, n)
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		if len(b) != n {
-			return 0, fmt.Errorf("the vault gave %d of %d lanes", len(b), n)
+			return nil, fmt.Errorf("the vault gave %d of %d lanes", len(b), n)
 		}
 		s.buf = b
 		s.offset += n
 	}
-	n := copy(dst, s.buf)
+	n := min(most, len(s.buf))
+	lent := s.buf[:n:n]
 	s.buf = s.buf[n:]
-	return n, nil
+	return lent, nil
 }
 
 // upload sends the promised contribution from the spool.

@@ -134,6 +134,7 @@ type trained struct {
 func (j *job) training(ctx context.Context) error {
 	cfg := trainConfig{Study: trainingStudy(j.sites, j.hidden, j.rounds), Table: trainingTable(j.sites, j.rows), Rounds: j.rounds}
 	profile := cmp.Or(j.profile, filepath.Join(j.dir, "training.cpu"))
+	profiles := [2]string{profile, profile + ".open"}
 	var best [2][]float64
 	var cpu [2]float64
 	var all [2]trained
@@ -150,8 +151,9 @@ func (j *job) training(ctx context.Context) error {
 			cfg.Plain, cfg.Profile = plain, ""
 			if plain {
 				k = 1
-			} else if i == 0 {
-				cfg.Profile = profile
+			}
+			if i == 0 {
+				cfg.Profile = profiles[k]
 			}
 			t, err := j.train(ctx, cfg)
 			if err != nil {
@@ -183,12 +185,16 @@ func (j *job) training(ctx context.Context) error {
 	fmt.Fprintf(j.out, "%d sites, %d rows each, %d parameters, one epoch, batch 32; %d rounds, each the fastest of %d\n", j.sites, j.rows, all[1].Lanes, rounds, j.repeats)
 	fmt.Fprintf(j.out, "a round    federation %.3f s (%.2f s of processor), in the open %.3f s (%.2f s of processor); ratio %.2f (%.2f of processor time)\n",
 		sum(best[0]), cpu[0]/float64(rounds), sum(best[1]), cpu[1]/float64(rounds), sum(best[0])/sum(best[1]), cpu[0]/cpu[1])
-	parts, err := breakdown(ctx, j.binary[false], profile)
+	parts, err := breakdown(ctx, j.binary[false], profiles[0])
 	if err != nil {
 		return err
 	}
-	for _, p := range parts {
-		fmt.Fprintf(j.out, "%-34s %8.1f ms of processor a round\n", p.name, p.ms/float64(j.rounds-1))
+	open, err := breakdown(ctx, j.binary[true], profiles[1])
+	if err != nil {
+		return err
+	}
+	for i, p := range parts {
+		fmt.Fprintf(j.out, "%-34s %8.1f ms of processor a round, in the open %8.1f\n", p.name, p.ms/float64(j.rounds-1), open[i].ms/float64(j.rounds-1))
 	}
 	return nil
 }
@@ -359,7 +365,8 @@ func trainInTheOpen(ctx context.Context, cfg trainConfig, spec *consilium.Spec, 
 		return err
 	}
 	var first *trainer
-	clock := clock{t: t}
+	clock := clock{t: t, profile: cfg.Profile, last: cfg.Rounds}
+	defer clock.stop()
 	d.each = clock.event
 	var failed error
 	_, _, err = d.run(ctx, p, hospitals, func(pos consilium.Position) work {

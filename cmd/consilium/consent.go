@@ -426,12 +426,17 @@ func runConsentWithdraw(ctx context.Context, e *env, args []string) error {
 	if err := h.enterOnce(ctx, store, name, doc); err != nil {
 		return err
 	}
-	d, err := h.dutiesOf(ctx, doc, name, alias, *impairment)
+	d, err := h.dutiesOf(ctx, store, doc, name, alias, *impairment)
 	if err != nil {
 		return err
 	}
 	if e.json {
 		return json.NewEncoder(e.stdout).Encode(d)
+	}
+	if len(d.Kept) > 0 {
+		fmt.Fprintln(e.stdout, "withdrawn in part: studies that ask for what was withdrawn leave the patient's rows out from the next use on; what was already summed cannot be taken out of the sum")
+		d.show(e.stdout, *patient)
+		return nil
 	}
 	fmt.Fprintln(e.stdout, "withdrawn: the patient's rows are left out from the next use on; what was already summed cannot be taken out of the sum")
 	d.show(e.stdout, *patient)

@@ -86,13 +86,17 @@ func TestConsentDesk(t *testing.T) {
 	}
 
 	// At home, with the new card: a letter, which the hospital enters.
+	// Taken back in part: the records stay for the rest, whatever the rules ask of a
+	// whole withdrawal.
+	said := must(t, "consent", "withdraw", "--config", config, "--patient", "100", "--card", folder("new"), "--scopes", "genetic")
+	says(t, said, "withdrawn in part", "a consent goes on for general", "what the tables hold of genetic")
 	letter := folder("withdrawal.txt")
 	says(t, must(t, "consent", "withdraw", "--card", folder("new"), "--out", letter), "Send it to "+id)
 	if _, e, code := try(t.Context(), "consent", "withdraw", "--config", config, "--patient", "103", "--letter", letter); code == exitDone {
 		t.Errorf("a letter about somebody else: %s", e)
 	}
-	said := must(t, "consent", "withdraw", "--config", config, "--patient", "100", "--letter", letter)
-	says(t, said, "withdrawn", "The rules were asked", "need not be erased", "exclude_from_next_reading: done", "No study has opened a sum")
+	said = must(t, "consent", "withdraw", "--config", config, "--patient", "100", "--letter", letter)
+	says(t, said, "withdrawn: ", "The rules were asked", "need not be erased", "exclude_from_next_reading: done", "No study has opened a sum")
 	// Where consent was the only ground, the rules ask for more, and the answer is in
 	// a log of the hospitals' form that names nobody.
 	log := filepath.Join(dataOf(t, config), withdrawalsDir, decisionsFile)

@@ -133,7 +133,7 @@ func runConsentImport(ctx context.Context, e *env, args []string) error {
 	}
 	out.Entered = doc.Digest()
 	if out.Entry.Refusal {
-		if out.Duties, err = h.dutiesOf(ctx, doc, name, alias, *impairment); err != nil {
+		if out.Duties, err = h.dutiesOf(ctx, store, doc, name, alias, *impairment); err != nil {
 			return err
 		}
 	}

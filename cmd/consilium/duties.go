@@ -34,7 +34,9 @@ type duties struct {
 	Obligations []string          `json:"obligations"` // of all of them, ascending
 	Running     []access          `json:"running"`     // studies that hold a sum with the patient's rows and have not ended
 	Ended       []access          `json:"ended"`
-	Log         consilium.Digest  `json:"log"` // head of the log of these decisions, which the ledger holds
+	Kept        []string          `json:"kept"`  // categories for which a consent goes on: the records stay for these
+	Taken       []string          `json:"taken"` // categories that a withdrawal of a part names
+	Log         consilium.Digest  `json:"log"`   // head of the log of these decisions, which the ledger holds
 }
 
 // erasureCodes are the codes that ask for the records to be erased.
@@ -49,13 +51,33 @@ func (h *hospital) checkImpairment(id string) error {
 	return nil
 }
 
+// keep says that a consent goes on after a withdrawal: of a part of it, or of
+// another. What it covers need not be erased; of the rest people decide, for no
+// record says which category a column belongs to.
+func (d *duties) keep(kept, taken []string) {
+	d.Kept, d.Taken = append([]string{}, kept...), append([]string{}, taken...)
+	if len(kept) > 0 {
+		d.Erase = false
+	}
+}
+
 // dutiesOf is what a withdrawal that has been entered asks for. It holds, whatever
 // comes of this.
-func (h *hospital) dutiesOf(ctx context.Context, doc *provenance.SignedDoc, name provenance.Pseudonym, key []byte, impairment string) (*duties, error) {
+func (h *hospital) dutiesOf(ctx context.Context, store *provenance.Consents, doc *provenance.SignedDoc, name provenance.Pseudonym, key []byte, impairment string) (*duties, error) {
 	d, err := h.withdrawalDuties(ctx, name, key, impairment)
+	if err == nil {
+		err = h.verify(ctx, store)
+	}
+	var now provenance.Claims
+	if err == nil {
+		now, err = store.Claims(name, time.Now())
+	}
 	if err != nil {
 		return nil, &consilium.Error{Code: consilium.CodeOf(err), Msg: "the withdrawal is entered and holds; what else it asks for could not be decided or recorded",
 			Next: "put that right and run the same command again", Err: err}
+	}
+	if now.Status == provenance.ConsentActive {
+		d.keep(now.Scopes, doc.Withdrawal.Scopes)
 	}
 	d.Withdrawal = doc.Digest()
 	return d, nil
@@ -84,7 +106,7 @@ func (h *hospital) withdrawalDuties(ctx context.Context, name provenance.Pseudon
 		core := policy.Default()
 		engines[core.Digest()] = core
 	}
-	out := &duties{Decisions: []policy.Decision{}, Reasons: []policy.Reason{}, Obligations: []string{}, Running: []access{}, Ended: []access{}}
+	out := &duties{Decisions: []policy.Decision{}, Reasons: []policy.Reason{}, Obligations: []string{}, Running: []access{}, Ended: []access{}, Kept: []string{}, Taken: []string{}}
 	for _, digest := range slices.SortedFunc(maps.Keys(engines), func(a, b consilium.Digest) int { return strings.Compare(a.String(), b.String()) }) {
 		d, err := engines[digest].Decide(ctx, policy.PointWithdrawal, in)
 		if err != nil {
@@ -187,9 +209,15 @@ var dutyWords = map[string]string{
 // show tells the desk.
 func (d *duties) show(w io.Writer, patient string) {
 	fmt.Fprintf(w, "The rules were asked, and the answer is recorded (%s):\n", d.Log.Short())
-	if d.Erase {
+	switch {
+	case len(d.Kept) > 0:
+		fmt.Fprintf(w, "  The patient's records stay: a consent goes on for %s.\n", strings.Join(d.Kept, ", "))
+		if len(d.Taken) > 0 {
+			fmt.Fprintf(w, "  ERASE of them what the tables hold of %s for research, unless another ground covers it: ask the data protection officer\n", strings.Join(d.Taken, ", "))
+		}
+	case d.Erase:
 		fmt.Fprintln(w, "  ERASE the patient's records for research: consilium ledger erase --patient "+patient+" --rows")
-	} else {
+	default:
 		fmt.Fprintln(w, "  The records need not be erased.")
 	}
 	for _, r := range d.Reasons {
@@ -204,8 +232,14 @@ func (d *duties) show(w io.Writer, patient string) {
 	}
 	for _, a := range d.Running {
 		what := "goes on without the patient's rows"
+		if len(d.Kept) > 0 {
+			what += ", if it asks for what was withdrawn"
+		}
 		if a.About.Frozen || a.About.Name == "" {
 			what = "this hospital leaves it at its next use of rows, as a whole: from the difference of two exact sums one could read the patient's numbers"
+			if len(d.Kept) > 0 {
+				what = "if it asks for what was withdrawn, " + what
+			}
 		}
 		fmt.Fprintf(w, "  running: %s, asked by %s: %s\n", a.name(), a.About.Team, what)
 	}

@@ -52,6 +52,28 @@ func TestDuties(t *testing.T) {
 	}
 }
 
+// TestDutiesOfAPart: who takes back a part keeps the records for the rest. The
+// naive twin, which asks the rules and no more, has them all erased.
+func TestDutiesOfAPart(t *testing.T) {
+	d := &duties{}
+	d.add(policy.Decision{Point: policy.PointWithdrawal, Reasons: []policy.Reason{{Code: "GDPR-17", Message: "records must be erased", Kind: policy.Law, Article: "GDPR Art. 17", Regime: "GDPR"}}})
+	if !d.Erase {
+		t.Fatal("the naive twin erases nothing")
+	}
+	d.keep([]string{"general"}, []string{"genetic"})
+	d.Running = []access{{Study: "st-a", About: vault.About{Name: "exact", Team: "t1", Frozen: true}}, {Study: "st-b", About: vault.About{Name: "learned", Team: "t2"}}}
+	var w bytes.Buffer
+	d.show(&w, "7")
+	for _, s := range []string{"goes on for general", "what the tables hold of genetic", "st-a), asked by t1: if it asks", "st-b), asked by t2: goes on without the patient's rows, if it asks"} {
+		if !strings.Contains(w.String(), s) {
+			t.Errorf("it does not say %q:\n%s", s, w.String())
+		}
+	}
+	if d.Erase || strings.Contains(w.String(), "ledger erase") {
+		t.Errorf("all records are erased:\n%s", w.String())
+	}
+}
+
 // TestEventGrounds: consent was the only ground unless the hospital filed another
 // one for both articles.
 func TestEventGrounds(t *testing.T) {

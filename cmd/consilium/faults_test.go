@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,6 +64,8 @@ func storm(t *testing.T) *stormy {
 		write(t, k.config(id), text)
 	}
 	s.running = bringWith(t, k)
+	// Rounds that close without a hospital, which then catches up.
+	edit(t, s.study, "faults: 2, ", "")
 	for id, p := range s.nodes {
 		s.know(id, p)
 	}
@@ -441,7 +444,21 @@ func full(t *testing.T, s *stormy) {
 		if err := os.Mkdir(data, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", data).CombinedOutput(); err != nil {
+		// Room for what is there, and for a study.
+		size := int64(64 << 20)
+		if err := filepath.WalkDir(kept, func(_ string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() {
+				return err
+			}
+			info, err := d.Info()
+			if err == nil {
+				size += info.Size() + 4<<10
+			}
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.Command("mount", "-t", "tmpfs", "-o", "size="+strconv.FormatInt(size, 10), "tmpfs", data).CombinedOutput(); err != nil {
 			t.Skipf("skipped: needs to mount a small file system: %v %s", err, out)
 		}
 		t.Cleanup(func() { exec.Command("umount", "-l", data).Run() })
@@ -497,20 +514,20 @@ func TestWires(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer server.Close()
-	if err := server.ask(address); err != nil {
+	if err := server.ask(address, 30*time.Second); err != nil {
 		t.Fatalf("an open wire: %v", err)
 	}
 	l.set("me", "there", rule{cut: true})
-	if err := server.ask(address); err == nil {
+	if err := server.ask(address, time.Second); err == nil {
 		t.Error("a cut wire carries")
 	}
 	l.set("me", "there", rule{held: true})
-	if err := server.ask(address); err == nil {
+	if err := server.ask(address, time.Second); err == nil {
 		t.Error("a held wire carries")
 	}
 	l.set("me", "there", rule{})
 	l.set("you", "there", rule{cut: true})
-	if err := server.ask(address); err != nil {
+	if err := server.ask(address, 30*time.Second); err != nil {
 		t.Errorf("somebody else's wire is cut, and mine with it: %v", err)
 	}
 }

@@ -47,6 +47,11 @@ func (v *Vault) Admit(ctx context.Context, r hatch.AdmitRequest) (hatch.AdmitRep
 	if err != nil {
 		return hatch.AdmitReply{}, err
 	}
+	// The gate asks again for as long as the ledger must be waited for, and every
+	// answer below goes into the decision log.
+	if err := v.witnessed(ctx, st.site); errors.Is(err, consilium.ErrUnavailable) {
+		return hatch.AdmitReply{}, err
+	}
 	if d, err := v.stop(st, policy.PointSite); err != nil {
 		return hatch.AdmitReply{}, err
 	} else if d != nil {
@@ -93,6 +98,9 @@ func (v *Vault) Admit(ctx context.Context, r hatch.AdmitRequest) (hatch.AdmitRep
 	// before anybody enrols; every round judges them again.
 	u, err := v.use(ctx, st, 0)
 	if err != nil {
+		if errors.Is(err, consilium.ErrUnavailable) {
+			return hatch.AdmitReply{}, err
+		}
 		if errors.Is(err, consilium.ErrData) || errors.Is(err, consilium.ErrLedger) {
 			v.cfg.Log.Error("study declined", "study", string(st.id), "err", err)
 			return declined(site, string(consilium.CodeOf(err)), err, nil)

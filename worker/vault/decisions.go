@@ -21,13 +21,15 @@ func (v *Vault) openDecisions() (err error) {
 	return err
 }
 
-// decide asks the policy and records the answer.
+// decide asks the policy and records the answer. A question that the policy has
+// answered before may be answered from memory (policy.DecideAgain); it is a
+// decision and a record all the same.
 func (v *Vault) decide(ctx context.Context, st *study, point policy.Point, in policy.Input) (policy.Decision, error) {
-	d, err := st.engine.Decide(ctx, point, in)
+	d, recalled, err := st.engine.DecideAgain(ctx, point, in)
 	if err != nil {
 		return policy.Decision{}, err
 	}
-	return d, v.recordDecision(st, policy.AuditEntry{Point: point, Input: in, Decision: d})
+	return d, v.recordDecision(st, policy.AuditEntry{Point: point, Input: in, Decision: d, Recalled: recalled})
 }
 
 // recordDecision appends to the decision log.

@@ -60,6 +60,43 @@ func (l *ledgerGate) remember() error {
 	return nil
 }
 
+// passing are the troubles with a ledger that are no word against it, and what
+// ends them. No row is used while one of them lasts.
+var passing = []struct {
+	err  error
+	next string
+}{
+	{provenance.ErrStaleCheckpoint, "start the board's witness, and set this machine's clock: the ledger is cosigned again within a minute"},
+	{provenance.ErrQuorum, "start every witness that the roster names: the ledger is cosigned again within a minute"},
+	{provenance.ErrAnchorAge, "put the proof of the newest anchor where anchors: says, and set this machine's clock"},
+}
+
+// waiting tells the troubles that pass from those that do not. A gate asks again
+// for what is consilium.ErrUnavailable, and its study waits: a witness that is
+// down, or a clock, is no reason to leave one. A ledger that was rolled back,
+// split or forged stays what it is.
+func waiting(err error) error {
+	for _, p := range passing {
+		if errors.Is(err, p.err) {
+			return &consilium.Error{Code: consilium.ErrUnavailable.Code, Msg: "the hospital's ledger cannot be relied on now, and its studies wait", Next: p.next, Err: err}
+		}
+	}
+	return err
+}
+
+// witnessed refuses, before anything is decided or written down, a ledger that
+// must be waited for.
+func (v *Vault) witnessed(ctx context.Context, site *consilium.Site) error {
+	l, err := v.openLedgerGate(site)
+	if err != nil {
+		return err
+	}
+	if _, err := l.gate.Update(ctx, l.view); err != nil {
+		return waiting(err)
+	}
+	return l.remember()
+}
+
 // verify holds the study's table against the ledger: every row of the very
 // buffers that project shares with the analysis.
 // Where anchors are demanded, the ledger must also continue every anchored one.
@@ -78,12 +115,12 @@ func (v *Vault) verify(ctx context.Context, st *study) (*provenance.Verified, *c
 		Stream: st.data.def.Stream, Batches: batches, Records: []arrow.Record{st.data.rows.Record}, Salts: v.salts,
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, waiting(err)
 	}
 	var anchored *chain.Report
 	if v.cfg.Anchors != nil {
 		if anchored, err = v.cfg.Anchors.Check(ctx, l.view, verified.Checkpoint, v.cfg.Now()); err != nil {
-			return nil, nil, err
+			return nil, nil, waiting(err)
 		}
 	}
 	if err := v.openConsents(st.site, l.gate); err != nil {

@@ -25,6 +25,7 @@ import (
 type people struct {
 	of      []int32                // ordinal of each row's patient
 	names   []provenance.Pseudonym // by ordinal
+	numbers []string               // by ordinal: the hospital's own patient numbers
 	holdout []float64              // by row: uniform in [0, 1), equal for a patient's rows
 }
 
@@ -44,6 +45,7 @@ func newPeople(d *dataset, st *study) *people {
 			o = int32(len(ordinal))
 			ordinal[id] = o
 			p.names = append(p.names, provenance.Pseudonym(col.Value(i)))
+			p.numbers = append(p.numbers, id)
 			h := consilium.DomainHoldout.Digest(seed[:], []byte(st.site.ID), []byte(id))
 			draw[o] = float64(binary.BigEndian.Uint64(h[:])>>11) / (1 << 53)
 		}
@@ -91,7 +93,7 @@ func (v *Vault) use(ctx context.Context, st *study, round uint32) (*usable, erro
 	if u.records, err = integrityRecords(st.id, verified); err != nil {
 		return nil, err
 	}
-	permit, err := v.permit(ctx, st)
+	permit, err := v.permit(ctx, st, verified.Checkpoint.Raw)
 	if err != nil {
 		return nil, err
 	}

@@ -34,8 +34,9 @@ type permission struct {
 }
 
 // permit asks the policy, now, which patients' rows may be used. Consents are
-// read as of the same moment: a withdrawal that has arrived counts.
-func (v *Vault) permit(ctx context.Context, st *study) (*permission, error) {
+// read as of the same moment: a withdrawal that has arrived counts. ledger is the
+// checkpoint against which they were held.
+func (v *Vault) permit(ctx context.Context, st *study, ledger []byte) (*permission, error) {
 	in, err := v.question(st)
 	if err != nil {
 		return nil, err
@@ -48,20 +49,11 @@ func (v *Vault) permit(ctx context.Context, st *study) (*permission, error) {
 	if err := columns.Err(); err != nil {
 		return nil, err
 	}
-	numbers := make([]string, len(st.people.names))
-	for i, o := range st.people.of {
-		numbers[o] = st.data.rows.IDs[i]
+	table, err := v.controlTable(st, ledger)
+	if err != nil {
+		return nil, err
 	}
-	subjects := make([]policy.Subject, len(st.people.names))
-	at := v.cfg.Now()
-	for o, name := range st.people.names {
-		claims, err := v.consents.Claims(name, at)
-		if err != nil {
-			return nil, err
-		}
-		subjects[o] = Subject(st.spec, name, &claims, v.cfg.Register(numbers[o]))
-	}
-	rows, err := st.engine.FilterRows(ctx, in, policy.SubjectRecord(subjects))
+	rows, err := st.engine.FilterRows(ctx, in, table)
 	if err != nil {
 		return nil, err
 	}

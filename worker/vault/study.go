@@ -39,10 +39,11 @@ type study struct {
 	round    uint32 // the round that state is for
 
 	// The rows, from the first use on.
-	data   *dataset
-	record arrow.Record // projected and derived
-	people *people
-	kept   *kept
+	data    *dataset
+	record  arrow.Record // projected and derived
+	people  *people
+	control *control
+	kept    *kept
 
 	memory *siteMemory
 	given  *pendingCohort // of the last contribution computed, as it is on disk; nil: the disk says
@@ -64,8 +65,12 @@ func (v *Vault) begin(id consilium.StudyID, submission, approval, roster []byte)
 	}
 	now := v.cfg.Now().Unix()
 	if now < st.approval.NotBefore || now >= st.approval.NotAfter {
-		return nil, consilium.ErrStale.Withf("the board's approval is valid from %s to %s",
+		err := consilium.ErrStale.Withf("the board's approval is valid from %s to %s",
 			time.Unix(st.approval.NotBefore, 0).UTC().Format(time.DateOnly), time.Unix(st.approval.NotAfter, 0).UTC().Format(time.DateOnly))
+		if now < st.approval.NotBefore { // the time comes, or the clock was set back
+			return nil, &consilium.Error{Code: consilium.ErrUnavailable.Code, Msg: "the study waits", Next: "set this machine's clock", Err: err}
+		}
+		return nil, err
 	}
 	if st.roster, st.site, err = v.parseRoster(roster); err != nil {
 		return nil, err
