@@ -8,9 +8,8 @@ import (
 )
 
 // Weighted products of columns, Σ_i w_i z_ia z_ib for b <= a, are where a
-// regression spends its time. They are summed in blocks of rows that stay in
-// the cache (package gram), and the blocks' sums are added with their rounding
-// errors kept (total). Blocks are fixed by the row's number, so the bits depend
+// regression spends its time. They are summed in blocks of rows, in eight partial sums
+// (package gram), and the blocks' sums are added with their rounding errors kept (total). Blocks are fixed by the row's number, so the bits depend
 // on neither the number of goroutines nor the processor.
 const blockRows = 1024
 
