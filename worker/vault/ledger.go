@@ -111,7 +111,7 @@ func (v *Vault) verify(ctx context.Context, st *study) (*provenance.Verified, *c
 	}
 	// A hospital's tables are streams of their own in one ledger.
 	batches = slices.DeleteFunc(batches, func(b provenance.Batch) bool { return b.Header.Header.Stream != st.data.def.Stream })
-	verified, err := l.gate.Verify(ctx, l.view, provenance.Input{
+	verified, err := st.data.verified.Verify(ctx, l.gate, l.view, provenance.Input{
 		Stream: st.data.def.Stream, Batches: batches, Records: []arrow.Record{st.data.rows.Record}, Salts: v.salts,
 	})
 	if err != nil {

@@ -181,6 +181,8 @@ type dataset struct {
 	def  Dataset
 	spec *consilium.Spec // the dictionary, as the table reader wants it
 	rows *table.Table
+
+	verified provenance.Again
 }
 
 func (v *Vault) definition(name string) (Dataset, error) {
