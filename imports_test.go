@@ -38,7 +38,7 @@ var walls = map[string][]string{
 	"consilium/he/party":   {"consilium", "he", "internal/sha", "internal/vec", "internal/seal"},
 	"consilium/models":     {"consilium", "internal/canon", "internal/det", "internal/dp", "internal/gram"},
 	"consilium/models/net": {"consilium", "models", "internal/canon", "internal/det", "internal/dp", "internal/fixed", "internal/gemm"},
-	"consilium/policy":     {"consilium", "internal/canon", "internal/hybrid"},
+	"consilium/policy":     {"consilium", "internal/canon", "internal/durable", "internal/hybrid"},
 	"consilium/provenance": {"consilium", "internal/canon", "internal/hybrid", "internal/sha", "provenance/did", "provenance/epcis", "provenance/guardian", "provenance/sdjwt", "provenance/status"},
 
 	// Foreign consents become what the row rules read.

@@ -172,15 +172,15 @@ func (a *actor) makeContribution(ctx context.Context, name string) (bool, error)
 	dealing, err := party.Contribute(ctx, &party.Encryption{
 		Profile: now.profile, Lanes: now.lanes, At: at, Threshold: r.charter.Threshold, State: rd.opened.State,
 		Salt: salt, Vector: digest, Holders: holders, Group: now.group, Seed: seed, Source: source, Fingerprint: fingerprint,
-	}, file)
+	}, onDisk{file})
 	if err != nil {
 		return false, err
 	}
-	if _, err := file.Write(dealing.Bundle()); err != nil {
-		return false, fmt.Errorf("%w: %w", errDisk, err)
+	if _, err := (onDisk{file}).Write(dealing.Bundle()); err != nil {
+		return false, err
 	}
-	if err := errors.Join(file.Sync(), file.Close(), durable.OS.SyncDir(filepath.Dir(file.Name()))); err != nil {
-		return false, fmt.Errorf("%w: %w", errDisk, err)
+	if err := errors.Join(file.Sync(), file.Close(), a.gate.cfg.FS.SyncDir(filepath.Dir(a.spoolPath(name)))); err != nil {
+		return false, fmt.Errorf("%w: %w", errDisk, durable.Full(err))
 	}
 	h := &consilium.Header{
 		Sealing: rd.opened.SealingDigest(), Layout: now.layout, RowSet: rowSet, Decision: reply.Decision,
@@ -837,8 +837,11 @@ func (a *actor) fetchBlob(ctx context.Context, d consilium.Digest, size uint64) 
 		return nil, nil, fmt.Errorf("%w: %w", errDisk, err)
 	}
 	drop := func() { f.Close(); os.Remove(f.Name()) }
-	if n, err := io.Copy(io.MultiWriter(f, h), io.LimitReader(src, int64(size))); err != nil || uint64(n) != size {
+	if n, err := io.Copy(io.MultiWriter(onDisk{f}, h), io.LimitReader(src, int64(size))); err != nil || uint64(n) != size {
 		drop()
+		if errors.Is(err, errDisk) {
+			return nil, nil, err
+		}
 		return nil, nil, consilium.ErrBlobMissing.Withf("%d of %d bytes: %v", n, size, err)
 	}
 	if !bytes.Equal(h.Sum(nil), d[:]) {

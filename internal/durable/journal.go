@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+
+	"consilium"
 )
 
 // ErrCorrupt says that acknowledged records of a journal do not verify.
@@ -221,7 +223,7 @@ func allZero(b []byte) bool {
 // contradict it.
 func (j *Journal) Append(kind uint8, data []byte) error {
 	if len(data) > MaxRecord {
-		return fmt.Errorf("journal record of %d bytes, at most %d", len(data), MaxRecord)
+		return consilium.ErrTooLarge.Withf("journal record of %d bytes, at most %d", len(data), MaxRecord)
 	}
 	rec := make([]byte, 0, recordHeader+len(data))
 	j.mu.Lock()
