@@ -33,7 +33,8 @@ type attempt struct {
 	bad            map[consilium.Position]string
 	told           map[consilium.Position]bool // bad dealings that were complained about
 	answers        int                         // of the round's answers, checked
-	acked          int                         // dealings in the last acknowledgement
+	acked          int                         // dealings in the last acknowledgement that was taken
+	ack            *consilium.Message          // the last that was signed
 	quiet          bool                        // this hospital contributes nothing to this round
 	next           *hatch.Shape
 	rejected       bool
@@ -470,14 +471,18 @@ func (a *actor) acknowledge(ctx context.Context) (time.Duration, error) {
 			ack.Good = append(ack.Good, consilium.Contributor{Position: p, Header: rd.headers[p].digest})
 		}
 	}
-	body := ack.Encode()
-	sig, err := a.gate.cfg.Signer.Sign(consilium.DomainAck, body)
-	if err != nil {
-		return 0, err
+	// It is signed once, however often it is sent: a hospital that is cut off tries
+	// again every minute.
+	if body := ack.Encode(); now.ack == nil || !bytes.Equal(now.ack.Body, body) {
+		sig, err := a.gate.cfg.Signer.Sign(consilium.DomainAck, body)
+		if err != nil {
+			return 0, err
+		}
+		now.ack = &consilium.Message{Kind: consilium.KindAck, Study: a.study, By: string(a.gate.cfg.Site), Body: body, Signature: sig}
 	}
 	posting, cancel := context.WithTimeout(ctx, postTime)
 	defer cancel()
-	err = a.gate.cfg.Coordinator.Post(posting, &consilium.Message{Kind: consilium.KindAck, Study: a.study, By: string(a.gate.cfg.Site), Body: body, Signature: sig})
+	err := a.gate.cfg.Coordinator.Post(posting, now.ack)
 	if err == nil || late(err) {
 		now.acked = have
 		return 0, nil

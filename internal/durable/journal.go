@@ -97,7 +97,7 @@ func (j *Journal) recover() error {
 		return fmt.Errorf("journal format %d, this software reads %d", v, journalVersion)
 	}
 	j.size = int64(fileHeaderSize)
-	r := bufio.NewReaderSize(io.NewSectionReader(j.file, j.size, total-j.size), 1<<16)
+	r := reader(j.file, j.size, total)
 	for j.size < total {
 		_, data, err := readRecord(r, j.next)
 		if err == nil {
@@ -121,6 +121,11 @@ func (j *Journal) recover() error {
 		return j.file.Sync()
 	}
 	return nil
+}
+
+// reader reads the bytes from one place in a file to another.
+func reader(file File, from, to int64) *bufio.Reader {
+	return bufio.NewReaderSize(io.NewSectionReader(file, from, to-from), int(min(to-from, 1<<16)))
 }
 
 // errBadRecord says that the bytes are not the expected record, torn or
@@ -267,7 +272,7 @@ func (j *Journal) Replay(f func(kind uint8, data []byte) error) error {
 	size, next := j.size, j.next
 	j.mu.Unlock()
 	off := int64(fileHeaderSize)
-	r := bufio.NewReaderSize(io.NewSectionReader(j.file, off, size-off), 1<<16)
+	r := reader(j.file, off, size)
 	for n := uint64(0); n < next; n++ {
 		kind, data, err := readRecord(r, n)
 		if errors.Is(err, errBadRecord) {
