@@ -22,6 +22,7 @@ import (
 
 	"consilium"
 	"consilium/api/v1"
+	"consilium/internal/durable"
 	"consilium/internal/wire"
 )
 
@@ -219,7 +220,7 @@ func TestForkedNodeStops(t *testing.T) {
 			if err != nil {
 				c.t.Fatal(err)
 			}
-			l, err := openEvents("")
+			l, err := openEvents(durable.OS, "")
 			if err != nil {
 				c.t.Fatal(err)
 			}
@@ -230,7 +231,7 @@ func TestForkedNodeStops(t *testing.T) {
 			ev.Time++ // with a checksum that is right
 			rest := b[eventHeader+len(ev.Encode()):]
 			l.close()
-			forged, err := openEvents(path + ".new")
+			forged, err := openEvents(durable.OS, path+".new")
 			if err != nil {
 				c.t.Fatal(err)
 			}

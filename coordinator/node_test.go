@@ -22,6 +22,7 @@ import (
 
 	"consilium"
 	"consilium/internal/blob"
+	"consilium/internal/durable"
 	"consilium/internal/wire"
 	"consilium/provenance"
 )
@@ -869,7 +870,7 @@ func (l *eventLog) event(seq uint64) (*consilium.Event, error) {
 
 func TestEventLog(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "events.log")
-	l, err := openEvents(path)
+	l, err := openEvents(durable.OS, path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -904,7 +905,7 @@ func TestEventLog(t *testing.T) {
 		if err := os.WriteFile(path, whole[:cut], 0o600); err != nil {
 			t.Fatal(err)
 		}
-		l, err := openEvents(path)
+		l, err := openEvents(durable.OS, path)
 		if err != nil {
 			t.Fatalf("cut at %d: %v", cut, err)
 		}
@@ -925,7 +926,7 @@ func TestEventLog(t *testing.T) {
 	flipped := bytes.Clone(whole)
 	flipped[len(flipped)/2] ^= 4
 	os.WriteFile(path, flipped, 0o600)
-	if l, err = openEvents(path); err != nil {
+	if l, err = openEvents(durable.OS, path); err != nil {
 		t.Fatal(err)
 	}
 	if n, _ := l.len(); n >= 20 {
@@ -941,7 +942,7 @@ func TestEventLog(t *testing.T) {
 func TestNodeSnapshot(t *testing.T) {
 	w := newWorld(t, options{n: 5, min: 3})
 	w.must(w.submission())
-	events, _ := openEvents("")
+	events, _ := openEvents(durable.OS, "")
 	if err := events.append(w.events); err != nil {
 		t.Fatal(err)
 	}
@@ -952,7 +953,7 @@ func TestNodeSnapshot(t *testing.T) {
 	}
 	whole := buf.Bytes()
 	fresh := func() *fsm {
-		e, _ := openEvents("")
+		e, _ := openEvents(durable.OS, "")
 		return newFSM(e, blob.NewMemory(), newCluster(t, 1, 3, true, false).log, func(error) {})
 	}
 	f := fresh()

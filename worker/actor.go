@@ -150,7 +150,7 @@ func (a *actor) run(ctx context.Context) error {
 				switch {
 				case ctx.Err() != nil:
 					return ctx.Err()
-				case errors.Is(err, errDisk):
+				case errors.Is(err, errDisk), errors.Is(err, hatch.ErrStorage):
 					return err
 				case retryable(err):
 					a.waitsFor(err)

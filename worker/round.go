@@ -33,7 +33,8 @@ type attempt struct {
 	bad            map[consilium.Position]string
 	told           map[consilium.Position]bool // bad dealings that were complained about
 	answers        int                         // of the round's answers, checked
-	acked          int                         // dealings in the last acknowledgement
+	acked          int                         // dealings in the last acknowledgement that was taken
+	ack            *consilium.Message          // the last that was signed
 	quiet          bool                        // this hospital contributes nothing to this round
 	next           *hatch.Shape
 	rejected       bool
@@ -172,15 +173,15 @@ func (a *actor) makeContribution(ctx context.Context, name string) (bool, error)
 	dealing, err := party.Contribute(ctx, &party.Encryption{
 		Profile: now.profile, Lanes: now.lanes, At: at, Threshold: r.charter.Threshold, State: rd.opened.State,
 		Salt: salt, Vector: digest, Holders: holders, Group: now.group, Seed: seed, Source: source, Fingerprint: fingerprint,
-	}, file)
+	}, onDisk{file})
 	if err != nil {
 		return false, err
 	}
-	if _, err := file.Write(dealing.Bundle()); err != nil {
-		return false, fmt.Errorf("%w: %w", errDisk, err)
+	if _, err := (onDisk{file}).Write(dealing.Bundle()); err != nil {
+		return false, err
 	}
-	if err := errors.Join(file.Sync(), file.Close(), durable.OS.SyncDir(filepath.Dir(file.Name()))); err != nil {
-		return false, fmt.Errorf("%w: %w", errDisk, err)
+	if err := errors.Join(file.Sync(), file.Close(), a.gate.cfg.FS.SyncDir(filepath.Dir(a.spoolPath(name)))); err != nil {
+		return false, fmt.Errorf("%w: %w", errDisk, durable.Full(err))
 	}
 	h := &consilium.Header{
 		Sealing: rd.opened.SealingDigest(), Layout: now.layout, RowSet: rowSet, Decision: reply.Decision,
@@ -470,14 +471,18 @@ func (a *actor) acknowledge(ctx context.Context) (time.Duration, error) {
 			ack.Good = append(ack.Good, consilium.Contributor{Position: p, Header: rd.headers[p].digest})
 		}
 	}
-	body := ack.Encode()
-	sig, err := a.gate.cfg.Signer.Sign(consilium.DomainAck, body)
-	if err != nil {
-		return 0, err
+	// It is signed once, however often it is sent: a hospital that is cut off tries
+	// again every minute.
+	if body := ack.Encode(); now.ack == nil || !bytes.Equal(now.ack.Body, body) {
+		sig, err := a.gate.cfg.Signer.Sign(consilium.DomainAck, body)
+		if err != nil {
+			return 0, err
+		}
+		now.ack = &consilium.Message{Kind: consilium.KindAck, Study: a.study, By: string(a.gate.cfg.Site), Body: body, Signature: sig}
 	}
 	posting, cancel := context.WithTimeout(ctx, postTime)
 	defer cancel()
-	err = a.gate.cfg.Coordinator.Post(posting, &consilium.Message{Kind: consilium.KindAck, Study: a.study, By: string(a.gate.cfg.Site), Body: body, Signature: sig})
+	err := a.gate.cfg.Coordinator.Post(posting, now.ack)
 	if err == nil || late(err) {
 		now.acked = have
 		return 0, nil
@@ -837,8 +842,11 @@ func (a *actor) fetchBlob(ctx context.Context, d consilium.Digest, size uint64) 
 		return nil, nil, fmt.Errorf("%w: %w", errDisk, err)
 	}
 	drop := func() { f.Close(); os.Remove(f.Name()) }
-	if n, err := io.Copy(io.MultiWriter(f, h), io.LimitReader(src, int64(size))); err != nil || uint64(n) != size {
+	if n, err := io.Copy(io.MultiWriter(onDisk{f}, h), io.LimitReader(src, int64(size))); err != nil || uint64(n) != size {
 		drop()
+		if errors.Is(err, errDisk) {
+			return nil, nil, err
+		}
 		return nil, nil, consilium.ErrBlobMissing.Withf("%d of %d bytes: %v", n, size, err)
 	}
 	if !bytes.Equal(h.Sum(nil), d[:]) {

@@ -126,6 +126,9 @@ func (v *Vault) Admit(ctx context.Context, r hatch.AdmitRequest) (hatch.AdmitRep
 		if ctx.Err() != nil {
 			return hatch.AdmitReply{}, ctx.Err()
 		}
+		if errors.Is(err, hatch.ErrStorage) {
+			return hatch.AdmitReply{}, err
+		}
 		v.cfg.Log.Error("study declined", "study", string(st.id), "err", err)
 		if errors.Is(err, errBudget) { // how much is left stays here
 			return reply(hatch.AdmitReply{Code: "BUDGET", Reason: "this hospital's privacy budget does not last for this study; ask for a smaller privacy.dp.epsilon"}, site, u.records)
@@ -143,7 +146,7 @@ func (v *Vault) decideTransfers(ctx context.Context, st *study, in policy.Input)
 		return policy.Decision{}, err
 	}
 	_, err = v.decisions.AppendTransfers(v.entry(st, policy.AuditEntry{Input: in}), all)
-	return all[len(all)-1].Decision, err
+	return all[len(all)-1].Decision, logged(err)
 }
 
 // transfers lists what the protocol sends, to whom.

@@ -54,7 +54,7 @@ func (l *ledgerGate) remember() error {
 		return nil
 	}
 	if err := durable.WriteFile(l.path, seen, 0o600); err != nil {
-		return err
+		return stored(err)
 	}
 	l.seen = seen
 	return nil
