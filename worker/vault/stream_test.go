@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -159,7 +160,7 @@ func dial(t *testing.T, v hatch.Vault) *hatch.Pipe {
 	toGate, fromVault := io.Pipe()
 	var both sync.WaitGroup
 	both.Go(func() {
-		if err := hatch.Serve(t.Context(), toVault, fromVault, v); err != nil {
+		if err := hatch.Serve(context.WithoutCancel(t.Context()), toVault, fromVault, v); err != nil {
 			t.Error(err)
 		}
 		fromVault.Close()
