@@ -131,12 +131,6 @@ func BenchmarkStages(b *testing.B) {
 	per("tags", func() { tg.add(s.lanes) })
 	per("vectorhash", func() { vh.Write(src) })
 	per("fingerprint", func() { fp.Write(src) })
-	// A new one each time: what one Write leaves, the next would hash with its own.
-	per("cipherhash", func() {
-		h := he.NewCiphertextHash()
-		h.Write(s.bytes)
-		h.Digest()
-	})
 	per("encrypt", func() { e.encrypt(s, rk, block, block, 0) })
 	per("decrypt", func() { e.decrypt(d, rk, block, 100) })
 	per("unpack", func() { e.unpack(d, 100) })
