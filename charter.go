@@ -128,7 +128,9 @@ func DefaultFaults(n, minSites int) int { return max(1, min(n/4, minSites-2)) }
 func Threshold(n, f int) int { return (n + f + 3) / 2 }
 
 // ParseCharter decodes and validates payload.
-func ParseCharter(payload []byte) (*Charter, error) {
+func ParseCharter(payload []byte) (*Charter, error) { return once(charters, payload, parseCharter) }
+
+func parseCharter(payload []byte) (*Charter, error) {
 	var c Charter
 	if err := strictJSON(payload, &c); err != nil {
 		return nil, fmt.Errorf("charter: %w", err)
@@ -136,6 +138,27 @@ func ParseCharter(payload []byte) (*Charter, error) {
 	if err := c.Validate(); err != nil {
 		return nil, fmt.Errorf("charter: %w", err)
 	}
+	return &c, nil
+}
+
+// ParseDraft decodes and validates the payload of a drafted charter: one whose
+// confirmation is zero, since the group key is not yet known.
+func ParseDraft(payload []byte) (*Charter, error) { return once(drafts, payload, parseDraft) }
+
+func parseDraft(payload []byte) (*Charter, error) {
+	var c Charter
+	if err := strictJSON(payload, &c); err != nil {
+		return nil, err
+	}
+	if !c.Confirmation.IsZero() {
+		return nil, errors.New("a draft with a confirmation")
+	}
+	// Validate wants a confirmation; which one does not matter to the rest.
+	c.Confirmation = DomainGroupConfirm.Digest()
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	c.Confirmation = Digest{}
 	return &c, nil
 }
 

@@ -143,7 +143,9 @@ type Auditor struct {
 }
 
 // ParseRoster decodes and validates payload. It does not check signatures.
-func ParseRoster(payload []byte) (*Roster, error) {
+func ParseRoster(payload []byte) (*Roster, error) { return once(rosters, payload, parseRoster) }
+
+func parseRoster(payload []byte) (*Roster, error) {
 	var r Roster
 	if err := strictJSON(payload, &r); err != nil {
 		return nil, fmt.Errorf("roster: %w", err)

@@ -2,7 +2,6 @@ package coordinator
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -447,7 +446,7 @@ func (a *apply) makeDraft(st *study) {
 	c.Threshold = consilium.Threshold(n, c.Faults)
 	payload, err := canon.Marshal(c)
 	if err == nil {
-		_, err = parseDraft(payload)
+		_, err = consilium.ParseDraft(payload)
 	}
 	if err == nil && st.prior != nil {
 		err = c.Succeeds(st.prior, st.priorDigest)
@@ -464,21 +463,6 @@ func (a *apply) makeDraft(st *study) {
 	st.releases = make([]release, n)
 	a.emit(st, consilium.EventDrafted, payload)
 	a.enter(st, consilium.PhaseEnrolling, st.spec.deadline)
-}
-
-// parseDraft reads a charter whose confirmation is not yet known.
-func parseDraft(payload []byte) (*consilium.Charter, error) {
-	var c consilium.Charter
-	if err := json.Unmarshal(payload, &c); err != nil {
-		return nil, err
-	}
-	// Validate wants a confirmation; which one does not matter to the rest.
-	c.Confirmation = consilium.DomainGroupConfirm.Digest()
-	if err := c.Validate(); err != nil {
-		return nil, err
-	}
-	c.Confirmation = consilium.Digest{}
-	return &c, nil
 }
 
 // member returns the position of a message's author in the draft or charter.

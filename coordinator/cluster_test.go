@@ -188,7 +188,7 @@ func (c *cluster) install(signed *consilium.Signed) {
 		// A node that has not yet heard of the last step refuses the next; its
 		// operator tries again.
 		err := n.UpdateRoster(signed)
-		for try := 0; errors.Is(err, consilium.ErrUnavailable) && try < 500; try++ {
+		for try := 0; errors.Is(err, consilium.ErrUnavailable) && try < 6000; try++ {
 			time.Sleep(10 * time.Millisecond)
 			err = n.UpdateRoster(signed)
 		}
@@ -488,7 +488,7 @@ func (h *actor) on(ctx context.Context, ev *consilium.Event) error {
 		return h.post(ctx, consilium.KindEnrol, e.Encode())
 	case consilium.EventDrafted:
 		h.draft = ev.Body
-		c, err := parseDraft(ev.Body)
+		c, err := consilium.ParseDraft(ev.Body)
 		if err != nil {
 			return err
 		}
@@ -546,7 +546,7 @@ func (h *actor) message(ctx context.Context, m *consilium.Message) error {
 	switch m.Kind {
 	case consilium.KindReveal:
 		h.reveals++
-		c, err := parseDraft(h.draft)
+		c, err := consilium.ParseDraft(h.draft)
 		if err != nil {
 			return err
 		}

@@ -16,7 +16,7 @@ import (
 // finds none.
 func TestFollowAfterRestart(t *testing.T) {
 	c := newCluster(t, 3, 3, false, false)
-	ctx := limit(t, time.Minute)
+	ctx := limit(t, 5*time.Minute)
 	c.runAll()
 	c.leader(ctx)
 	p := c.proposal("followed")

@@ -22,6 +22,7 @@ import (
 
 	"consilium"
 	"consilium/api/v1"
+	"consilium/internal/durable"
 	"consilium/internal/wire"
 )
 
@@ -44,8 +45,8 @@ func (rawCodec) Unmarshal(b []byte, v any) error { *(v.(*[]byte)) = bytes.Clone(
 func (rawCodec) Name() string                    { return "proto" }
 
 // send calls a method with messages of raw bytes and returns how it ended.
-func send(ctx context.Context, cc *grpc.ClientConn, method string, msgs [][]byte) error {
-	ctx, cancel := context.WithTimeout(ctx, 400*time.Millisecond) // endless streams are left
+func send(ctx context.Context, cc *grpc.ClientConn, method string, msgs [][]byte, wait time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	ss, err := cc.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, method, grpc.ForceCodec(rawCodec{}))
 	if err != nil {
@@ -83,7 +84,7 @@ func TestHostileClients(t *testing.T) {
 	c := newCluster(t, 3, 3, true, false)
 	log := &lockedBuffer{}
 	c.log = slog.New(slog.NewTextHandler(log, nil))
-	ctx := limit(t, 2*time.Minute)
+	ctx := limit(t, 5*time.Minute)
 	c.runAll()
 	p := c.proposal("one")
 	c.submit(ctx, p)
@@ -162,7 +163,11 @@ func TestHostileClients(t *testing.T) {
 							calls++
 							continue // each may wait for events that never come
 						}
-						err := send(ctx, cc, "/"+string(service.FullName())+"/"+string(m.Name()), msgs)
+						wait := 30 * time.Second // a refusal comes
+						if allowed {
+							wait = 400 * time.Millisecond // an endless stream is left
+						}
+						err := send(ctx, cc, "/"+string(service.FullName())+"/"+string(m.Name()), msgs, wait)
 						calls++
 						forbidden := errors.Is(err, consilium.ErrForbidden)
 						switch {
@@ -215,7 +220,7 @@ func TestForkedNodeStops(t *testing.T) {
 			if err != nil {
 				c.t.Fatal(err)
 			}
-			l, err := openEvents("")
+			l, err := openEvents(durable.OS, "")
 			if err != nil {
 				c.t.Fatal(err)
 			}
@@ -226,7 +231,7 @@ func TestForkedNodeStops(t *testing.T) {
 			ev.Time++ // with a checksum that is right
 			rest := b[eventHeader+len(ev.Encode()):]
 			l.close()
-			forged, err := openEvents(path + ".new")
+			forged, err := openEvents(durable.OS, path+".new")
 			if err != nil {
 				c.t.Fatal(err)
 			}
@@ -245,7 +250,7 @@ func TestForkedNodeStops(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := newCluster(t, 3, 3, false, false)
-			ctx := limit(t, time.Minute)
+			ctx := limit(t, 5*time.Minute)
 			c.runAll()
 			c.submit(ctx, c.proposal("one"))
 			c.settle(ctx, 3)

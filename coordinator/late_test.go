@@ -10,6 +10,7 @@ import (
 
 	"consilium"
 	"consilium/he"
+	"consilium/internal/durable"
 	"consilium/internal/wire"
 )
 
@@ -17,7 +18,7 @@ import (
 // can take it no more, not when its last byte has come, and nothing of it stays.
 func TestUploadEndsWithItsStudy(t *testing.T) {
 	c := newCluster(t, 3, 4, false, true)
-	ctx := limit(t, 60*time.Second)
+	ctx := limit(t, 5*time.Minute)
 	c.runAll()
 	p := c.proposal("slow")
 	c.submit(ctx, p)
@@ -139,7 +140,7 @@ func TestTakes(t *testing.T) {
 // TestEventsRead: what is kept in memory of the latest events and what is read
 // again from the file are the same bytes, and memory is bounded.
 func TestEventsRead(t *testing.T) {
-	l, err := openEvents(t.TempDir() + "/events.log")
+	l, err := openEvents(durable.OS, t.TempDir()+"/events.log")
 	if err != nil {
 		t.Fatal(err)
 	}

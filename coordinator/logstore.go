@@ -70,8 +70,8 @@ func openRaftStores(dir string, c *Config, fatal func(error)) (*raftStores, erro
 // stops the node.
 type eventLog struct {
 	mu      sync.RWMutex
-	file    *os.File // nil in memory
-	size    int64    // of the file
+	file    durable.File // nil in memory
+	size    int64        // of the file
 	entries []eventEntry
 	recent  int           // first entry whose bytes are kept beside the file
 	kept    int           // bytes of those that are
@@ -94,17 +94,22 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // openEvents opens the file at path, cutting off a torn last record: the
 // replicated log writes it again. path "" keeps events in memory.
-func openEvents(path string) (*eventLog, error) {
+func openEvents(fsys durable.FS, path string) (*eventLog, error) {
 	l := &eventLog{grown: make(chan struct{})}
 	if path == "" {
 		return l, nil
 	}
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := fsys.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, durable.Full(err)
 	}
 	l.file = f
-	r := bufio.NewReaderSize(f, 1<<20)
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("events in %s: %w", path, err)
+	}
+	r := bufio.NewReaderSize(f, int(min(info.Size(), 1<<20)))
 	var head [eventHeader]byte
 	for {
 		b, err := readEvent(r, &head)

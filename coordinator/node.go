@@ -126,7 +126,7 @@ func Open(ctx context.Context, c Config) (_ *Node, err error) {
 	if n.starts, err = openStarts(n.dir, n.self); err != nil {
 		return nil, fmt.Errorf("coordinator: %w", err)
 	}
-	if n.events, err = openEvents(eventsPath); err != nil {
+	if n.events, err = openEvents(durable.OS, eventsPath); err != nil {
 		return nil, err
 	}
 	if n.stores, err = openRaftStores(raftDir, &n.cfg, n.fail); err != nil {

@@ -421,7 +421,8 @@ func (c *simClient) Upload(ctx context.Context, header *consilium.Message, boxes
 	if err != nil {
 		return err
 	}
-	bytesOf, err := io.ReadAll(rc)
+	bytesOf := make([]byte, size)
+	_, err = io.ReadFull(rc, bytesOf)
 	rc.Close()
 	if err != nil {
 		return err
@@ -508,11 +509,10 @@ func (c *simClient) Follow(ctx context.Context, from uint64, fn func(*consilium.
 				if c.n.isCut(string(to), c.name) || c.n.s.running(to) != n || c.n.s.admits(n, c.id) != nil {
 					return errSimGone
 				}
-				c.watch(ev)
 				shown := c.n.s.liar.show(n, c, ev)
 				// What was said beside it with its key is not shown to a hostile member's
 				// own gate, which would find that it has promised nothing of the kind.
-				if _, lied := c.n.lies.Load(c.name + string(ev.Body)); lied {
+				if c.watch(ev) {
 					from = ev.Seq + 1
 					return nil
 				}
@@ -545,14 +545,17 @@ func (c *simClient) Follow(ctx context.Context, from uint64, fn func(*consilium.
 	}
 }
 
-// watch lets a hostile member keep what others say.
-func (c *simClient) watch(ev *consilium.Event) {
-	if ev.Kind != consilium.EventMessage {
-		return
+// watch lets a hostile member keep what others say. It reports whether this is
+// what it said itself, beside its gate.
+func (c *simClient) watch(ev *consilium.Event) (lied bool) {
+	if ev.Kind != consilium.EventMessage || !c.n.s.sites[consilium.SiteID(c.name)].hostile {
+		return false
 	}
 	if m, err := consilium.ParseMessage(ev.Body); err == nil {
 		c.mu.Lock()
 		c.seen = append(c.seen, m)
 		c.mu.Unlock()
 	}
+	_, lied = c.n.lies.Load(c.name + string(ev.Body))
+	return lied
 }

@@ -355,6 +355,7 @@ func simulate(t *testing.T, p *program, cover *coverage, trace func(string, ...a
 		s := newSim(t, p)
 		s.cover = cover
 		if trace != nil {
+			s.traces = true
 			s.trace = func(format string, args ...any) {
 				trace("%8.3fs  "+format, append([]any{time.Since(s.start).Seconds()}, args...)...)
 			}

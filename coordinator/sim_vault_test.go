@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"slices"
 	"sync"
 
@@ -204,9 +203,10 @@ type simLedger struct{}
 
 func (simLedger) Append(context.Context, []byte) (uint64, error) { return 0, nil }
 
-// simFS is a hospital's disk: the machine's, without waiting for it, with
-// errors on demand.
+// simFS is a hospital's disk, with errors on demand. Journal, trail and secrets are
+// in memory; what the gate writes beside durable.FS is on the machine's.
 type simFS struct {
+	simFiles
 	mu   sync.Mutex
 	fail fileFault
 }
@@ -239,24 +239,15 @@ func (f *simFS) take(sync bool) fileFault {
 
 // OpenFile implements durable.FS.
 func (f *simFS) OpenFile(name string, flag int, perm fs.FileMode) (durable.File, error) {
-	file, err := os.OpenFile(name, flag, perm)
+	file, err := f.simFiles.OpenFile(name, flag, perm)
 	if err != nil {
 		return nil, err
 	}
 	return &simFile{file, f}, nil
 }
 
-// Rename implements durable.FS.
-func (f *simFS) Rename(from, to string) error { return os.Rename(from, to) }
-
-// Remove implements durable.FS.
-func (f *simFS) Remove(name string) error { return os.Remove(name) }
-
-// SyncDir implements durable.FS.
-func (f *simFS) SyncDir(string) error { return nil }
-
 type simFile struct {
-	*os.File
+	durable.File
 	fs *simFS
 }
 

@@ -27,6 +27,7 @@ import (
 	"consilium/internal/blob"
 	"consilium/internal/canon"
 	"consilium/internal/hybrid"
+	"consilium/internal/memo"
 	"consilium/internal/seal"
 	"consilium/internal/wire"
 	"consilium/provenance"
@@ -50,6 +51,7 @@ type sim struct {
 	rng    *rand.Rand
 	rounds int
 	trace  func(string, ...any)
+	traces bool // somebody reads what is traced
 
 	nodes map[consilium.NodeID]*simNode
 	sites map[consilium.SiteID]*simSite
@@ -157,10 +159,33 @@ func simFederationOf(t testing.TB, sites int) *simFederation {
 	return f
 }
 
+// simSigner signs what it has signed before with the same signature: what teams and
+// boards say is the same in every sequence.
+type simSigner struct{ *hybrid.Key }
+
+// simSignatures are the signatures by key, domain and message: 14 MB in each of its
+// two generations.
+var simSignatures = memo.New[consilium.Digest, consilium.Signature](1 << 12)
+
+// Sign implements consilium.Signer.
+func (k simSigner) Sign(domain consilium.Domain, message []byte) (consilium.Signature, error) {
+	public := k.Public()
+	what := domain.Digest(public[:], message)
+	if sig, ok := simSignatures.Get(what); ok {
+		return sig, nil
+	}
+	sig, err := k.Key.Sign(domain, message)
+	if err == nil {
+		simSignatures.Put(what, sig)
+	}
+	return sig, err
+}
+
 // simNode is a coordinator's machine. What it runs may be dead.
 type simNode struct {
 	id      consilium.NodeID
 	blobs   *simBlobs
+	files   simFiles
 	dir     string
 	skew    time.Duration
 	node    *Node // nil while dead
@@ -280,7 +305,7 @@ func simDir() string {
 }
 
 func (s *sim) client(id wire.Identity, key string) *simClient {
-	return &simClient{n: s.net, id: id, name: id.Name, key: s.fed.keys[key], target: simNodes[0],
+	return &simClient{n: s.net, id: id, name: id.Name, key: simSigner{s.fed.keys[key]}, target: simNodes[0],
 		nodes: func() []consilium.NodeID { return s.rosters[len(s.rosters)-1].nodes }}
 }
 
@@ -359,7 +384,7 @@ func (s *sim) startNode(id consilium.NodeID) {
 	n := newNode(cfg)
 	n.incarnation = m.incarnation()
 	n.self = serverID(id, n.incarnation)
-	if n.events, err = openEvents(m.dir + ".events"); err != nil {
+	if n.events, err = openEvents(&m.files, m.dir+".events"); err != nil {
 		s.violate("events of %s: %v", id, err)
 		return
 	}
@@ -424,9 +449,7 @@ func (s *sim) killNode(id consilium.NodeID, tear int) {
 		s.violate("%s stopped by itself: %v", id, cause)
 	}
 	n.events.close()
-	if info, err := os.Stat(m.dir + ".events"); err == nil && tear > 0 {
-		os.Truncate(m.dir+".events", max(info.Size()-int64(tear), 0))
-	}
+	m.files.tear(m.dir+".events", tear)
 }
 
 // startSite runs a hospital's gate from its disk.
@@ -811,8 +834,13 @@ func (s *sim) lossy(who string) bool {
 // run lets n things happen. Where nothing can, time passes until something
 // can, but no more than patience in all.
 func (s *sim) run(n int, patience time.Duration) {
+	// Others wake at the instant at which the scheduler does. What it looks at, here
+	// and when it returns, must not change meanwhile, or it follows from the load of
+	// the machine.
+	defer synctest.Wait()
 	wait := 5 * time.Millisecond
 	for i := 0; i < n && s.violated() == nil; i++ {
+		synctest.Wait()
 		if s.log.lapse(s.rng) || s.step() {
 			wait = 5 * time.Millisecond
 			continue
@@ -1208,24 +1236,30 @@ type traceHandler struct {
 
 func (h *traceHandler) Enabled(context.Context, slog.Level) bool { return true }
 func (h *traceHandler) Handle(_ context.Context, r slog.Record) error {
+	leaves, unseen := r.Message == simLeaves, slices.Contains(simUnseen, r.Message)
+	if !leaves && !unseen && !h.s.traces {
+		return nil
+	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s", h.id, r.Message)
 	r.Attrs(func(a slog.Attr) bool { fmt.Fprintf(&b, " %s=%v", a.Key, a.Value); return true })
 	h.s.trace("log %s", b.String())
-	switch r.Message {
-	case "this hospital takes no further part in the study":
-		// An honest hospital leaves a study for no fault of machines or others.
-		if !h.s.sites[consilium.SiteID(h.id)].hostile && !h.s.mayLeave(consilium.SiteID(h.id), b.String()) {
-			h.s.violate("%s", b.String())
-		}
-	case "the coordinator's sum is false", "this hospital's state is not the certified one", "a false opening share was left out", "aggregate rejected":
-		// Where all are honest nothing of the kind is ever seen.
-		if !h.s.treason() {
-			h.s.violate("%s", b.String())
-		}
+	switch {
+	case leaves && !h.s.sites[consilium.SiteID(h.id)].hostile && !h.s.mayLeave(consilium.SiteID(h.id), b.String()):
+		h.s.violate("%s", b.String())
+	case unseen && !h.s.treason():
+		h.s.violate("%s", b.String())
 	}
 	return nil
 }
+
+// simLeaves is what a gate says when it gives a study up: an honest hospital does
+// for no fault of machines or others.
+const simLeaves = "this hospital takes no further part in the study"
+
+// simUnseen is what nobody ever says where all are honest.
+var simUnseen = []string{"the coordinator's sum is false", "this hospital's state is not the certified one", "a false opening share was left out", "aggregate rejected"}
+
 func (h *traceHandler) WithAttrs([]slog.Attr) slog.Handler { return h }
 func (h *traceHandler) WithGroup(string) slog.Handler      { return h }
 

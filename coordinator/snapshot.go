@@ -507,7 +507,7 @@ func (st *study) rebuild() error {
 		st.charter, err = consilium.ParseCharter(st.charterPayload)
 		st.charterDigest = consilium.CharterDigest(st.charterPayload)
 	case st.draft != nil:
-		st.charter, err = parseDraft(st.draft)
+		st.charter, err = consilium.ParseDraft(st.draft)
 	}
 	if err != nil {
 		return err

@@ -327,7 +327,7 @@ func (w *world) tell(e consilium.Event) string {
 		m, _ := consilium.ParseMessage(e.Body)
 		return fmt.Sprintf("%s: %s\n", m.By, m.Kind)
 	case consilium.EventDrafted:
-		c, _ := parseDraft(e.Body)
+		c, _ := consilium.ParseDraft(e.Body)
 		var sites []string
 		for _, m := range c.Members {
 			sites = append(sites, string(m.Site))

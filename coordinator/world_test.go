@@ -276,7 +276,7 @@ func (w *world) signature(p consilium.Position, confirmation any) *Post {
 	if b := w.drafted[key]; b != nil {
 		return w.message(consilium.KindCharter, w.site(p), b)
 	}
-	c, err := parseDraft(draft)
+	c, err := consilium.ParseDraft(draft)
 	if err != nil {
 		w.t.Fatal(err)
 	}

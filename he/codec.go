@@ -232,7 +232,7 @@ func (p Profile) checkStream(chunks int, r io.Reader) (consilium.Digest, error) 
 			}
 			h.Write(b)
 			if !UnpackLimb(v, b, bits.Len64(q), q) {
-				return consilium.Digest{}, consilium.ErrInvalid.Withf("encrypted vector, chunk %d, limb %d: %w", j, i, errResidue)
+				return consilium.Digest{}, unreduced(j, i)
 			}
 		}
 	}
@@ -245,11 +245,15 @@ func (p Profile) checkStream(chunks int, r io.Reader) (consilium.Digest, error) 
 func readLimb(r io.Reader, b []byte, chunk, limb int) error {
 	if _, err := io.ReadFull(r, b); err != nil {
 		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			return consilium.ErrInvalid.Withf("encrypted vector ends early, in chunk %d, limb %d", chunk, limb)
+			return endsEarly(chunk, limb)
 		}
 		return err
 	}
 	return nil
+}
+
+func endsEarly(chunk, limb int) error {
+	return consilium.ErrInvalid.Withf("encrypted vector ends early, in chunk %d, limb %d", chunk, limb)
 }
 
 const tooLong = "encrypted vector is longer than the study's layout"

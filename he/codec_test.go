@@ -103,8 +103,12 @@ func TestCheckIsStrict(t *testing.T) {
 		if _, err := Check(p, 100, bytes.NewReader(b)); !errors.Is(err, consilium.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if err := Sum(p, 100, []io.Reader{bytes.NewReader(good), bytes.NewReader(b)}, io.Discard); !errors.Is(err, consilium.ErrInvalid) {
-			t.Errorf("Sum with %s: %v", name, err)
+		for _, r := range []io.Reader{bytes.NewReader(b), bytes.NewBuffer(bytes.Clone(b))} {
+			for _, readers := range [][]io.Reader{{r}, {bytes.NewReader(good), r}, {bytes.NewBuffer(bytes.Clone(good)), r}} {
+				if err := Sum(p, 100, readers, io.Discard); !errors.Is(err, consilium.ErrInvalid) {
+					t.Errorf("Sum with %s from %T: %v", name, r, err)
+				}
+			}
 		}
 	}
 	boom := errors.New("disk")
@@ -124,6 +128,21 @@ func TestCheckIsStrict(t *testing.T) {
 // TestSumIsModular compares with sums of residues one by one, for numbers of
 // contributions around the point where 64 bits are full.
 func TestSumIsModular(t *testing.T) {
+	for name, reader := range map[string]func(i int, b []byte) io.Reader{
+		"copied": func(_ int, b []byte) io.Reader { return bytes.NewReader(b) },
+		"lent":   func(_ int, b []byte) io.Reader { return bytes.NewBuffer(b) },
+		"some lent": func(i int, b []byte) io.Reader {
+			if i%7 < 3 {
+				return bytes.NewReader(b)
+			}
+			return bytes.NewBuffer(b)
+		},
+	} {
+		t.Run(name, func(t *testing.T) { testSumIsModular(t, reader) })
+	}
+}
+
+func testSumIsModular(t *testing.T, reader func(int, []byte) io.Reader) {
 	r := rand.New(rand.NewPCG(7, 8))
 	p := Profile{LogN: 6, MaxN: 128, Primes: []uint64{0x7fffffffff18001, 0xffffffffff001, 0xfffffffffffc001}}
 	for _, n := range []int{1, 2, 3, 7, 15, 16, 17, 31, 33, 64, 100, 128} {
@@ -144,7 +163,7 @@ func TestSumIsModular(t *testing.T) {
 					b = append(b, out...)
 				}
 			}
-			readers = append(readers, bytes.NewReader(b))
+			readers = append(readers, reader(i, b))
 			for j := range v {
 				if want[j] == nil {
 					want[j] = make([]uint64, p.N())

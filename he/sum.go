@@ -16,6 +16,8 @@ import (
 // a few chunks however many readers and lanes there are; residues are added as
 // 64-bit integers and reduced once.
 //
+// A reader that is a Lender is read where its bytes lie.
+//
 // Sum does not know whose vectors these are: that they are exactly the
 // certified set, each with its header's digest, is the caller's to ensure.
 func Sum(p Profile, lanes int, readers []io.Reader, w io.Writer) error {
@@ -31,11 +33,23 @@ func Sum(p Profile, lanes int, readers []io.Reader, w io.Writer) error {
 	return p.sum(p.Chunks(lanes), readers, w)
 }
 
+// Lender is a reader that can give out its next bytes where they lie, as
+// bytes.Buffer does: at most n, fewer only at its end. They are read before the
+// next call.
+type Lender interface {
+	io.Reader
+	Next(n int) []byte
+}
+
+// together is how many readers are added in one pass.
+const together = 4
+
 // adder sums a share of the readers, one chunk at a time.
 type adder struct {
 	p       Profile
 	readers []io.Reader
-	buf     []byte     // of one limb
+	buf     []byte     // of one limb, for readers that do not lend
+	zero    []byte     // the same, in place of readers where fewer than together are left
 	acc     [][]uint64 // per limb
 	err     error
 }
@@ -47,7 +61,7 @@ func newAdder(p Profile, readers []io.Reader) *adder {
 		a.acc[i] = make([]uint64, p.N())
 		size = max(size, p.LimbSize(i))
 	}
-	a.buf = LimbBuffer(size)
+	a.buf, a.zero = LimbBuffer(size), make([]byte, size)
 	return a
 }
 
@@ -56,40 +70,84 @@ func lazy(q uint64) int { return int(min(uint64(1)<<30, ^uint64(0)/(q-1)-1)) }
 
 func (a *adder) chunk(j int) {
 	for i, q := range a.p.Primes {
-		if a.err = a.limb(a.acc[i], a.buf[:a.p.LimbSize(i)], q, fieldOf(q), j, i); a.err != nil {
+		if f := fieldOf(q); f != nil {
+			a.err = a.limb(a.acc[i], q, f, j, i)
+		} else {
+			a.err = a.portable(a.acc[i], q, j, i)
+		}
+		if a.err != nil {
 			return
 		}
 	}
 }
 
-// limb sums one limb of every reader into acc, reduced.
-func (a *adder) limb(acc []uint64, b []byte, q uint64, f *vec.Field, chunk, limb int) error {
-	width, room := bits.Len64(q), lazy(q)
+// limb sums one limb of every reader into acc, reduced. Readers that lend are
+// added a few at a time, the others as they are read.
+func (a *adder) limb(acc []uint64, q uint64, f *vec.Field, chunk, limb int) error {
+	size := a.p.LimbSize(limb)
+	started, held := false, 0 // held: residues in every word beside a reduced one
+	room := func(n int) {
+		if held += n; held > lazy(q) {
+			f.Reduce(acc)
+			held = n
+		}
+	}
+	var lent [together][]byte
+	n := 0
+	for i, r := range a.readers {
+		l, lends := r.(Lender)
+		if lends {
+			if lent[n] = l.Next(size); len(lent[n]) < size {
+				return endsEarly(chunk, limb)
+			}
+			n++
+		}
+		if n == together || n > 0 && i+1 == len(a.readers) {
+			for ; n < together; n++ {
+				lent[n] = a.zero[:size]
+			}
+			room(together)
+			if !f.Add(acc, &lent, started) {
+				return unreduced(chunk, limb)
+			}
+			started, n = true, 0
+		}
+		if lends {
+			continue
+		}
+		b := a.buf[:size]
+		if err := readLimb(r, b, chunk, limb); err != nil {
+			return err
+		}
+		room(1)
+		if started && !f.UnpackAdd(acc, b) || !started && !f.Unpack(acc, b) {
+			return unreduced(chunk, limb)
+		}
+		started = true
+	}
+	f.Reduce(acc)
+	return nil
+}
+
+// portable is limb where there are no vector instructions for q.
+func (a *adder) portable(acc []uint64, q uint64, chunk, limb int) error {
+	b, room := a.buf[:a.p.LimbSize(limb)], lazy(q)
 	for n, r := range a.readers {
 		if err := readLimb(r, b, chunk, limb); err != nil {
 			return err
 		}
-		var ok bool
-		switch {
-		case f == nil:
-			ok = unpack(acc, b, width, q, n > 0)
-		case n == 0:
-			ok = f.Unpack(acc, b)
-		default:
-			ok = f.UnpackAdd(acc, b)
-		}
-		if !ok {
-			return consilium.ErrInvalid.Withf("encrypted vector, chunk %d, limb %d: %w", chunk, limb, errResidue)
+		if !unpack(acc, b, bits.Len64(q), q, n > 0) {
+			return unreduced(chunk, limb)
 		}
 		if n > 0 && n%room == 0 || n > 0 && n+1 == len(a.readers) {
-			if f != nil {
-				f.Reduce(acc)
-			} else {
-				reduce(acc, q)
-			}
+			reduce(acc, q)
 		}
 	}
 	return nil
+}
+
+func unreduced(chunk, limb int) error {
+	return consilium.ErrInvalid.Withf("encrypted vector, chunk %d, limb %d: %w", chunk, limb, errResidue)
 }
 
 // reduce brings every word of v below q, with one multiplication: the

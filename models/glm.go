@@ -170,7 +170,8 @@ func (g *regression) glmData(data *frame) (y, offset []float64, events float64, 
 func member(family string, y, eta float64) (mu, w, ll float64) {
 	switch family {
 	case "binomial":
-		return gram.Logistic(y, eta)
+		mu, w, _, ll, d := gram.Logistic(y, eta)
+		return mu, w, ll - det.Log(d)
 	case "poisson":
 		mu = det.Exp(eta)
 		return mu, mu, float64(y*eta) - mu - det.Lgamma(y+1)
@@ -222,7 +223,7 @@ func (g *regression) glmStart(l *localFit, y, offset, w, r []float64) {
 		}
 	})
 	var sum gram.Totals
-	for from := 0; from < len(w); from += 16 * blockRows { // a kernel cannot be interrupted
+	for from := 0; from < len(w); from += stretchRows { // a kernel cannot be interrupted
 		to := min(from+16*blockRows, len(w))
 		sum.Add(w[from:to], r[from:to], saturated[from:to], saturated[from:to])
 	}
@@ -274,61 +275,39 @@ func (g *regression) glmLocal(data *frame, x [][]float64, f *fit, phase uint32) 
 		}
 	}
 	addColumns(eta, x, f.theta[off:])
-	if g.family != "gaussian" {
+	diverged := false
+	if g.absorb && g.family != "gaussian" {
 		for _, v := range eta {
-			if math.Abs(v) > 500 {
-				l.fit[fitDiverged] = total{hi: 1}
-				break
-			}
+			diverged = diverged || math.Abs(v) > 500
 		}
 	}
 	degenerate := false
-	if g.absorb && l.fit[fitDiverged].hi == 0 {
+	if g.absorb && !diverged {
 		var own float64
 		own, degenerate = profile(g.family, y, eta)
 		for i := range eta {
 			eta[i] += own
 		}
 	}
-	if !degenerate && l.fit[fitDiverged].hi == 0 { // else the limit of the profile: nothing is left to explain
-		sums := make([]total, 3)
-		inBlocks(n, sums, func(from, to int, sum []total) {
-			for i := from; i < to; i++ {
-				mu, v, ll := member(g.family, y[i], eta[i])
-				if mu > 0x1p50 {
-					sum[2].add(1)
-				}
-				w[i], r[i] = v, y[i]-mu
-				sum[0].add(ll)
-				sum[1].add(float64(r[i]*r[i]) / v)
+	sums := newLikelihoods(n)
+	if g.glm.offset == "" {
+		offset = nil
+	}
+	if !diverged {
+		inParallel(n, func(from, to int) {
+			weigh := g.newWeigher(f, y, offset)
+			weigh.without = degenerate
+			for ; from < to; from += pieceRows {
+				end := min(from+pieceRows, to)
+				weigh.piece(&sums[from/stretchRows], from, eta[from:end], w[from:end], r[from:end])
 			}
 		})
-		l.fit[fitLoglik], l.fit[fitPearson] = sums[0], sums[1]
-		if sums[2].hi > 0 {
-			l.fit[fitDiverged] = total{hi: 1}
-		}
+		diverged = !g.addLikelihoods(l, f, sums)
 	}
-	if l.fit[fitDiverged].hi != 0 {
-		out := g.newLocal(glmFitLen)
-		out.fit[fitDiverged] = total{hi: 1}
+	if diverged {
+		out := g.diverged()
 		out.evaluate = l.evaluate
 		return out, nil
-	}
-	if f.nullDone == 0 {
-		null := make([]total, 3)
-		inBlocks(n, null, func(from, to int, sum []total) {
-			for i := from; i < to; i++ {
-				at := offset[i]
-				if g.intercept || g.absorb {
-					at += f.alpha
-				}
-				mu, v, ll := member(g.family, y[i], at)
-				sum[0].add(ll)
-				sum[1].add(y[i] - mu)
-				sum[2].add(v)
-			}
-		})
-		copy(l.fit[fitNullLoglik:], null)
 	}
 	if phase == phaseFinal {
 		out := g.newLocal(0)

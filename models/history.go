@@ -2,53 +2,73 @@ package models
 
 import (
 	"math"
-	"runtime"
-	"slices"
+	"math/bits"
 	"sort"
-	"sync"
 
+	"consilium/internal/det"
 	"consilium/internal/gram"
 )
 
 // Where nothing but likelihood, score and information is wanted, the sums over
-// risk sets are turned round: a row adds its products once, weighted by the
-// hazard it was exposed to, Σ_t S2(t)/S0(t) = Σ_i w_i z_i z_i' Λ_i, and the
-// means' products come off at the end. What does not change from step to step,
-// the order of the rows and who dies when, is found once.
+// risk sets are turned round. A row adds its products once, weighted by the
+// hazard that it met, Σ_t S2(t)/S0(t) = Σ_i w_i z_i z_i' Λ_i, and its score is its
+// martingale residual's, Σ_i (d_i - w_i Λ_i) z_i (Therneau and Grambsch, section 4).
+// The means' products come off: one for each time, since the D deaths of one time, by
+// Efron, are together, with S the risk set's sum, T that of the tied rows, r_m the risks and s_m
+// the shares that have left,
+//
+//	Σ_m (S - s_m T)(S - s_m T)'/r_m² = a (S - κT)(S - κT)' + (c - κb) TT'
+//
+// with a = Σ 1/r_m², b = Σ s_m/r_m², c = Σ s_m²/r_m² and κ = b/a.
+//
+// A step goes over the rows twice, since a row's hazard is known when all risk
+// sets are: for the weights and the sums of blocks of rows, and for all the rest. Between
+// them is what needs no column. What does not change from step to step, the order of the
+// rows and who dies when, is found once.
 
-// history is one risk-set history, its rows by falling stop time.
+// history is one risk-set history. Its rows stand by falling stop time, and turned
+// within their pieces (gram.Turn); what fills up the last piece has weight zero. A row is
+// named by its place.
 type history struct {
 	columns *columns
+	rows    int
+	centre  []float64    // the columns' means
+	dead    []gram.Marks // by piece
 	// moves are the rows in the order in which they enter the risk set and leave it
-	// (^row), as far as a death follows; nil: they enter as they stand, and stay.
+	// (^row), as far as a death follows, turned within their pieces too; nil: they enter as they
+	// stand, and stay.
 	moves  []int32
-	nMoves int
-	// Times with deaths, falling. Deaths are numbered in the order they are met.
-	first []int32 // of each time's deaths, and their number at the end
-	after []int32 // the last move before the deaths of a time
-	dead  []int32 // the row of each death
-	own   []int32 // its move
-	share []float64
-	// after and own within their chunks of moves
-	afterIn, ownIn []uint8
-	until          []int32 // of each row: the first time that is not after its stop
-	since          []int32 // of each row: how many of the earliest times are not after its start; nil: none
+	times  []gram.Marks // of every piece of moves: the last before the deaths of a time
+	before []int32      // times in the pieces before. Times are numbered by place.
+	ties   []tie        // times with more than one death, rising
+	tied   []tiedRow    // by Efron: their deaths, by falling time
+	// Where rows enter late:
+	falling []int32 // the times by falling time
+	until   []int32 // of each row: how many times are after its stop
+	since   []int32 // of each row: how many are after its start
 
-	// The columns' means, in the coordinates of one fit.
-	mean, scale, centre []float64
-
-	room [roomLen][]float64 // for what a step needs by row or by death
+	room [roomLen][]float64 // for what a step needs by row or by time
 }
 
+type tie struct {
+	time, deaths int32
+	from, to     int32 // in tied
+}
+
+type tiedRow struct{ row, tie int32 }
+
+// absent is a move that fills up a piece.
+const absent = math.MinInt32
+
 const (
-	roomEta = iota
-	roomWeight
-	roomExposed
-	roomRisk
-	roomLog
-	roomHazard
-	roomTied
-	roomSigned
+	roomWeight  = iota // by row
+	roomRate           // by time: one over the summed weight at risk
+	roomHazard         // by time, where some are tied
+	roomMeans          // by time, where some are tied: the weight of its means' products
+	roomExposed        // by row, where rows enter late
+	roomPooled         // by time, where rows enter late
+	roomBases          // by block
+	roomAfter          // by piece
 	roomLen
 )
 
@@ -60,137 +80,166 @@ func (h *history) use(which, n int) []float64 {
 	return h.room[which][:n]
 }
 
+// whole rounds n rows up to whole pieces.
+func whole(n int) int { return (n + pieceRows - 1) / pieceRows * pieceRows }
+
+func mark(m []gram.Marks, place int) {
+	m[place/pieceRows][place%pieceRows/gram.Lanes] |= 1 << (place % gram.Lanes)
+}
+
 // newHistory lays out one stratum.
 func (c *coxSpec) newHistory(data *frame, columns []source, rows []int) *history {
 	s := c.stratum(data, rows)
 	n := len(s.rows)
 	stop, event := pick(data.num[c.stop], s.rows), pick(data.num[c.event], s.rows)
-	h := &history{columns: lay(columns, n, s.rows)}
+	h := &history{rows: n, dead: make([]gram.Marks, whole(n)/pieceRows)}
+	places := make([]int, whole(n))
+	for i := range places {
+		p := gram.Turn(i)
+		if places[p] = -1; i >= n {
+			continue
+		}
+		if places[p] = s.rows[i]; event[i] == 1 {
+			mark(h.dead, p)
+		}
+	}
+	h.columns = lay(columns, len(places), places)
+	h.centre = h.columns.means(n)
 	var start []float64
-	var out []int32 // rows by falling start time
+	var out []int // rows by falling start time
 	if c.start != "" {
 		start = pick(data.num[c.start], s.rows)
-		at := make([]int32, data.n)
+		at := make([]int, data.n)
 		for r, i := range s.rows {
-			at[i] = int32(r)
+			at[i] = r
 		}
-		out = make([]int32, n)
+		out = make([]int, n)
 		for k, i := range s.starts {
 			out[k] = at[i]
 		}
 	}
+	var moves, after, deaths []int32 // the last two by falling time
 	var times []float64
-	in, gone := 0, 0
+	type group struct{ tie, from, to int32 }
+	var groups []group // of tied rows
+	entered, left, moved := 0, 0, 0
 	for from := 0; from < n; {
-		to, deaths := from, 0
+		to, d := from, int32(0)
 		for ; to < n && stop[to] == stop[from]; to++ {
 			if event[to] == 1 {
-				deaths++
+				d++
 			}
 		}
-		t := stop[from]
-		if deaths == 0 {
+		if d == 0 {
 			from = to
 			continue
 		}
-		h.first = append(h.first, int32(len(h.dead)))
-		for ; in < to; in++ {
-			if event[in] == 1 && in >= from {
-				h.dead = append(h.dead, int32(in))
-				h.own = append(h.own, int32(h.nMoves))
+		for ; entered < to; entered++ {
+			if moved++; start != nil {
+				moves = append(moves, int32(gram.Turn(entered)))
 			}
-			h.move(start != nil, int32(in))
 		}
-		for ; gone < len(out) && start[out[gone]] >= t; gone++ {
-			h.move(true, ^out[gone])
+		for ; left < len(out) && start[out[left]] >= stop[from]; left++ {
+			moves = append(moves, ^int32(gram.Turn(out[left])))
+			moved++
 		}
-		h.after = append(h.after, int32(h.nMoves-1))
-		for m := range deaths {
-			share := 0.0
-			if c.efron {
-				share = float64(m) / float64(deaths)
+		if d > 1 && c.efron {
+			g := group{int32(len(after)), int32(len(h.tied)), 0}
+			for i := from; i < to; i++ {
+				if event[i] == 1 {
+					h.tied = append(h.tied, tiedRow{row: int32(gram.Turn(i))})
+				}
 			}
-			h.share = append(h.share, share)
+			g.to = int32(len(h.tied))
+			groups = append(groups, g)
 		}
-		times = append(times, t)
+		after, deaths = append(after, int32(gram.Turn(moved-1))), append(deaths, d)
+		times = append(times, stop[from])
 		from = to
 	}
-	h.first = append(h.first, int32(len(h.dead)))
-	within := func(moves []int32) []uint8 {
-		in := make([]uint8, len(moves))
-		for k, m := range moves {
-			in[k] = uint8(m % gram.ChunkRows)
+	if start == nil {
+		h.times = make([]gram.Marks, len(h.dead))
+	} else {
+		h.moves = make([]int32, whole(moved))
+		for i := range h.moves {
+			if h.moves[gram.Turn(i)] = absent; i < moved {
+				h.moves[gram.Turn(i)] = moves[i]
+			}
 		}
-		return in
+		h.times = make([]gram.Marks, len(h.moves)/pieceRows)
 	}
-	h.afterIn, h.ownIn = within(h.after), within(h.own)
-	h.until = make([]int32, n)
+	for _, p := range after {
+		mark(h.times, int(p))
+	}
+	h.before = make([]int32, len(h.times)+1)
+	for k := range h.times {
+		h.before[k+1] = h.before[k] + int32(h.times[k].Count())
+	}
+	number := make([]int32, len(after)) // of each time, by place
+	for k, p := range after {
+		m := &h.times[p/pieceRows]
+		number[k] = h.before[p/pieceRows]
+		for g := range p % pieceRows / gram.Lanes {
+			number[k] += int32(bits.OnesCount8(m[g]))
+		}
+		number[k] += int32(bits.OnesCount8(m[p%pieceRows/gram.Lanes] & (1<<(p%gram.Lanes) - 1)))
+	}
 	at := 0
-	for r, t := range stop { // rows fall in time, as the times do
-		for at < len(times) && times[at] > t {
+	for k, d := range deaths {
+		if d == 1 {
+			continue
+		}
+		t := tie{time: number[k], deaths: d}
+		if c.efron {
+			t.from, t.to = groups[at].from, groups[at].to
 			at++
 		}
-		h.until[r] = int32(at)
+		h.ties = append(h.ties, t)
+	}
+	sort.Slice(h.ties, func(a, b int) bool { return h.ties[a].time < h.ties[b].time })
+	for k, t := range h.ties {
+		for i := range h.tied[t.from:t.to] {
+			h.tied[int(t.from)+i].tie = int32(k)
+		}
 	}
 	if start != nil {
-		h.since = make([]int32, n)
-		for r, t := range start {
-			h.since[r] = int32(len(times) - sort.Search(len(times), func(k int) bool { return times[k] <= t }))
+		h.falling = number
+		h.until, h.since = make([]int32, whole(n)), make([]int32, whole(n))
+		for i := range n {
+			h.until[gram.Turn(i)] = int32(sort.Search(len(times), func(k int) bool { return times[k] <= stop[i] }))
+			h.since[gram.Turn(i)] = int32(sort.Search(len(times), func(k int) bool { return times[k] <= start[i] }))
 		}
 	}
 	return h
 }
 
-func (h *history) move(listed bool, m int32) {
-	if listed {
-		h.moves = append(h.moves, m)
-	}
-	h.nMoves++
-}
-
-// centres are the columns' means over the rows. Score and information do not
-// change when a covariate moves by a constant; near its centre the second
-// moments keep their digits.
-func (h *history) centres(f *fit) []float64 {
-	if slices.Equal(h.mean, f.mean) && slices.Equal(h.scale, f.scale) && h.centre != nil {
-		return h.centre
-	}
-	c := h.columns
-	out := make([]float64, c.p)
-	std := standard(f, nil, nil)
-	groups := (c.p + 3) / 4
-	workers := min(runtime.GOMAXPROCS(0), groups)
-	inColumns(workers, func(worker int) {
-		// Four columns side by side, each in the order of the rows, and all of this
-		// processor's while a block of rows is in the cache.
-		type four struct{ centre, inverse, sum [4]float64 }
-		mine := make([]four, groups)
-		for k := worker; k < groups; k += workers {
-			copy(mine[k].centre[:], std.Centre[4*k:])
-			copy(mine[k].inverse[:], std.Inverse[4*k:])
-		}
-		for from := 0; from < c.n; from += blockRows {
-			to := min(from+blockRows, c.n)
-			for k := worker; k < groups; k += workers {
-				f := mine[k]
-				for i := from; i < to; i++ {
-					v := c.raw[gram.At(i, 4*k, c.width):]
-					_ = v[3*gram.Lanes]
-					f.sum[0] += float64((v[0] - f.centre[0]) * f.inverse[0])
-					f.sum[1] += float64((v[gram.Lanes] - f.centre[1]) * f.inverse[1])
-					f.sum[2] += float64((v[2*gram.Lanes] - f.centre[2]) * f.inverse[2])
-					f.sum[3] += float64((v[3*gram.Lanes] - f.centre[3]) * f.inverse[3])
+// means are those of the columns over n rows; what fills up the panels is zero.
+// Where they are beyond all numbers they are zero: only digits are lost.
+func (c *columns) means(n int) []float64 {
+	sum := newSums(c.p)
+	inStretches(c.n, c.p, sum, func() func(stretch, from, to int, blocks []float64) {
+		lanes := make([]float64, gram.Lanes*c.p)
+		return func(_, from, to int, blocks []float64) {
+			for ; from < to; from += blockRows {
+				clear(lanes)
+				for row := from; row < min(from+blockRows, to); row += gram.Lanes {
+					for i, v := range c.from(row)[:len(lanes)] {
+						lanes[i] += v
+					}
 				}
-				mine[k].sum = f.sum
-			}
-		}
-		for k := worker; k < groups; k += workers {
-			for l := 0; l < 4 && 4*k+l < c.p; l++ {
-				out[4*k+l] = mine[k].sum[l] / float64(c.n)
+				for a := range c.p {
+					blocks[a] = gram.Sum(lanes[a*gram.Lanes:][:gram.Lanes])
+				}
+				blocks = blocks[c.p:]
 			}
 		}
 	})
-	h.mean, h.scale, h.centre = slices.Clone(f.mean), slices.Clone(f.scale), out
+	out := make([]float64, c.p)
+	for a := range out {
+		if out[a] = sum.total(a).value() / float64(n); !(math.Abs(out[a]) <= math.MaxFloat64) {
+			out[a] = 0
+		}
+	}
 	return out
 }
 
@@ -198,374 +247,482 @@ func (h *history) centres(f *fit) []float64 {
 func (g *regression) coxStep(p *prepared, f *fit) *localFit {
 	l := g.newLocal(coxFitLen)
 	for _, h := range p.histories {
-		h.step(l, f)
+		h.step(l, p, f)
 	}
 	return l
 }
 
 // step adds one history's likelihood, score and information.
-func (h *history) step(l *localFit, f *fit) {
-	c := h.columns
-	n := c.n
-	std := standard(f, f.theta, nil)
-	eta, w := h.use(roomEta, up(n)), h.use(roomWeight, up(n))
-	shift := math.Inf(-1)
-	var mu sync.Mutex
-	inParallel(n, func(from, to int) {
-		clear(eta[from:up(to)])
-		std.Linear(eta[from:up(to)], c.from(from), c.width)
-		most := math.Inf(-1)
-		for _, v := range eta[from:to] {
-			if v > most {
-				most = v
+func (h *history) step(l *localFit, p *prepared, f *fit) {
+	k := &walk{history: h, std: standard(f, f.theta), p: h.columns.p, n: h.columns.n}
+	k.std.Centre = h.centre // the model does not change when a column moves by a constant
+	k.shift = k.largest(p)
+	k.w = h.use(roomWeight, k.n)
+	k.weigh(&l.fit[0])
+	k.risks(&l.fit[0])
+	k.expose()
+	k.products(l)
+}
+
+// walk is one step over a history.
+type walk struct {
+	*history
+	std   *gram.Standard
+	p, n  int // columns, and rows with those that fill up
+	shift float64
+
+	w       []float64 // of rows
+	bases   []float64 // of each block: what was summed before it, of every column and of the weights
+	rate    []float64 // by time: one over the risk set's weight
+	hazard  []float64 // by time: the sum of one over the risk, over its deaths
+	means   []float64 // by time: the weight of its means' products; nil: one
+	tie     []tieSums
+	after   []float64 // of each piece: the hazard at all times in pieces behind it
+	exposed []float64 // where rows enter late: their weight times the hazard that they met
+}
+
+// tieSums are what the deaths of one time say together.
+type tieSums struct {
+	less  float64 // of the hazard, for those who die
+	kappa float64
+	rest  float64 // the weight of the tied rows' own products
+}
+
+// farthest is how far from zero the linear predictors may be without being moved: risk
+// is between exp(-farthest) and exp(farthest).
+const farthest = 300
+
+// largest is what linear predictors are moved by: nothing, if the columns' spans say
+// that all are near zero, else their largest.
+func (k *walk) largest(p *prepared) float64 {
+	low, high := 0.0, 0.0
+	for a, b := range k.std.Beta {
+		x := float64(b * float64((p.low[a]-k.centre[a])*k.std.Inverse[a]))
+		y := float64(b * float64((p.high[a]-k.centre[a])*k.std.Inverse[a]))
+		low += math.Min(x, y)
+		high += math.Max(x, y)
+	}
+	if low >= -farthest && high <= farthest {
+		return 0
+	}
+	most := math.Inf(-1)
+	z, eta := make([]float64, k.p*pieceRows), make([]float64, pieceRows)
+	for from := 0; from < k.n; from += pieceRows {
+		clear(eta)
+		k.std.Both(eta, z, k.columns.from(from), pieceRows)
+		for i, v := range eta {
+			if gram.Turn(from+i) < k.rows {
+				most = math.Max(most, v)
 			}
 		}
-		mu.Lock()
-		shift = math.Max(shift, most)
-		mu.Unlock()
-	})
-	inParallel(n, func(from, to int) {
-		for r := from; r < to; r++ {
-			eta[r] -= shift
+	}
+	return most
+}
+
+// weigh finds the rows' weights, the sums of blocks and the linear
+// predictors of those who die.
+func (k *walk) weigh(fit *total) {
+	died := make([]total, (k.n+stretchRows-1)/stretchRows)
+	width := k.p + 1
+	k.bases = k.use(roomBases, (k.n+blockRows-1)/blockRows*width)
+	k.inStretches(k.n, func() func(from, to int) {
+		z, eta := make([]float64, k.p*pieceRows), make([]float64, pieceRows)
+		block := gram.NewBlock(k.p, false, true)
+		return func(from, to int) {
+			died := &died[from/stretchRows]
+			for ; from < to; from += blockRows {
+				block.Reset()
+				end := min(from+blockRows, to)
+				for row := from; row < end; row += pieceRows {
+					clear(eta)
+					k.std.Both(eta, z, k.columns.from(row), pieceRows)
+					for i := range eta {
+						eta[i] -= k.shift
+					}
+					w := k.w[row : row+pieceRows]
+					gram.Exp(w, eta)
+					for i := k.rows; i < row+pieceRows; i++ {
+						w[gram.Turn(i)-row] = 0
+					}
+					if k.moves == nil {
+						block.Add(z, w, w, k.columns.ahead(row+pieceRows))
+					}
+					n := 0
+					for g, m := range k.dead[row/pieceRows] {
+						for ; m != 0; m &= m - 1 {
+							eta[n] = eta[g*gram.Lanes+bits.TrailingZeros8(m)] // places rise: n is not behind
+							n++
+						}
+					}
+					died.add(gram.Sum(eta[:n]))
+				}
+				if k.moves == nil {
+					sums := k.bases[from/blockRows*width:][:width]
+					block.Sums(sums)
+					sums[k.p] = gram.Sum(k.w[from:end])
+				}
+			}
 		}
-		gram.Exp(w[from:to], eta[from:to])
 	})
-	eta, w = eta[:n], w[:n]
-	risk := h.risks(w)
-	if len(risk) == 0 {
+	for _, d := range died {
+		fit.join(d)
+	}
+	if k.moves != nil {
 		return
 	}
-	exposed := h.use(roomExposed, n)
-	h.exposures(exposed, w, risk)
-	std.Mean = h.centres(f)
-	h.products(l, std, eta, w, exposed, risk)
-}
-
-// risks returns the summed weights at risk at every death, less the share of its
-// ties that has left (Efron).
-func (h *history) risks(w []float64) []float64 {
-	out := h.use(roomRisk, len(h.dead))
-	var s0 total
-	m := 0
-	for k, last := range h.after {
-		if h.moves == nil {
-			for ; m <= int(last); m++ {
-				s0.add(w[m])
-			}
-		} else {
-			for ; m <= int(last); m++ {
-				if r := h.moves[m]; r >= 0 {
-					s0.add(w[r])
-				} else {
-					s0.add(-w[^r])
-				}
-			}
+	sum := newSums(width)
+	for b := 0; b < len(k.times)*pieceRows; b += blockRows {
+		base := k.bases[b/blockRows*width:][:width]
+		before := make([]float64, width)
+		for a := range before {
+			before[a] = sum.total(a).value()
 		}
-		from, to := h.first[k], h.first[k+1]
-		d0 := 0.0
-		for _, r := range h.dead[from:to] {
-			d0 += w[r]
-		}
-		s := s0.value()
-		for d := from; d < to; d++ {
-			out[d] = s - float64(h.share[d]*d0)
-		}
-	}
-	return out
-}
-
-// likelihood adds the log partial likelihood.
-func (h *history) likelihood(fit *total, eta, risk []float64) {
-	logs := h.use(roomLog, len(risk))
-	inParallel(len(risk), func(from, to int) { gram.Log(logs[from:to], risk[from:to]) })
-	for k := range h.after {
-		from, to := h.first[k], h.first[k+1]
-		for _, r := range h.dead[from:to] {
-			fit.add(eta[r])
-		}
-		for _, v := range logs[from:to] {
-			fit.add(-v)
-		}
+		sum.add(base)
+		copy(base, before)
 	}
 }
 
-// exposures writes every row's weight times the hazard that it met.
-func (h *history) exposures(out, w, risk []float64) {
-	n := len(h.after)
-	// The hazard at a time for a row at risk, and how much less (Efron) for one
-	// that dies then.
-	at, tied := h.use(roomLog, n), h.use(roomTied, n)
-	inParallel(n, func(from, to int) {
-		for k := from; k < to; k++ {
-			all, own := 0.0, 0.0
-			for d := h.first[k]; d < h.first[k+1]; d++ {
-				v := 1 / risk[d]
-				all += v
-				if h.share[d] != 0 {
-					v = (1 - h.share[d]) / risk[d]
+// row reads one row as Standard does.
+func (k *walk) row(row int, visit func(a int, v float64)) {
+	at := k.columns.raw[gram.At(row, 0, k.p):]
+	for a, c := range k.centre {
+		visit(a, float64((at[a*gram.Lanes]-c)*k.std.Inverse[a]))
+	}
+}
+
+// inStretches runs the visitor of every processor over stretches of n rows.
+func (k *walk) inStretches(n int, visitor func() func(from, to int)) {
+	inTasks((n+stretchRows-1)/stretchRows, func() func(int) {
+		visit := visitor()
+		return func(s int) { visit(s*stretchRows, min((s+1)*stretchRows, n)) }
+	})
+}
+
+// risks finds the summed weight at risk at every time, and adds its part of the
+// log partial likelihood.
+func (k *walk) risks(fit *total) {
+	times := int(k.before[len(k.times)])
+	k.rate = k.use(roomRate, times+pieceRows)
+	clear(k.rate[times:])
+	k.hazard = k.rate
+	if len(k.ties) > 0 {
+		k.hazard, k.means, k.tie = k.use(roomHazard, times+pieceRows), k.use(roomMeans, times+pieceRows), make([]tieSums, len(k.ties))
+		clear(k.hazard[times:])
+	}
+	if k.moves != nil {
+		k.lateRisks(fit)
+		return
+	}
+	logs := make([]total, (k.n+stretchRows-1)/stretchRows)
+	k.inStretches(k.n, func() func(from, to int) {
+		out, ones := make([]float64, pieceRows), make([]float64, pieceRows)
+		for i := range ones {
+			ones[i] = 1
+		}
+		return func(from, to int) {
+			var scan gram.Scan
+			var carry [1]float64
+			scan.Carry = carry[:]
+			log := newLogProduct()
+			ties := k.tiesFrom(from)
+			for row := from; row < to; row += pieceRows {
+				if row%blockRows == 0 {
+					carry[0] = k.bases[row/blockRows*(k.p+1)+k.p]
 				}
-				own += v
+				piece := row / pieceRows
+				first, end := int(k.before[piece]), int(k.before[piece+1])
+				scan.Step(out, k.w[row:row+pieceRows], ones, ones, &k.times[piece])
+				ties = k.atTimes(first, out[:end-first], ties, &log)
 			}
-			at[k], tied[k] = all, own-all
+			logs[from/stretchRows] = log.sum()
 		}
 	})
-	hazard := h.use(roomHazard, n+1) // over the last k times, that is the earliest
-	hazard[0] = 0
+	for _, s := range logs {
+		fit.add(-s.hi)
+		fit.add(-s.lo)
+	}
+}
+
+// atTimes takes the times from one on, at which the risk sets weigh so much, and goes on
+// through the tied ones.
+func (k *walk) atTimes(first int, risk []float64, ties int, log *logProduct) int {
+	rate := k.rate[first:][:len(risk)]
+	for i, s := range risk {
+		rate[i] = 1 / s
+	}
+	log.multiplyAll(risk)
+	if k.means == nil {
+		return ties
+	}
+	end := first + len(risk)
+	copy(k.hazard[first:end], k.rate[first:])
+	for i := first; i < end; i++ {
+		k.means[i] = 1
+	}
+	for ; ties < len(k.ties) && int(k.ties[ties].time) < end; ties++ {
+		k.settle(ties, risk[int(k.ties[ties].time)-first], log)
+	}
+	return ties
+}
+
+// tiesFrom is the first tied time in the piece of a move or behind it.
+func (k *walk) tiesFrom(move int) int {
+	first := k.before[move/pieceRows]
+	return sort.Search(len(k.ties), func(i int) bool { return k.ties[i].time >= first })
+}
+
+// settle takes the deaths of one time at which the risk set weighs s; one is counted.
+func (k *walk) settle(number int, s float64, log *logProduct) {
+	t := &k.ties[number]
+	if t.to == t.from { // Breslow
+		for range t.deaths - 1 {
+			log.multiply(s)
+		}
+		k.hazard[t.time], k.means[t.time] = float64(float64(t.deaths)*k.rate[t.time]), float64(t.deaths)
+		return
+	}
+	tied := 0.0
+	for _, r := range k.tied[t.from:t.to] {
+		tied += k.w[r.row]
+	}
+	all, less, a, b, c := k.rate[t.time], 0.0, 1.0, 0.0, 0.0 // of the first, at which nobody has left
+	for m := 1; m < int(t.deaths); m++ {
+		share := float64(m) / float64(t.deaths)
+		risk := s - float64(share*tied)
+		log.multiply(risk)
+		v := 1 / risk
+		all += v
+		less += float64(share * v)
+		u := float64(s * v)
+		u = float64(u * u)
+		a += u
+		b += float64(share * u)
+		c += float64(float64(share*share) * u)
+	}
+	kappa := b / a
+	k.hazard[t.time], k.means[t.time] = all, a
+	k.tie[number] = tieSums{less: less, kappa: kappa, rest: c - float64(kappa*b)}
+}
+
+// expose finds the hazard that rows met.
+func (k *walk) expose() {
+	if k.moves != nil {
+		k.lateExposures()
+		return
+	}
+	k.after = k.use(roomAfter, len(k.times))
 	var sum total
-	for k := 1; k <= n; k++ {
-		sum.add(at[n-k])
-		hazard[k] = sum.value()
-	}
-	met := func(r int) float64 {
-		v := hazard[n-int(h.until[r])]
-		if h.since != nil {
-			v -= hazard[h.since[r]]
-		}
-		return v
-	}
-	inParallel(len(out), func(from, to int) {
-		for r := from; r < to; r++ {
-			out[r] = float64(w[r] * met(r))
-		}
-	})
-	for k, less := range tied {
-		if less != 0 {
-			for _, r := range h.dead[h.first[k]:h.first[k+1]] {
-				out[r] = float64(w[r] * (met(int(r)) + less))
-			}
-		}
+	for piece := len(k.times) - 1; piece >= 0; piece-- {
+		k.after[piece] = sum.value()
+		sum.add(gram.Sum(k.hazard[k.before[piece]:k.before[piece+1]]))
 	}
 }
 
-// waveDeaths is how many deaths' means are held at a time.
-const waveDeaths = 8 * blockRows
-
-// products adds likelihood, score and information. The rows are gone through in
-// waves that stay in the cache: their own products, weighted by the hazard that
-// they met, and the walks over the risk sets, four columns at a time, which leave
-// the means at every death. The products of one wave's means are summed while the next
-// is walked, and come off at the end.
-func (h *history) products(l *localFit, std *gram.Standard, eta, w, exposed, risk []float64) {
-	c := h.columns
-	moved := w
-	if h.moves != nil {
-		moved = h.use(roomSigned, h.nMoves)
-		inParallel(h.nMoves, func(from, to int) {
-			for m := from; m < to; m++ {
-				if r := h.moves[m]; r >= 0 {
-					moved[m] = w[r]
-				} else {
-					moved[m] = -w[^r]
-				}
-			}
-		})
-	}
-	walkers := make([]*walker, c.width/4)
-	for k := range walkers {
-		walkers[k] = newWalker(h, 4*k, std, moved, risk, l.score)
-	}
-	width, deaths := packedLen(c.p), len(risk)
-	information := newSums(width)
+// products adds score and information.
+func (k *walk) products(l *localFit) {
+	triangle := packedLen(k.p)
+	sum := newSums(triangle + k.p)
 	for i, t := range l.information {
-		information.hi[i], information.lo[i] = t.hi, t.lo
+		sum.hi[i], sum.lo[i] = t.hi, t.lo
 	}
-	minus := make([]float64, pieceRows)
-	for i := range minus {
-		minus[i] = -1
+	for i, t := range l.score {
+		sum.hi[triangle+i], sum.lo[triangle+i] = t.hi, t.lo
 	}
-	var panels [2][]float64
-	for k := range panels {
-		panels[k] = make([]float64, gram.Lead+gram.Len(min(waveDeaths, deaths), c.width))
-	}
-	means := make([]float64, (deaths+blockRows-1)/blockRows*width) // sums of all their blocks
-	var own []float64                                              // sums of a wave's blocks of rows
-	done := 0                                                      // blocks of rows
-	all := (c.n + blockRows - 1) / blockRows
-	waves := (deaths + waveDeaths - 1) / waveDeaths
-	for wave := range waves + 1 {
-		from, to := min(wave*waveDeaths, deaths), min((wave+1)*waveDeaths, deaths)
-		// The rows of the next wave are gone through in this one, so that the walkers,
-		// which read a part of every line, find them in the cache.
-		walks, until := 0, all
-		if wave < waves {
-			walks = len(walkers)
-			if next := min(to+waveDeaths, deaths); h.moves == nil && next < deaths {
-				time := sort.Search(len(h.after), func(k int) bool { return int(h.first[k+1]) >= next })
-				until = min(all, int(h.after[time])/blockRows+1)
-			} else {
-				until = min(all, (wave+2)*((all+waves-1)/waves))
+	inStretches(k.n, triangle+k.p, sum, func() func(stretch, from, to int, blocks []float64) {
+		block := gram.NewBlock(k.p, true, true)
+		z, e, r := make([]float64, k.p*pieceRows), make([]float64, pieceRows), make([]float64, pieceRows)
+		means := k.newMeans()
+		return func(_, from, to int, blocks []float64) {
+			tied := sort.Search(len(k.tied), func(i int) bool { return int(k.tied[i].row)/pieceRows >= from/pieceRows })
+			if k.moves == nil {
+				means.begin(from)
 			}
-		}
-		rows := max(until-done, 0)
-		if len(own) < rows*width {
-			own = make([]float64, rows*width)
-		}
-		before, blocks := 0, 0 // deaths of the wave before
-		if wave > 0 {
-			before = from - (wave-1)*waveDeaths
-			blocks = (before + blockRows - 1) / blockRows
-		}
-		old := panels[(wave+1)%2]
-		likelihood := 0
-		if wave == 0 {
-			likelihood = 1
-		}
-		inTasks(likelihood+walks+rows+blocks, func() func(int) {
-			block := gram.NewBlock(c.p, false)
-			z := make([]float64, gram.Lead+gram.Len(pieceRows, c.width))
-			return func(task int) {
-				if task < likelihood {
-					h.likelihood(&l.fit[0], eta, risk)
-					return
-				}
-				if task -= likelihood; task < walks {
-					walkers[task].walk(to, panels[wave%2][gram.Lead:])
-					return
-				}
+			for from < to {
 				block.Reset()
-				if task -= walks; task < rows {
-					b := done + task
-					for from, end := b*blockRows, min((b+1)*blockRows, c.n); from < end; from += pieceRows {
-						k := min(pieceRows, end-from)
-						std.Values(z[gram.Lead:], c.from(from), k, c.width, c.width, 0)
-						block.Add(z, exposed[from:from+k], nil, c.ahead(from+k))
+				if k.moves == nil {
+					means.block(from)
+				}
+				for end := min(from+blockRows, to); from < end; from += pieceRows {
+					k.std.Values(z, k.columns.from(from), pieceRows)
+					tied = k.residuals(e, r, from, tied)
+					block.Add(z, e, r, k.columns.ahead(from+pieceRows))
+					if k.moves == nil {
+						means.piece(z, from)
 					}
-					block.Sums(own[task*width : (task+1)*width])
-					return
 				}
-				task -= rows
-				for r, end := task*blockRows, min((task+1)*blockRows, before); r < end; r += pieceRows {
-					block.Add(old[r*c.width:], minus[:min(pieceRows, end-r)], nil, nil)
+				block.Sums(blocks)
+				if k.moves == nil {
+					means.takeOff(blocks)
 				}
-				b := (wave-1)*waveDeaths/blockRows + task
-				block.Sums(means[b*width : (b+1)*width])
+				blocks = blocks[triangle+k.p:]
 			}
-		})
-		for b := range rows {
-			information.add(own[b*width : (b+1)*width])
 		}
-		done += rows
-	}
-	for ; len(means) > 0; means = means[width:] {
-		information.add(means[:width])
+	})
+	if k.moves != nil {
+		k.lateMeans(sums{sum.hi[:triangle], sum.lo[:triangle]})
 	}
 	for i := range l.information {
-		l.information[i] = information.total(i)
+		l.information[i] = sum.total(i)
 	}
-	for _, w := range walkers {
-		w.end(l.score)
-	}
-}
-
-// walker carries four columns' sums over the risk set from move to move.
-type walker struct {
-	h          *history
-	column     int
-	std        *gram.Standard
-	set        gram.RiskSet
-	w, risk    []float64
-	from, to   int // the chunk of moves in memory
-	rows, sums gram.Chunk
-	panel      gram.Chunk
-	means      []float64
-	time       int // the next one
-	death      int // the next one
-	fallen     int // deaths that were added to the tied rows
-}
-
-func newWalker(h *history, column int, std *gram.Standard, w, risk []float64, score []total) *walker {
-	four := func(v []float64) []float64 {
-		out := make([]float64, 4)
-		copy(out, v[min(column, len(v)):])
-		return out
-	}
-	k := &walker{h: h, column: column, w: w, risk: risk,
-		std:   &gram.Standard{Centre: four(std.Centre), Inverse: four(std.Inverse), Mean: four(std.Mean)},
-		means: make([]float64, 4*min(waveDeaths, up(len(risk))))}
-	var hi, lo [4]float64
-	for l := 0; l < 4 && column+l < len(score); l++ {
-		hi[l], lo[l] = score[column+l].hi, score[column+l].lo
-	}
-	k.set.Begin(hi, lo)
-	return k
-}
-
-func (k *walker) end(score []total) {
-	hi, lo := k.set.Score()
-	for l := 0; l < 4 && k.column+l < len(score); l++ {
-		score[k.column+l] = total{hi[l], lo[l]}
+	for i := range l.score {
+		l.score[i] = sum.total(triangle + i)
 	}
 }
 
-// load brings the next chunk of moves in and moves its rows.
-func (k *walker) load() {
-	h, c := k.h, k.h.columns
-	k.from, k.to = k.to, min(k.to+gram.ChunkRows, h.nMoves)
-	n := k.to - k.from
-	if h.moves == nil {
-		k.std.Values(k.panel[:], c.from(k.from)[gram.Lanes*k.column:], n, c.width, 4, 0)
-		gram.Transpose(k.rows[:], k.panel[:], up(n)/4, 16, 16)
-		// The next chunk comes while this one is walked.
-		if next := c.from(k.to); len(next) > 0 {
-			gram.Fetch(next[gram.Lanes*k.column:], gram.ChunkRows/gram.Lanes, c.width)
-		}
+// residuals writes what a piece of rows was exposed to, and its martingale residuals,
+// and goes on through the tied rows.
+func (k *walk) residuals(e, r []float64, from, tied int) int {
+	piece := from / pieceRows
+	dead, w := &k.dead[piece], k.w[from:from+pieceRows]
+	if k.moves == nil {
+		gram.Expose(e, r, w, k.hazard[k.before[piece]:], &k.times[piece], dead, k.after[piece])
 	} else {
-		for m, r := range h.moves[k.from:k.to] {
-			if r < 0 {
-				r = ^r
-			}
-			v := c.raw[gram.At(int(r), k.column, c.width):]
-			for l := range 4 {
-				k.rows[4*m+l] = float64((v[l*gram.Lanes]-k.std.Centre[l])*k.std.Inverse[l]) - k.std.Mean[l]
+		for i, v := range k.exposed[from : from+pieceRows] {
+			e[i] = v
+			if r[i] = -v; dead[i/gram.Lanes]>>(i%gram.Lanes)&1 == 1 {
+				r[i] = 1 - v
 			}
 		}
 	}
-	k.set.Enter(&k.sums, &k.rows, k.w[k.from:k.to])
+	for ; tied < len(k.tied) && int(k.tied[tied].row) < from+pieceRows; tied++ {
+		t := k.tied[tied]
+		i := int(t.row) - from
+		e[i] -= float64(w[i] * k.tie[t.tie].less)
+		r[i] = 1 - e[i]
+	}
+	return tied
 }
 
-// walk goes on up to the given death and writes the means at the deaths on the
-// way to its columns of the panel, from the panel's first row on.
-func (k *walker) walk(until int, panel []float64) {
-	h := k.h
-	begin := k.death
-	for k.death < until {
-		first, end := int(h.first[k.time]), int(h.first[k.time+1])
-		if int(h.after[k.time]) >= k.to {
-			// The risk set is complete in a later chunk. Rows that die then and stand
-			// in this one are taken now.
-			to := k.fallen
-			for to < end && int(h.own[to]) < k.to {
-				to++
-			}
-			k.fall(to)
-			k.load()
-			continue
-		}
-		means := k.means[4*(k.death-begin):]
-		if end-first == 1 && k.fallen == first {
-			n := 1
-			for k.death+n < until && int(h.after[k.time+n]) < k.to && h.first[k.time+n+1]-h.first[k.time+n] == 1 {
-				n++
-			}
-			k.set.Single(means, &k.sums, &k.rows, h.afterIn[k.time:k.time+n], h.ownIn[first:first+n], k.risk[first:first+n])
-			k.time, k.death, k.fallen = k.time+n, k.death+n, k.fallen+n
-			continue
-		}
-		k.fall(end)
-		to := min(until, end)
-		k.set.Settle(means, k.sums[4*int(h.afterIn[k.time]):], k.risk[k.death:to], h.share[k.death:to])
-		if k.death = to; to == end {
-			k.set.Settled()
-			k.time++
-		}
-	}
-	gram.Transpose(panel[gram.Lanes*k.column:], k.means, up(k.death-begin)/4, 4*h.columns.width, 16)
+// meanProducts sums the products of means over risk sets.
+type meanProducts struct {
+	*walk
+	products     *gram.Block
+	scan         gram.Scan
+	ties         int
+	last         int // the number of the first time behind the block
+	out, z, sums []float64
+	ones, rest   []float64
+	own          []float64 // a row
 }
 
-// fall takes the rows of deaths, up to one, that die at the next time.
-func (k *walker) fall(to int) {
-	if k.fallen < to {
-		k.set.Fall(&k.rows, k.w[k.from:k.to], k.h.ownIn[k.fallen:to])
-		k.fallen = to
+func (k *walk) newMeans() *meanProducts {
+	m := &meanProducts{walk: k, products: gram.NewBlock(k.p, true, false), scan: gram.Scan{Carry: make([]float64, k.p)},
+		out: make([]float64, k.p*pieceRows), sums: make([]float64, packedLen(k.p)), ones: make([]float64, pieceRows)}
+	for i := range m.ones {
+		m.ones[i] = 1
 	}
+	if len(k.tied) > 0 {
+		m.z, m.rest, m.own = make([]float64, k.p*pieceRows), make([]float64, pieceRows), make([]float64, k.p)
+	}
+	return m
+}
+
+func (m *meanProducts) begin(move int) { m.ties = m.tiesFrom(move) }
+
+// block begins one.
+func (m *meanProducts) block(move int) {
+	m.products.Reset()
+	copy(m.scan.Carry, m.bases[move/blockRows*(m.p+1):])
+	m.last = int(m.before[min((move+blockRows)/pieceRows, len(m.times))])
+}
+
+// piece takes the moves of one.
+func (m *meanProducts) piece(z []float64, move int) {
+	piece := move / pieceRows
+	first, end := int(m.before[piece]), int(m.before[piece+1])
+	if first == m.last {
+		return // nobody dies behind it in this block
+	}
+	m.scan.Step(m.out, z, m.w[move:move+pieceRows], m.rate[first:], &m.times[piece])
+	m.add(m.out, first, end)
+}
+
+// add adds the products of times from one to another, whose risk sets' sums, times their
+// rates, are the rows of out.
+func (m *meanProducts) add(out []float64, first, end int) {
+	weights := m.ones[:end-first]
+	if m.means != nil {
+		weights = m.means[first:end]
+	}
+	rest := 0
+	for ; m.ties < len(m.walk.ties) && int(m.walk.ties[m.ties].time) < end; m.ties++ {
+		t := &m.walk.ties[m.ties]
+		if t.from == t.to {
+			continue
+		}
+		clear(m.own)
+		for _, r := range m.tied[t.from:t.to] {
+			w := m.w[r.row]
+			m.row(int(r.row), func(a int, v float64) { m.own[a] += float64(w * v) })
+		}
+		s := &m.tie[m.ties]
+		for a, v := range m.own {
+			v = float64(v * m.rate[t.time])
+			out[a*pieceRows+int(t.time)-first] -= float64(s.kappa * v)
+			m.z[a*pieceRows+rest] = v
+		}
+		m.rest[rest] = s.rest
+		rest++
+	}
+	m.products.Add(out, weights, nil, nil)
+	m.products.Add(m.z, m.rest[:rest], nil, nil)
+}
+
+// takeOff subtracts the block's products.
+func (m *meanProducts) takeOff(from []float64) {
+	m.products.Sums(m.sums)
+	for i, v := range m.sums {
+		from[i] -= v
+	}
+}
+
+// logProduct is the logarithm of a product: of the product of the factors' mantissas,
+// and of the sum of their exponents.
+type logProduct struct {
+	mantissa [4]float64
+	exponent int64
+	factors  int
+	done     total
+}
+
+func newLogProduct() logProduct { return logProduct{mantissa: [4]float64{1, 1, 1, 1}} }
+
+func (p *logProduct) multiply(v float64) {
+	one := [1]float64{v}
+	p.multiplyAll(one[:])
+}
+
+func (p *logProduct) multiplyAll(vs []float64) {
+	const one, mantissa = 1023 << 52, 1<<52 - 1
+	m, exponent := p.mantissa, p.exponent
+	for _, v := range vs {
+		b := math.Float64bits(v)
+		e := int64(b >> 52)
+		if e == 0 || e >= 2047 { // no normal number above 0
+			p.done.add(det.Log(v))
+			continue
+		}
+		exponent += e - 1023
+		// The next of the four in turn: their chains of products run side by side.
+		m[0], m[1], m[2], m[3] = m[1], m[2], m[3], float64(m[0]*math.Float64frombits(b&mantissa|one))
+		if p.factors++; p.factors == 800 { // the product of all is below 2^800
+			p.mantissa = m
+			p.flush()
+			m = p.mantissa
+		}
+	}
+	p.mantissa, p.exponent = m, exponent
+}
+
+func (p *logProduct) flush() {
+	m := &p.mantissa
+	p.done.add(det.Log(float64(float64(m[0]*m[1]) * float64(m[2]*m[3]))))
+	*m, p.factors = [4]float64{1, 1, 1, 1}, 0
+}
+
+func (p *logProduct) sum() total {
+	p.flush()
+	p.done.add(float64(float64(p.exponent) * 6.93147180369123816490e-01)) // exact
+	p.done.add(float64(float64(p.exponent) * 1.90821492927058770002e-10))
+	return p.done
 }

@@ -46,13 +46,17 @@ func (g *regression) keptBytes() int {
 	if !g.sweeps(phaseFit) {
 		return 0
 	}
-	panels := 8 * gram.Width(g.p())
+	panels := 8 * g.p()
 	if g.cox == nil {
 		return panels + 2*8 // response and offset
 	}
-	// Numbers by row, by death and by move of a row, of which there are two where it
-	// enters late; at most every row dies.
-	return panels + 8*(roomLen+2) + 4*(7+2)
+	// Weights, what a step needs by time, and who dies with whom, where every row dies, in
+	// pairs; where rows enter late, two moves and the times that a row sees.
+	bytes := panels + 8 + 3*8 + 8 + 8
+	if g.cox.start != "" {
+		bytes += 2*4 + 8 + 3*4 + 8
+	}
+	return bytes
 }
 
 func (k *Kept) get(g *regression) *prepared {
@@ -90,8 +94,8 @@ type prepared struct {
 
 // columns are a design in panels (package gram), as they stand in the table.
 type columns struct {
-	n, p, width int
-	raw         []float64
+	n, p int
+	raw  []float64
 }
 
 // source is one column of the design before it is laid out.
@@ -141,11 +145,11 @@ func (s *source) span() (low, high float64) {
 	return low, high
 }
 
-// lay puts the given rows of the columns into panels, in that order; nil means
-// all n as they come.
+// lay puts the given rows of the columns into panels, in that order, zeros where a row
+// is below 0; nil means all n as they come.
 func lay(s []source, n int, rows []int) *columns {
-	c := &columns{n: n, p: len(s), width: gram.Width(len(s))}
-	c.raw = make([]float64, gram.Len(n, c.width))
+	c := &columns{n: n, p: len(s)}
+	c.raw = make([]float64, gram.Len(n, c.p))
 	// Rows in another order come from all over a column, which alone may stay in the
 	// cache: a column is put in order first, and some of them are laid out together.
 	some := len(s)
@@ -164,7 +168,7 @@ func lay(s []source, n int, rows []int) *columns {
 		inParallel(n, func(from, to int) {
 			for ; from < to; from += pieceRows {
 				for k := range these {
-					these[k].lay(c.raw[gram.At(from, first+k, c.width):], c.width, from, min(from+pieceRows, to))
+					these[k].lay(c.raw[gram.At(from, first+k, c.p):], c.p, from, min(from+pieceRows, to))
 				}
 			}
 		})
@@ -181,12 +185,14 @@ func (s *source) pick(to *source, rows []int) {
 		out := to.values[from:end]
 		if s.values != nil {
 			for i, r := range rows[from:end] {
-				out[i] = s.values[r]
+				if out[i] = 0; r >= 0 {
+					out[i] = s.values[r]
+				}
 			}
 			return
 		}
 		for i, r := range rows[from:end] {
-			if out[i] = 0; s.codes[r] == s.level {
+			if out[i] = 0; r >= 0 && s.codes[r] == s.level {
 				out[i] = 1
 			}
 		}
@@ -325,13 +331,10 @@ func (g *regression) sweepLocal(ctx context.Context, phase uint32, f *fit, rows 
 }
 
 // standard reads columns in the coordinates of a fit.
-func standard(f *fit, beta, mean []float64) *gram.Standard {
-	s := &gram.Standard{Centre: f.mean, Inverse: make([]float64, len(f.scale)), Beta: beta, Mean: mean}
+func standard(f *fit, beta []float64) *gram.Standard {
+	s := &gram.Standard{Centre: f.mean, Inverse: make([]float64, len(f.scale)), Beta: beta}
 	for j, v := range f.scale {
 		s.Inverse[j] = 1 / v // scales are powers of two
-	}
-	if mean == nil {
-		s.Mean = make([]float64, len(f.scale))
 	}
 	return s
 }
@@ -344,7 +347,7 @@ func (d *design) moments(data *frame, f *fit) ([]float64, error) {
 	}
 	p := len(s)
 	m := make([]total, 2*p)
-	std := standard(f, nil, nil)
+	std := standard(f, nil)
 	inColumns((p+1)/2, func(pair int) { // two columns and their squares are four sums
 		var sum gram.Totals
 		var v [4][blockRows]float64

@@ -173,6 +173,12 @@ func (t *total) add(v float64) {
 	t.hi = s
 }
 
+// join adds another sum.
+func (t *total) join(s total) {
+	t.add(s.hi)
+	t.add(s.lo)
+}
+
 func (t total) value() float64 { return t.hi + t.lo }
 
 func values(ts []total) []float64 {

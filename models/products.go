@@ -8,11 +8,10 @@ import (
 )
 
 // Weighted products of columns, Σ_i w_i z_ia z_ib for b <= a, are where a
-// regression spends its time. They are summed in blocks of rows that stay in
-// the cache (package gram), and the blocks' sums are added with their rounding
-// errors kept (total). Blocks are fixed by the row's number, so the bits depend
+// regression spends its time. They are summed in blocks of rows, in eight partial sums
+// (package gram), and the blocks' sums are added with their rounding errors kept (total). Blocks are fixed by the row's number, so the bits depend
 // on neither the number of goroutines nor the processor.
-const blockRows = 512
+const blockRows = 1024
 
 // products adds Σ w z_a z_b to out (packed, lower triangle by rows) and Σ r z_a
 // to score; r may be nil. Columns are read less their mean; nil means zero.
@@ -21,62 +20,47 @@ func products(out, score []total, z [][]float64, mean, w, r []float64) {
 	if p == 0 || n == 0 {
 		return
 	}
-	blocks := (n + blockRows - 1) / blockRows
 	width := packedLen(p)
 	if r != nil {
 		width += p
 	}
-	// One slot for each block of a wave: waves bound the memory.
-	const wave = 256
-	sums := make([]float64, min(wave, blocks)*width)
-	workers := min(runtime.GOMAXPROCS(0), blocks)
-	for first := 0; first < blocks; first += wave {
-		last := min(first+wave, blocks)
-		var group sync.WaitGroup
-		for k := range workers {
-			group.Add(1)
-			go func() {
-				defer group.Done()
-				scratch := make([]float64, (p+2)*blockRows)
-				for b := first + k; b < last; b += workers {
-					from, to := b*blockRows, min((b+1)*blockRows, n)
-					block(sums[(b-first)*width:(b-first+1)*width], z, mean, w, r, from, to, scratch)
+	sums := newSums(width)
+	inStretches(n, width, sums, func() func(stretch, from, to int, blocks []float64) {
+		block := gram.NewBlock(p, true, r != nil)
+		piece := make([]float64, p*gram.PieceRows)
+		return func(_, from, to int, blocks []float64) {
+			for b := 0; from < to; b++ {
+				block.Reset()
+				for end := min(from+blockRows, to); from < end; {
+					k := min(gram.PieceRows, end-from)
+					for a := range z {
+						c := piece[a*gram.PieceRows:][:k]
+						if copy(c, z[a][from:]); mean != nil {
+							for i := range c {
+								c[i] -= mean[a]
+							}
+						}
+					}
+					var rs []float64
+					if r != nil {
+						rs = r[from : from+k]
+					}
+					block.Add(piece, w[from:from+k], rs, nil)
+					from += k
 				}
-			}()
-		}
-		group.Wait()
-		for b := first; b < last; b++ {
-			s := sums[(b-first)*width : (b-first+1)*width]
-			for i := range out {
-				out[i].add(s[i])
-			}
-			for a := range score {
-				if r != nil {
-					score[a].add(s[packedLen(p)+a])
-				}
+				block.Sums(blocks[b*width : (b+1)*width])
 			}
 		}
+	})
+	for i := range out {
+		out[i].add(sums.hi[i])
+		out[i].add(sums.lo[i])
 	}
-}
-
-// block computes one block's sums.
-func block(sum []float64, z [][]float64, mean, w, r []float64, from, to int, scratch []float64) {
-	p := len(z)
-	cols := make([][]float64, p)
-	for a := range cols {
-		cols[a] = z[a][from:to]
-		if mean == nil {
-			continue
+	for a := range score {
+		if r != nil {
+			score[a].add(sums.hi[packedLen(p)+a])
+			score[a].add(sums.lo[packedLen(p)+a])
 		}
-		c := scratch[(a+2)*blockRows : (a+2)*blockRows+to-from]
-		for i, v := range cols[a] {
-			c[i] = v - mean[a]
-		}
-		cols[a] = c
-	}
-	gram.Triangle(sum[:packedLen(p)], cols, w[from:to], scratch[:2*blockRows])
-	if r != nil {
-		gram.Score(sum[packedLen(p):], cols, r[from:to])
 	}
 }
 
@@ -98,7 +82,7 @@ func addColumns(eta []float64, x [][]float64, beta []float64) {
 // inParallel runs visit over stretches of rows on all processors; what it does
 // at one row may not depend on another.
 func inParallel(n int, visit func(from, to int)) {
-	const stretch = 16 * blockRows
+	const stretch = stretchRows
 	workers := min(runtime.GOMAXPROCS(0), (n+stretch-1)/stretch)
 	if workers <= 1 {
 		// In stretches too: what visit hands to one kernel cannot be interrupted.
@@ -123,7 +107,7 @@ func inParallel(n int, visit func(from, to int)) {
 // inBlocks runs visit over stretches of rows on all processors. Each stretch
 // fills sums of its own, which are added up in the order of the rows.
 func inBlocks(n int, out []total, visit func(from, to int, out []total)) {
-	const stretch = 16 * blockRows
+	const stretch = stretchRows
 	blocks := (n + stretch - 1) / stretch
 	if blocks <= 1 {
 		visit(0, n, out)

@@ -1,7 +1,6 @@
 package models
 
 import (
-	"math"
 	"runtime"
 	"sync"
 
@@ -14,10 +13,12 @@ import (
 // defined as in products.go: blocks by the row's number, added in their order.
 
 // pieceRows is how many rows of some twenty columns stay in the first cache.
-const pieceRows = 64
+const pieceRows = gram.PieceRows
 
 // stretchRows is what one processor takes at a time.
-const stretchRows = 16 * blockRows
+const stretchRows = stretchBlocks * blockRows
+
+const stretchBlocks = 8
 
 // sums are totals side by side.
 type sums struct{ hi, lo []float64 }
@@ -34,14 +35,14 @@ func (s sums) total(i int) total { return total{s.hi[i], s.lo[i]} }
 func inStretches(n, width int, out sums, visitor func() func(stretch, from, to int, blocks []float64)) {
 	const wave = 64 // stretches: bounds the memory
 	stretches := (n + stretchRows - 1) / stretchRows
-	slots := make([]float64, min(wave, stretches)*16*width)
+	slots := make([]float64, min(wave, stretches)*stretchBlocks*width)
 	for first := 0; first < stretches; first += wave {
 		last := min(first+wave, stretches)
 		inTasks(last-first, func() func(int) {
 			visit := visitor()
 			return func(k int) {
 				s := first + k
-				visit(s, s*stretchRows, min((s+1)*stretchRows, n), slots[k*16*width:(k+1)*16*width])
+				visit(s, s*stretchRows, min((s+1)*stretchRows, n), slots[k*stretchBlocks*width:(k+1)*stretchBlocks*width])
 			}
 		})
 		blocks := (min(last*stretchRows, n) - first*stretchRows + blockRows - 1) / blockRows
@@ -88,14 +89,12 @@ func inTasks(n int, worker func() func(task int)) {
 
 // ahead is the piece of the panels after the rows below to.
 func (c *columns) ahead(to int) []float64 {
-	from := to / gram.Lanes * gram.Lanes * c.width
-	return c.raw[min(from, len(c.raw)):min(from+gram.Len(pieceRows, c.width), len(c.raw))]
+	from := gram.Len(to, c.p)
+	return c.raw[min(from, len(c.raw)):min(from+gram.Len(pieceRows, c.p), len(c.raw))]
 }
 
-func (c *columns) from(row int) []float64 { return c.raw[row/gram.Lanes*gram.Lanes*c.width:] }
-
-// up rounds n up to whole groups of rows.
-func up(n int) int { return (n + gram.Lanes - 1) &^ (gram.Lanes - 1) }
+// from is the panel from a row on that begins a group.
+func (c *columns) from(row int) []float64 { return c.raw[row*c.p:] }
 
 // glmMoments adds the score Σ r x and the information Σ w x x' of given weights
 // and residuals.
@@ -117,17 +116,14 @@ func (g *regression) glmSweep(l *localFit, p *prepared, f *fit, weigh func() fun
 	c := p.columns
 	off := g.base()
 	q := off + c.p
-	zWidth := gram.Width(q)
-	std := standard(f, f.theta[off:], nil)
-	width := gram.NewBlock(q, true).Len()
+	std := standard(f, f.theta[off:])
+	width := gram.NewBlock(q, true, true).Len()
 	out := newSums(width)
 	inStretches(p.n, width, out, func() func(stretch, from, to int, blocks []float64) {
-		block := gram.NewBlock(q, true)
-		z := make([]float64, gram.Lead+gram.Len(pieceRows, zWidth))
-		if off == 1 {
-			for i := range pieceRows {
-				z[gram.Lead+gram.At(i, 0, zWidth)] = 1
-			}
+		block := gram.NewBlock(q, true, true)
+		z := make([]float64, q*pieceRows)
+		for i := range z[:off*pieceRows] {
+			z[i] = 1
 		}
 		eta, w, r := make([]float64, pieceRows), make([]float64, pieceRows), make([]float64, pieceRows)
 		fill := weigh()
@@ -150,7 +146,7 @@ func (g *regression) glmSweep(l *localFit, p *prepared, f *fit, weigh func() fun
 							}
 						}
 					}
-					std.Both(eta[:up(n)], z[gram.Lead:], c.from(from), c.width, zWidth, off)
+					std.Both(eta, z[off*pieceRows:], c.from(from), n)
 					fill(from, eta[:n], w[:n], r[:n])
 					block.Add(z, w[:n], r[:n], c.ahead(from+n))
 					from += n
@@ -174,113 +170,13 @@ func (g *regression) glmStep(p *prepared, f *fit) *localFit {
 	if p.n == 0 {
 		return l
 	}
-	stretches := (p.n + stretchRows - 1) / stretchRows
-	fits, nulls := make([]gram.Totals, stretches), make([]gram.Totals, stretches)
-	var mu sync.Mutex
-	diverged := false
-	alone := 0.0 // the linear predictor of the null model, but for the offset
-	if g.intercept {
-		alone += f.alpha
-	}
+	sums := newLikelihoods(p.n)
 	g.glmSweep(l, p, f, func() func(from int, eta, w, r []float64) {
-		var scratch [7][pieceRows]float64
-		var known [2][3]float64 // the null model, where it has but two rows
-		if g.family == "binomial" && p.offset == nil {
-			for y := range known {
-				m, v, ll := gram.Logistic(float64(y), alone)
-				known[y] = [3]float64{ll, float64(y) - m, v}
-			}
-		}
-		return func(from int, eta, w, r []float64) {
-			n := len(eta)
-			ll, pearson, none := scratch[0][:n], scratch[1][:n], scratch[2][:n]
-			y := p.y[from : from+n]
-			far := false
-			switch g.family {
-			case "binomial":
-				gram.Logistics(w, r, ll, pearson, eta, y)
-			case "gaussian":
-				for i, v := range eta {
-					d := y[i] - v
-					w[i], r[i], ll[i], pearson[i] = 1, d, -float64(0.5*float64(d*d)), float64(d*d)
-					far = far || v > 0x1p50
-				}
-			default:
-				for i, v := range eta {
-					var m float64
-					m, w[i], ll[i] = member(g.family, y[i], v)
-					r[i] = y[i] - m
-					pearson[i] = float64(r[i]*r[i]) / w[i]
-					far = far || m > 0x1p50
-				}
-			}
-			if g.family != "gaussian" {
-				for _, v := range eta {
-					far = far || math.Abs(v) > 500
-				}
-			}
-			if far {
-				mu.Lock()
-				diverged = true
-				mu.Unlock()
-			}
-			fits[from/stretchRows].Add(ll, pearson, none, none)
-			if f.nullDone != 0 {
-				return
-			}
-			at, weight, rest := scratch[6][:n], scratch[4][:n], scratch[5][:n]
-			for i := range at {
-				if at[i] = alone; p.offset != nil {
-					if at[i] = p.offset[from+i]; g.intercept {
-						at[i] += f.alpha
-					}
-				}
-			}
-			switch {
-			case g.family == "binomial" && p.offset == nil:
-				for i, v := range y {
-					one := &known[int(v)&1] // responses are 0 or 1
-					ll[i], rest[i], weight[i] = one[0], one[1], one[2]
-				}
-			case g.family == "gaussian":
-				for i, v := range at {
-					d := y[i] - v
-					ll[i], rest[i], weight[i] = -float64(0.5*float64(d*d)), d, 1
-				}
-			case g.family == "binomial":
-				gram.Logistics(weight, rest, ll, pearson, at, y)
-			default:
-				for i, v := range at {
-					var m float64
-					m, weight[i], ll[i] = member(g.family, y[i], v)
-					rest[i] = y[i] - m
-				}
-			}
-			nulls[from/stretchRows].Add(ll, rest, weight, none)
-		}
+		weigh := g.newWeigher(f, p.y, p.offset)
+		return func(from int, eta, w, r []float64) { weigh.piece(&sums[from/stretchRows], from, eta, w, r) }
 	})
-	if diverged {
-		out := g.newLocal(glmFitLen)
-		out.fit[fitDiverged] = total{hi: 1}
-		return out
-	}
-	addStretches(l.fit[fitLoglik:fitPearson+1], fits)
-	if f.nullDone == 0 {
-		addStretches(l.fit[fitNullLoglik:], nulls)
+	if !g.addLikelihoods(l, f, sums) {
+		return g.diverged()
 	}
 	return l
-}
-
-// addStretches adds up the first sums of every stretch, in the rows' order.
-func addStretches(out []total, s []gram.Totals) {
-	for i := range out {
-		if len(s) == 1 {
-			out[i] = total{s[0].Hi[i], s[0].Lo[i]}
-			continue
-		}
-		for k := range s {
-			out[i].add(s[k].Hi[i])
-			out[i].add(s[k].Lo[i])
-		}
-	}
 }

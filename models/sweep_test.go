@@ -195,10 +195,17 @@ func definedStep(t *testing.T, g *regression, rows *Rows, f *fit, phase uint32) 
 	var l *localFit
 	if g.cox != nil {
 		l = g.newLocal(coxFitLen)
-		eta := g.linear(f, x, data.n)
+		plain, one := make([]float64, len(x)), make([]float64, len(x))
+		for j := range one {
+			one[j] = 1
+		}
+		table, err := g.d.matrix(data, plain, one)
+		if err != nil {
+			t.Fatal(err)
+		}
 		for _, rows := range g.cox.groups(data) {
 			s := g.cox.stratum(data, rows)
-			g.coxExposure(l, &s, x, eta, data.num[g.cox.start], data.num[g.cox.stop], data.num[g.cox.event])
+			g.coxExposure(l, &s, table, f, data.num[g.cox.start], data.num[g.cox.stop], data.num[g.cox.event])
 		}
 	} else {
 		if phase == phaseFirst {
@@ -244,8 +251,8 @@ func TestKeptBytes(t *testing.T) {
 				kept += 8 * cap(p.columns.raw)
 			}
 			for _, h := range p.histories {
-				kept += 8*(cap(h.columns.raw)+cap(h.share)) + cap(h.afterIn) + cap(h.ownIn)
-				for _, v := range [][]int32{h.moves, h.first, h.after, h.dead, h.own, h.until, h.since} {
+				kept += 8*(cap(h.columns.raw)+cap(h.tied)) + 16*(cap(h.ties)+cap(h.dead)+cap(h.times))
+				for _, v := range [][]int32{h.moves, h.before, h.falling, h.until, h.since} {
 					kept += 4 * cap(v)
 				}
 				for _, v := range h.room {

@@ -20,6 +20,7 @@ import (
 
 	"consilium"
 	"consilium/internal/canon"
+	"consilium/internal/durable"
 )
 
 // AuditRecord is one line of the decision log. It holds no record of a
@@ -138,7 +139,7 @@ func OpenAudit(path string, key []byte) (*Audit, error) {
 		f.Close()
 		return nil, err
 	}
-	file := &auditFile{f}
+	file := &auditFile{f, int64(whole)}
 	a, err := NewAudit(file, key, n, head)
 	if err != nil {
 		f.Close()
@@ -162,10 +163,31 @@ func syncDir(dir string) error {
 	return nil
 }
 
-type auditFile struct{ f *os.File }
+// auditFile is a log's file, of which size bytes are acknowledged.
+type auditFile struct {
+	f interface {
+		io.WriterAt
+		io.Closer
+		Truncate(int64) error
+		Sync() error
+	}
+	size int64
+}
 
 func (a *auditFile) Append(line []byte) error {
-	if _, err := a.f.Write(line); err != nil {
+	_, err := a.f.WriteAt(line, a.size)
+	if err == nil {
+		err = a.f.Sync()
+	}
+	if err == nil {
+		a.size += int64(len(line))
+	}
+	return err
+}
+
+// cut takes off what a failed Append left. None of it was acknowledged.
+func (a *auditFile) cut() error {
+	if err := a.f.Truncate(a.size); err != nil {
 		return err
 	}
 	return a.f.Sync()
@@ -198,9 +220,13 @@ func (a *Audit) Holds(head consilium.Digest) bool {
 	return a.held[head]
 }
 
+// ErrAudit says that a decision could not be logged. It is no word of any rule.
+var ErrAudit = errors.New("the decision log cannot be written: nothing may be done")
+
 // Append writes a decision. If it returns an error, nothing may be done on
-// the decision's strength, and the log takes no more records until it is opened
-// again.
+// the decision's strength. After consilium.ErrDiskFull the log is as it was, and
+// takes records again once there is space; after any other ErrAudit what the file
+// holds is unknown, and it takes none until it is opened again.
 func (a *Audit) Append(entry AuditEntry) (AuditRecord, error) {
 	rec, err := a.record(&entry)
 	if err != nil {
@@ -218,7 +244,7 @@ func (a *Audit) chain(recs []AuditRecord) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.bad != nil {
-		return consilium.ErrPolicy.Withf("the decision log is not writable (%w): nothing may be done", a.bad)
+		return fmt.Errorf("%w: it takes no more records: %w", ErrAudit, a.bad)
 	}
 	var all []byte
 	var lines [][]byte
@@ -234,8 +260,14 @@ func (a *Audit) chain(recs []AuditRecord) error {
 		all = append(append(all, line...), '\n')
 	}
 	if err := a.to.Append(all); err != nil {
+		err = durable.Full(err)
 		a.bad = err
-		return consilium.ErrPolicy.Withf("the decision could not be logged (%w): nothing may be done", err)
+		// As in a journal: only a write for which there was no space leaves the
+		// acknowledged lines surely whole.
+		if a.file != nil && errors.Is(err, consilium.ErrDiskFull) && a.file.cut() == nil {
+			a.bad = nil
+		}
+		return fmt.Errorf("%w: %w", ErrAudit, err)
 	}
 	for _, line := range lines {
 		a.seq, a.prev = a.seq+1, lineDigest(line)

@@ -189,6 +189,10 @@ func (a *Anchor) Head(origin string) (Head, bool) {
 // was rewritten, by whomever.
 var ErrAnchor = errors.New("the ledger is not the one that was anchored")
 
+// ErrAnchorAge says that the newest anchor is not of these days. It is no word
+// against the ledger: a newer anchor, or a clock that is right, mends it.
+var ErrAnchorAge = errors.New("the anchors do not reach to these days")
+
 // VerifyAnchored checks that the ledger whose entries hash to leaves is a
 // continuation of what was anchored.
 func VerifyAnchored(a *Anchor, origin string, leaves []consilium.Digest) error {

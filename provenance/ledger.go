@@ -8,12 +8,15 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/transparency-dev/tessera"
+	"github.com/transparency-dev/tessera/api/layout"
 	"github.com/transparency-dev/tessera/storage/posix"
 	"k8s.io/klog/v2"
 
@@ -92,6 +95,9 @@ func OpenLedger(ctx context.Context, cfg LedgerConfig) (*Ledger, error) {
 	}
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	client.Transport = limitBody{client.Transport}
+	if err := presentCheckpoint(cfg.Dir, republish); err != nil {
+		return nil, fmt.Errorf("ledger: %w", err)
+	}
 	driver, err := posix.New(ctx, posix.Config{Path: cfg.Dir, HTTPClient: &client})
 	if err != nil {
 		return nil, fmt.Errorf("ledger: %w", err)
@@ -113,7 +119,50 @@ func OpenLedger(ctx context.Context, cfg LedgerConfig) (*Ledger, error) {
 		cancel()
 		return nil, consilium.ErrLedger.Withf("open %s: %w; is every witness running?", cfg.Dir, err)
 	}
+	go keepPresent(run, cfg.Dir, republish)
 	return &Ledger{View: DirView(cfg.Dir), site: cfg.Site, origin: cfg.Key.Name(), appender: appender, shutdown: shutdown, cancel: cancel}, nil
+}
+
+// Tessera takes the modification time of the published checkpoint for the moment
+// at which it was published, and publishes nothing before that moment has passed
+// (storage/posix, publishCheckpoint). After the system's clock was set back that
+// would be for as long as it was set back.
+
+// presentCheckpoint makes a checkpoint that lies in the future one that is due to
+// be cosigned again. Its bytes, and so what it says, stay.
+func presentCheckpoint(dir string, republish time.Duration) error {
+	path := filepath.Join(dir, layout.CheckpointPath)
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	// A file server's clock may be a little ahead of ours.
+	now := time.Now()
+	if !info.ModTime().After(now.Add(time.Second)) {
+		return nil
+	}
+	slog.Warn("the ledger was published in the future: this machine's clock was set back; it is cosigned again now", "published", info.ModTime())
+	due := now.Add(-republish)
+	return os.Chtimes(path, due, due)
+}
+
+// keepPresent looks after the clock for as long as the ledger is open.
+func keepPresent(ctx context.Context, dir string, every time.Duration) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := presentCheckpoint(dir, every); err != nil {
+			slog.Warn("the ledger's checkpoint", "err", err)
+		}
+	}
 }
 
 // Origin is the ledger's name in its checkpoints.

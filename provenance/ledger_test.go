@@ -232,3 +232,82 @@ func (h *hospital) files() []string {
 	}
 	return out
 }
+
+// TestClockSetBack: a ledger whose checkpoint lies in the future, since the
+// system's clock was set back, goes on: at the next start, and while it is open.
+// Without presentCheckpoint it publishes nothing until the clock is where it was.
+func TestClockSetBack(t *testing.T) {
+	h := newHospital(t)
+	h.append(h.record("before"))
+	future := func() {
+		t.Helper()
+		at := time.Now().Add(time.Hour)
+		if err := os.Chtimes(filepath.Join(h.dir, "checkpoint"), at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	published := func(l *Ledger, what string) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		at, err := l.Append(ctx, h.record(what))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.Await(ctx, at); err != nil {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	h.ledger.Close()
+	future()
+	h.open()
+	published(h.ledger, "at the next start")
+	h.ledger.Close()
+	l, err := OpenLedger(t.Context(), LedgerConfig{Dir: h.dir, Key: h.log, Site: h.key.Public(), Witnesses: h.policy(), Republish: 150 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	future()
+	published(l, "while it is open")
+}
+
+// TestSeenUnderOtherWitnesses: the checkpoint that a gate saw last is a floor
+// under the witnesses of the next roster too. A ledger that they have not cosigned
+// yet is waited for, a smaller one is refused.
+func TestSeenUnderOtherWitnesses(t *testing.T) {
+	h := newHospital(t)
+	h.append(h.record("one"))
+	early, err := h.ledger.Checkpoint(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.append(h.record("two"))
+	g := h.gate(nil)
+	if _, err := g.Update(t.Context(), h.ledger); err != nil {
+		t.Fatal(err)
+	}
+	old := h.policy()
+	if h.board, err = NewWitnessKey("other.test/board"); err != nil {
+		t.Fatal(err)
+	}
+	next := h.gate(g.Seen())
+	if _, err := next.Update(t.Context(), h.ledger); !errors.Is(err, ErrQuorum) {
+		t.Errorf("a ledger that the next witness has not cosigned: %v", err)
+	}
+	// The old witness's word counts again: the floor does too.
+	back, err := NewGate(GateConfig{Ledger: h.log.Verifier(), Site: h.key.Public(), Witnesses: old, Seen: next.Seen()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.ledger.Close()
+	if err := os.WriteFile(filepath.Join(h.dir, "checkpoint"), early, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := back.Update(t.Context(), DirView(h.dir)); !errors.Is(err, ErrRollback) {
+		t.Errorf("a smaller ledger: %v", err)
+	}
+	if _, err := NewGate(GateConfig{Ledger: h.log.Verifier(), Site: h.key.Public(), Witnesses: old, Seen: []byte(strings.Replace(string(g.Seen()), "\n2\n", "\n1\n", 1))}); err == nil {
+		t.Error("a checkpoint that the log did not sign passes for the one seen last")
+	}
+}

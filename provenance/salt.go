@@ -35,6 +35,14 @@ type Salts struct {
 
 	mu   sync.RWMutex // guards keys
 	keys map[Pseudonym]*patientKey
+	made uint64 // how often keys was replaced; a map that is there never changes
+}
+
+// changes is another number after every change of a key.
+func (s *Salts) changes() uint64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.made
 }
 
 // patientKey is HMAC-SHA256 (RFC 2104) with the padded key blocks hashed once:
@@ -249,7 +257,7 @@ func (s *Salts) store(keys map[Pseudonym]*patientKey) error {
 			return fmt.Errorf("salts: %w", err)
 		}
 	}
-	s.keys = keys
+	s.keys, s.made = keys, s.made+1
 	return nil
 }
 

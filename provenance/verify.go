@@ -146,6 +146,12 @@ func (g *Gate) Verify(ctx context.Context, view View, in Input) (*Verified, erro
 	if err != nil {
 		return nil, err
 	}
+	return verify(c, know, in)
+}
+
+// verify checks in against what the ledger says at c.
+func verify(c *Checkpoint, know *knowledge, in Input) (*Verified, error) {
+	var err error
 	coders := make([]*rowCoder, len(in.Records))
 	total := 0
 	for i, rec := range in.Records {

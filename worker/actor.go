@@ -48,6 +48,9 @@ type actor struct {
 	failed     error // why this hospital takes no further part, if so
 	left       bool  // and nothing is owed to the others about it any more
 
+	trouble   string // what the study last waited for, as it was logged
+	troubleAt time.Time
+
 	held  time.Duration // how long this hospital begins nothing in this study; 0 if it may
 	needs uint64        // bytes, once the vault has said
 
@@ -147,10 +150,10 @@ func (a *actor) run(ctx context.Context) error {
 				switch {
 				case ctx.Err() != nil:
 					return ctx.Err()
-				case errors.Is(err, errDisk):
+				case errors.Is(err, errDisk), errors.Is(err, hatch.ErrStorage):
 					return err
 				case retryable(err):
-					a.log.Warn("will try again", "err", err)
+					a.waitsFor(err)
 					wait = 500 * time.Millisecond
 				case err != nil:
 					a.failed = err
@@ -214,6 +217,15 @@ func (a *actor) contributed() bool {
 func retryable(err error) bool {
 	return errors.Is(err, consilium.ErrUnavailable) || errors.Is(err, consilium.ErrNotLeader) ||
 		errors.Is(err, consilium.ErrBlobMissing) || errors.Is(err, context.DeadlineExceeded)
+}
+
+// waitsFor logs what the study waits for: when it changes, and once a minute.
+func (a *actor) waitsFor(err error) {
+	if err.Error() == a.trouble && time.Since(a.troubleAt) < time.Minute {
+		return
+	}
+	a.trouble, a.troubleAt = err.Error(), time.Now()
+	a.log.Warn("will try again", "err", err)
 }
 
 // leave posts why this hospital stops, so that the others do not wait for it.

@@ -373,7 +373,7 @@ func (a *actor) addAgain(ctx context.Context) (io.ReadSeeker, func(), error) {
 		if file, err = os.CreateTemp(a.gate.spoolDir(), "again-*"); err != nil {
 			return nil, nil, fmt.Errorf("%w: %w", errDisk, err)
 		}
-		out, drop = file, func() { file.Close(); os.Remove(file.Name()) }
+		out, drop = onDisk{file}, func() { file.Close(); os.Remove(file.Name()) }
 	}
 	err := he.Sum(now.profile, now.lanes, readers, io.MultiWriter(out, sum))
 	for i, h := range hashes {
@@ -408,6 +408,9 @@ func (a *actor) addAgain(ctx context.Context) (io.ReadSeeker, func(), error) {
 func (a *actor) withheld(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
+	}
+	if errors.Is(err, errDisk) {
+		return err
 	}
 	if errors.Is(err, consilium.ErrUnavailable) || errors.Is(err, consilium.ErrNotLeader) {
 		return err // nobody refused: try again

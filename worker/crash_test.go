@@ -38,7 +38,7 @@ func start(t *testing.T, n int) (*federation.Hostile, context.Context) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(func() {
 		cancel()
 		if err := h.Close(); err != nil {

@@ -547,10 +547,15 @@ func (s secretStore) path(study consilium.StudyID) string {
 }
 
 func (s secretStore) load(study consilium.StudyID) (*secrets, error) {
-	b, err := os.ReadFile(s.path(study))
+	f, err := s.fs.OpenFile(s.path(study), os.O_RDONLY, 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return &secrets{Sealing: map[string][]byte{}}, nil
 	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(f)
 	if err != nil {
 		return nil, err
 	}
@@ -573,7 +578,7 @@ func (s secretStore) save(study consilium.StudyID, v *secrets) error {
 }
 
 func (s secretStore) drop(study consilium.StudyID) error {
-	err := os.Remove(s.path(study))
+	err := s.fs.Remove(s.path(study))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

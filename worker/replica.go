@@ -423,20 +423,9 @@ func (r *replica) takeDraft(payload []byte) error {
 	if err := canon.Check(payload); err != nil {
 		return err
 	}
-	var c consilium.Charter
-	if err := strict(payload, &c); err != nil {
+	c, err := consilium.ParseDraft(payload)
+	if err != nil {
 		return r.otherRelease(payload, err)
-	}
-	if c.Protocol != consilium.ProtocolVersion {
-		return r.otherRelease(payload, nil)
-	}
-	if !c.Confirmation.IsZero() {
-		return fmt.Errorf("%w: a draft with a confirmation", errForged)
-	}
-	checked := c
-	checked.Confirmation = consilium.DomainGroupConfirm.Digest() // any value: Validate wants one
-	if err := checked.Validate(); err != nil {
-		return err
 	}
 	if r.submission == nil || r.approval == nil {
 		return fmt.Errorf("%w: a draft before submission and approval", errForged)
@@ -448,7 +437,7 @@ func (r *replica) takeDraft(payload []byte) error {
 		if b, err := canon.Marshal(&unconfirmed); err != nil || !bytes.Equal(b, payload) || c.Epoch != r.making() {
 			return fmt.Errorf("%w: this hospital has signed another charter of epoch %d", errForged, c.Epoch)
 		}
-		r.draft, r.drafted = &c, payload
+		r.draft, r.drafted = c, payload
 		return nil
 	}
 	team, ok := r.roster.Researcher(r.submission.Team)
@@ -460,7 +449,7 @@ func (r *replica) takeDraft(payload []byte) error {
 		faults = consilium.DefaultFaults(len(c.Members), r.spec.Sites.Min)
 	}
 	if r.prior != nil {
-		if err := r.succeeds(&c); err != nil {
+		if err := r.succeeds(c); err != nil {
 			return fmt.Errorf("%w: %w", errForged, err)
 		}
 		faults = consilium.SuccessorFaults(r.prior.charter, r.spec.Sites.Faults, len(c.Members))
@@ -494,7 +483,7 @@ func (r *replica) takeDraft(payload []byte) error {
 	if r.draft != nil && !bytes.Equal(payload, r.drafted) {
 		return fmt.Errorf("%w: two different drafts", errForged)
 	}
-	r.draft, r.drafted = &c, payload
+	r.draft, r.drafted = c, payload
 	return nil
 }
 
@@ -893,10 +882,4 @@ func (r *replica) sealingKeys() ([]consilium.SealingKey, error) {
 		out[i] = k.key
 	}
 	return out, nil
-}
-
-func strict(b []byte, v any) error {
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	return d.Decode(v)
 }

@@ -33,7 +33,8 @@ type attempt struct {
 	bad            map[consilium.Position]string
 	told           map[consilium.Position]bool // bad dealings that were complained about
 	answers        int                         // of the round's answers, checked
-	acked          int                         // dealings in the last acknowledgement
+	acked          int                         // dealings in the last acknowledgement that was taken
+	ack            *consilium.Message          // the last that was signed
 	quiet          bool                        // this hospital contributes nothing to this round
 	next           *hatch.Shape
 	rejected       bool
@@ -130,10 +131,11 @@ func (a *actor) makeContribution(ctx context.Context, name string) (bool, error)
 	if err != nil {
 		return false, err
 	}
-	digest, err := digestLanes(salt, source)
+	digest, fingerprint, err := digestLanes(salt, source)
 	if err != nil {
 		return false, err
 	}
+	defer fingerprint.Wipe()
 	// One vector per round, in whatever attempt and epoch: the same numbers under
 	// fresh keys. Two different vectors would give away their difference.
 	if have, ok := a.gate.journal.vectorOf(a.study, round); !ok {
@@ -170,16 +172,16 @@ func (a *actor) makeContribution(ctx context.Context, name string) (bool, error)
 	defer file.Close()
 	dealing, err := party.Contribute(ctx, &party.Encryption{
 		Profile: now.profile, Lanes: now.lanes, At: at, Threshold: r.charter.Threshold, State: rd.opened.State,
-		Salt: salt, Vector: digest, Holders: holders, Group: now.group, Seed: seed, Source: source,
-	}, file)
+		Salt: salt, Vector: digest, Holders: holders, Group: now.group, Seed: seed, Source: source, Fingerprint: fingerprint,
+	}, onDisk{file})
 	if err != nil {
 		return false, err
 	}
-	if _, err := file.Write(dealing.Bundle()); err != nil {
-		return false, fmt.Errorf("%w: %w", errDisk, err)
+	if _, err := (onDisk{file}).Write(dealing.Bundle()); err != nil {
+		return false, err
 	}
-	if err := errors.Join(file.Sync(), file.Close(), durable.OS.SyncDir(filepath.Dir(file.Name()))); err != nil {
-		return false, fmt.Errorf("%w: %w", errDisk, err)
+	if err := errors.Join(file.Sync(), file.Close(), a.gate.cfg.FS.SyncDir(filepath.Dir(a.spoolPath(name)))); err != nil {
+		return false, fmt.Errorf("%w: %w", errDisk, durable.Full(err))
 	}
 	h := &consilium.Header{
 		Sealing: rd.opened.SealingDigest(), Layout: now.layout, RowSet: rowSet, Decision: reply.Decision,
@@ -218,17 +220,24 @@ func (a *actor) salted(domain consilium.Domain, d consilium.Digest) consilium.Di
 	return domain.Digest([]byte("salted"), a.gate.salt, []byte(a.study), d[:])
 }
 
-func digestLanes(salt [32]byte, s *laneSource) (consilium.Digest, error) {
+// digestLanes reads a vector for its digest, and so that Contribute recognises it when
+// it reads it again.
+func digestLanes(salt [32]byte, s *laneSource) (consilium.Digest, *party.Fingerprint, error) {
 	h := party.NewVectorHash(salt)
-	buf := make([]int32, lanesPerCall)
+	defer h.Wipe()
+	f, err := party.NewFingerprint()
+	if err != nil {
+		return consilium.Digest{}, nil, err
+	}
 	for {
-		n, err := s.Read(buf)
-		h.Write(buf[:n])
+		lanes, err := s.Next(lanesPerCall)
+		h.Write(lanes)
+		f.Write(lanes)
 		if err == io.EOF {
-			return h.Digest(), nil
+			return h.Digest(), f, nil
 		}
 		if err != nil {
-			return consilium.Digest{}, err
+			return consilium.Digest{}, nil, err
 		}
 	}
 }
@@ -248,24 +257,31 @@ type laneSource struct {
 }
 
 func (s *laneSource) Read(dst []int32) (int, error) {
+	lent, err := s.Next(len(dst))
+	return copy(dst, lent), err
+}
+
+// Next implements party.Lender.
+func (s *laneSource) Next(most int) ([]int32, error) {
 	if s.offset >= s.lanes && len(s.buf) == 0 {
-		return 0, io.EOF
+		return nil, io.EOF
 	}
 	if len(s.buf) == 0 {
 		n := min(lanesPerCall, s.lanes-s.offset)
 		b, err := s.vault.Lanes(s.ctx, s.study, s.round, s.offset, n)
 		if err != nil {
-			return 0, err
+			return nil, err
 		}
 		if len(b) != n {
-			return 0, fmt.Errorf("the vault gave %d of %d lanes", len(b), n)
+			return nil, fmt.Errorf("the vault gave %d of %d lanes", len(b), n)
 		}
 		s.buf = b
 		s.offset += n
 	}
-	n := copy(dst, s.buf)
+	n := min(most, len(s.buf))
+	lent := s.buf[:n:n]
 	s.buf = s.buf[n:]
-	return n, nil
+	return lent, nil
 }
 
 // upload sends the promised contribution from the spool.
@@ -455,14 +471,18 @@ func (a *actor) acknowledge(ctx context.Context) (time.Duration, error) {
 			ack.Good = append(ack.Good, consilium.Contributor{Position: p, Header: rd.headers[p].digest})
 		}
 	}
-	body := ack.Encode()
-	sig, err := a.gate.cfg.Signer.Sign(consilium.DomainAck, body)
-	if err != nil {
-		return 0, err
+	// It is signed once, however often it is sent: a hospital that is cut off tries
+	// again every minute.
+	if body := ack.Encode(); now.ack == nil || !bytes.Equal(now.ack.Body, body) {
+		sig, err := a.gate.cfg.Signer.Sign(consilium.DomainAck, body)
+		if err != nil {
+			return 0, err
+		}
+		now.ack = &consilium.Message{Kind: consilium.KindAck, Study: a.study, By: string(a.gate.cfg.Site), Body: body, Signature: sig}
 	}
 	posting, cancel := context.WithTimeout(ctx, postTime)
 	defer cancel()
-	err = a.gate.cfg.Coordinator.Post(posting, &consilium.Message{Kind: consilium.KindAck, Study: a.study, By: string(a.gate.cfg.Site), Body: body, Signature: sig})
+	err := a.gate.cfg.Coordinator.Post(posting, now.ack)
 	if err == nil || late(err) {
 		now.acked = have
 		return 0, nil
@@ -822,8 +842,11 @@ func (a *actor) fetchBlob(ctx context.Context, d consilium.Digest, size uint64) 
 		return nil, nil, fmt.Errorf("%w: %w", errDisk, err)
 	}
 	drop := func() { f.Close(); os.Remove(f.Name()) }
-	if n, err := io.Copy(io.MultiWriter(f, h), io.LimitReader(src, int64(size))); err != nil || uint64(n) != size {
+	if n, err := io.Copy(io.MultiWriter(onDisk{f}, h), io.LimitReader(src, int64(size))); err != nil || uint64(n) != size {
 		drop()
+		if errors.Is(err, errDisk) {
+			return nil, nil, err
+		}
 		return nil, nil, consilium.ErrBlobMissing.Withf("%d of %d bytes: %v", n, size, err)
 	}
 	if !bytes.Equal(h.Sum(nil), d[:]) {

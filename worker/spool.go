@@ -20,15 +20,28 @@ func (a *actor) spoolPath(slot string) string {
 	return filepath.Join(a.gate.spoolDir(), string(a.study), strings.ReplaceAll(slot, "/", "-"))
 }
 
-func (a *actor) createSpool(slot string) (*os.File, error) {
+// onDisk marks what the hospital's own disk refuses: whatever writes through it
+// into the spool, a full disk stops the gate and ends no study.
+type onDisk struct{ io.Writer }
+
+func (w onDisk) Write(b []byte) (int, error) {
+	n, err := w.Writer.Write(b)
+	if err != nil {
+		err = fmt.Errorf("%w: %w", errDisk, durable.Full(err))
+	}
+	return n, err
+}
+
+func (a *actor) createSpool(slot string) (durable.File, error) {
 	path := a.spoolPath(slot)
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, err
+		return nil, durable.Full(err)
 	}
-	if err := durable.OS.SyncDir(a.gate.spoolDir()); err != nil {
-		return nil, err
+	if err := a.gate.cfg.FS.SyncDir(a.gate.spoolDir()); err != nil {
+		return nil, durable.Full(err)
 	}
-	return os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+	f, err := a.gate.cfg.FS.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+	return f, durable.Full(err)
 }
 
 // readSpool returns the box bundle, which follows size bytes of ciphertext.

@@ -246,6 +246,10 @@ func (j job) work(site int) error {
 		return err
 	}
 	h := party.NewVectorHash(salt)
+	again, err := party.NewFingerprint()
+	if err != nil {
+		return err
+	}
 	buf := make([]int32, 1<<12)
 	for src := (&vector{v: v}); ; {
 		n, err := src.Read(buf)
@@ -253,6 +257,7 @@ func (j job) work(site int) error {
 			break
 		}
 		h.Write(buf[:n])
+		again.Write(buf[:n])
 	}
 	digest := h.Digest()
 	seed, err := party.NewSeed(make([]byte, 32), j.at(site), digest)
@@ -265,7 +270,7 @@ func (j job) work(site int) error {
 	}
 	defer f.Close()
 	d, err := party.Contribute(context.Background(), &party.Encryption{Profile: p, Lanes: j.parameters, At: j.at(site), Threshold: j.threshold(),
-		Salt: salt, Vector: digest, Holders: public, Group: g, Seed: seed, Source: &vector{v: v}}, f)
+		Salt: salt, Vector: digest, Holders: public, Group: g, Seed: seed, Source: &vector{v: v}, Fingerprint: again}, f)
 	if err != nil {
 		return err
 	}

@@ -51,7 +51,7 @@ func TestBackup(t *testing.T) {
 	r := bringWith(t, k)
 	first := r.submit(t, r.study)
 	r.done(first)
-	must(t, "ledger", "audit", "--config", r.config(hospital), "--study", first, "--wait", "20s", "--out", filepath.Join(r.dir, "trail.json"))
+	must(t, "ledger", "audit", "--config", r.config(hospital), "--study", first, "--wait", "2m", "--out", filepath.Join(r.dir, "trail.json"))
 	backup := func(id, to string) []string {
 		return []string{"backup", "--config", r.config(id), "--out", filepath.Join(r.dir, to)}
 	}
@@ -109,7 +109,7 @@ func TestBackup(t *testing.T) {
 	r.workers[hospital] = r.startSite(t, hospital)
 	second := r.submit(t, r.study)
 	r.done(second)
-	must(t, "ledger", "audit", "--config", r.config(hospital), "--study", second, "--wait", "20s", "--out", filepath.Join(r.dir, "trail-2.json"))
+	must(t, "ledger", "audit", "--config", r.config(hospital), "--study", second, "--wait", "2m", "--out", filepath.Join(r.dir, "trail-2.json"))
 
 	// The same copies again: they are older now.
 	r.workers[hospital].stop()

@@ -158,6 +158,7 @@ func (l *lines) await(ctx context.Context, text string, ended <-chan struct{}) (
 		case <-ctx.Done():
 			return "", ctx.Err()
 		}
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 
@@ -290,7 +291,7 @@ spec:
     retention: [{object: working_copies, deleteBy: 2100-02-01, keepUntil: null}, {object: evidence, deleteBy: null, keepUntil: 2110-01-01}]
     assessment: ""
   data: {dataset: cohort, patient: id}
-  sites: {min: 4, missing: wait}
+  sites: {min: 4, faults: 2, missing: wait}
   columns:
     id: {type: id}
     treat: [placebo, active]
@@ -299,7 +300,7 @@ spec:
   seed: 7
   analysis: {type: glm, family: binomial, formula: "response ~ treat + age"}
   privacy: {min_cohort: 11}
-  rounds: {max: 25, tolerance: 1e-9, deadline: 1m}
+  rounds: {max: 25, tolerance: 1e-9, deadline: 10m}
 `
 
 // makeTable draws one hospital's patients.
@@ -494,6 +495,7 @@ func (k *kits) leader(ctx context.Context) (string, error) {
 		if ctx.Err() != nil {
 			return "", ctx.Err()
 		}
+		time.Sleep(20 * time.Millisecond)
 	}
 }
 
@@ -612,7 +614,7 @@ func TestProcesses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range testSites {
-		must(t, "ledger", "audit", "--config", k.config(site(i)), "--study", id, "--wait", "20s", "--out", filepath.Join(trails, site(i)+".json"))
+		must(t, "ledger", "audit", "--config", k.config(site(i)), "--study", id, "--wait", "2m", "--out", filepath.Join(trails, site(i)+".json"))
 	}
 	out := filepath.Join(k.dir, "out")
 	disturbed := k.result(t, id, out, "--trails", trails)
@@ -998,7 +1000,7 @@ func newRows(t *testing.T, k *kits, workers map[string]*process, again func(id s
 // process is restarted.
 func nextRoster(t *testing.T, k *kits, study string, nodes, workers map[string]*process, again func(id string) *process) {
 	const leaves, comes = "c1", "c4"
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	k.health[comes] = freePort(t)
 	must(t, "provision", "coordinator", "--dir", k.kit(comes), "--federation", testName, "--id", comes, "--country", "US", "--address", freePort(t), "--raft", freePort(t))

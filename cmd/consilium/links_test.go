@@ -230,14 +230,14 @@ func (n *echo) listen(address string) (*echo, error) {
 	return &echo{l}, nil
 }
 
-// ask sends a byte and wants it back within a second.
-func (n *echo) ask(address string) error {
+// ask sends a byte and wants it back within a time.
+func (n *echo) ask(address string, within time.Duration) error {
 	c, err := net.Dial("tcp", address)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(time.Second))
+	c.SetDeadline(time.Now().Add(within))
 	if _, err := c.Write([]byte{7}); err != nil {
 		return err
 	}

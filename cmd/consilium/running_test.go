@@ -117,7 +117,7 @@ func (r *running) done(id string) {
 // says waits for a line of a process's log.
 func (r *running) says(p *process, text string) string {
 	r.t.Helper()
-	ctx, cancel := context.WithTimeout(r.t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(r.t.Context(), 3*time.Minute)
 	defer cancel()
 	line, err := p.log.await(ctx, text, p.done)
 	if err != nil {

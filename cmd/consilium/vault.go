@@ -327,6 +327,8 @@ func (v *vaultCalls) outward(ctx context.Context, err error) error {
 		return errVaultGone.With(err)
 	case e.Code == consilium.CodeOf(errors.New("")):
 		return errors.New(e.Error())
+	case e.Code == consilium.ErrUnavailable.Code:
+		return e // the call is repeated, and what it waits for is told to nobody but the log
 	}
 	return wire.FromStatus(wire.Status(err))
 }

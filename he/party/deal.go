@@ -72,6 +72,10 @@ type Encryption struct {
 	Group     *GroupKey              // of At.Round
 	Seed      *Seed                  // a new one for each call, journalled before the header is signed
 	Source    Source                 // the lanes
+
+	// Fingerprint of the lanes that Vector is the digest of, if this process has just
+	// digested them. Without it Contribute computes the digest again.
+	Fingerprint *Fingerprint
 }
 
 // Dealing is a made contribution: what the header says and the boxes. Its
@@ -179,7 +183,14 @@ func (e *engine) encryptStream(ctx context.Context, in *Encryption, rk key, d *D
 	errors := newBlock(&k)
 	masks := newMasks(e.p.Encode(), in.At, in.State)
 	hash := he.NewCiphertextHash()
-	f := &feeder{in: in, tags: newTagger(e.p, in.Group, in.At).below(e.p.Bits), vector: NewVectorHash(in.Salt), offset: 1 << (e.p.Bits - 1)}
+	f := &feeder{in: in, tags: newTagger(e.p, in.Group, in.At).below(e.p.Bits), offset: 1 << (e.p.Bits - 1)}
+	if in.Fingerprint != nil {
+		f.again = in.Fingerprint.again()
+		defer f.again.Wipe()
+	} else {
+		f.vector = NewVectorHash(in.Salt)
+		defer f.vector.Wipe()
+	}
 	defer func() { clear(f.buf[:]); clear(f.tags.buf[:]) }()
 	if e.wide != nil && e.wide.narrow {
 		f.tags.signed16()
@@ -203,16 +214,13 @@ func (e *engine) encryptStream(ctx context.Context, in *Encryption, rk key, d *D
 			_, err := w.Write(s.bytes)
 			return err
 		})
-	for _, s := range slots {
-		s.wipe()
-	}
+	e.release(slots)
 	errors.aes.Wipe()
-	defer f.vector.Wipe()
 	if err != nil {
 		return err
 	}
-	if got := f.vector.Digest(); got != in.Vector {
-		return consilium.ErrInvalid.Withf("the lanes are not the vector of this round: digest %s, journalled %s", got.Short(), in.Vector.Short())
+	if err := f.same(); err != nil {
+		return err
 	}
 	d.Ciphertext = hash.Digest()
 	return nil
@@ -222,7 +230,8 @@ func (e *engine) encryptStream(ctx context.Context, in *Encryption, rk key, d *D
 type feeder struct {
 	in     *Encryption
 	tags   *tagger
-	vector *VectorHash
+	vector *VectorHash  // either this
+	again  *Fingerprint // or this, to see that the source is the round's vector
 	offset int32
 	read   int
 	ended  bool
@@ -239,7 +248,9 @@ func (f *feeder) fill(lanes []uint32) error {
 		if !raise(lanes[:len(part)], part, f.offset) {
 			return f.misfit()
 		}
-		f.vector.Write(part)
+		if f.vector != nil {
+			f.vector.Write(part)
+		}
 		f.tags.add(lanes[:len(part)])
 		lanes = lanes[len(part):]
 	}
@@ -273,7 +284,9 @@ func (f *feeder) fillNarrow(b []byte) error {
 		tagged = whole
 	}
 	f.tags.add16(vector[tagged:])
-	f.vector.write16(vector)
+	if f.vector != nil {
+		f.vector.write16(vector)
+	}
 	if err := f.end(); err != nil {
 		return err
 	}
@@ -290,7 +303,16 @@ func (f *feeder) fillNarrow(b []byte) error {
 // next reads up to most lanes, at least one.
 func (f *feeder) next(most int) ([]int32, error) {
 	want := min(most, f.in.Lanes-f.read, len(f.buf))
-	n, err := f.in.Source.Read(f.buf[:want])
+	var lanes []int32
+	var n int
+	var err error
+	if l, ok := f.in.Source.(Lender); ok {
+		lanes, err = l.Next(want)
+		n = len(lanes)
+	} else {
+		n, err = f.in.Source.Read(f.buf[:want])
+		lanes = f.buf[:max(0, min(n, want))]
+	}
 	if n < 0 || n > want || (n == 0 && err == nil) {
 		return nil, consilium.ErrInvalid.Withf("lane source returned %d lanes of %d", n, want)
 	}
@@ -299,7 +321,24 @@ func (f *feeder) next(most int) ([]int32, error) {
 	}
 	f.read += n
 	f.ended = f.ended || err == io.EOF
-	return f.buf[:n], nil
+	if f.again != nil {
+		f.again.Write(lanes)
+	}
+	return lanes, nil
+}
+
+// same fails unless the lanes were those that the encryption names.
+func (f *feeder) same() error {
+	if f.again != nil {
+		if f.again.sum() != f.in.Fingerprint.sum() {
+			return consilium.ErrInvalid.Withf("the lanes are not those that were digested as the vector of this round, %s", f.in.Vector.Short())
+		}
+		return nil
+	}
+	if got := f.vector.Digest(); got != f.in.Vector {
+		return consilium.ErrInvalid.Withf("the lanes are not the vector of this round: digest %s, journalled %s", got.Short(), f.in.Vector.Short())
+	}
+	return nil
 }
 
 func (f *feeder) misfit() error {

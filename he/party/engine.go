@@ -21,7 +21,8 @@ import (
 // room of the reconstruction.
 const maxWords = 8
 
-// engine is what a profile precomputes. It is read-only once made.
+// engine is what a profile precomputes. But for its spare memory it is read-only
+// once made.
 type engine struct {
 	p     he.Profile
 	limbs []limb
@@ -32,6 +33,24 @@ type engine struct {
 	// y_i = x_i·(Q/q_i)^-1 mod q_i.
 	crtWords int
 	modulus  [maxWords]uint64 // Q
+
+	lanes *sync.Pool // *[]uint32 for a chunk's lanes, all zero
+}
+
+// getLanes is memory for a chunk's lanes.
+func (e *engine) getLanes() []uint32 {
+	if p, ok := e.lanes.Get().(*[]uint32); ok {
+		return *p
+	}
+	return make([]uint32, e.p.ChunkLanes()+vec.CutSlack)[:e.p.ChunkLanes()]
+}
+
+// putLanes overwrites what getLanes gave and gives it back.
+func (e *engine) putLanes(lanes []uint32) {
+	if lanes != nil {
+		clear(lanes[:cap(lanes)])
+		e.lanes.Put(&lanes)
+	}
 }
 
 type limb struct {
@@ -75,7 +94,7 @@ func newEngine(p he.Profile) (*engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ring of degree %d: %w", p.N(), err)
 	}
-	e := &engine{p: p, limbs: make([]limb, len(p.Primes)), words: (p.W*p.K + p.Delta + 63) / 64}
+	e := &engine{p: p, limbs: make([]limb, len(p.Primes)), words: (p.W*p.K + p.Delta + 63) / 64, lanes: new(sync.Pool)}
 	big64 := new(big.Int).Lsh(big.NewInt(1), 64)
 	Q := r.Modulus()
 	e.crtWords = (Q.BitLen() + bits.Len(uint(len(p.Primes))) + 63) / 64
@@ -200,10 +219,7 @@ type slot struct {
 }
 
 func (e *engine) newSlot(receive bool) *slot {
-	s := &slot{
-		lanes: make([]uint32, e.p.ChunkLanes()+vec.CutSlack)[:e.p.ChunkLanes()],
-		bytes: he.LimbBuffer(e.p.ChunkSize()),
-	}
+	s := &slot{lanes: e.getLanes(), bytes: he.LimbBuffer(e.p.ChunkSize())}
 	if e.wide != nil {
 		s.packed = make([]uint64, tileResidues*max(1+e.wide.words, e.wide.sumWords)+vec.CutSlack)
 		s.noise = make([]int64, tileResidues)
@@ -222,9 +238,16 @@ func (e *engine) newSlot(receive bool) *slot {
 	return s
 }
 
-// wipe overwrites what was secret in it.
+// release overwrites what was secret in slots, which are not used again.
+func (e *engine) release(slots []*slot) {
+	for _, s := range slots {
+		s.wipe()
+		e.putLanes(s.lanes)
+		s.lanes = nil
+	}
+}
+
 func (s *slot) wipe() {
-	clear(s.lanes)
 	clear(s.narrow)
 	clear(s.packed)
 	clear(s.noise)
@@ -622,6 +645,7 @@ func (e *engine) newSlots(chunks int, receive bool) []*slot {
 	for i := range slots {
 		slots[i] = e.newSlot(receive)
 		if !receive && e.wide != nil && e.wide.narrow {
+			e.putLanes(slots[i].lanes)
 			slots[i].lanes, slots[i].narrow = nil, make([]byte, 2*e.p.ChunkLanes())
 		}
 	}

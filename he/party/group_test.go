@@ -2,6 +2,7 @@ package party
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -138,8 +139,14 @@ func TestSecretsDoNotPrint(t *testing.T) {
 		t.Fatal(err)
 	}
 	opening := f.openings(t, u, u[:1])[0]
+	fp := fingerprintOf(t, []int32{1, 2, 3})
+	in.Fingerprint = fp
+	key := make([]byte, 32)
+	for i := range 8 {
+		binary.BigEndian.PutUint32(key[4*i:], fp.key[i])
+	}
 	secrets := map[string][]byte{
-		"seed": in.Seed.Secret(), "group": f.group.Secret()[:32], "contribution": c.Secret(),
+		"fingerprint": key, "seed": in.Seed.Secret(), "group": f.group.Secret()[:32], "contribution": c.Secret(),
 		"share": appendF(nil, ks.elements[:4]), "opening": appendF(nil, opening.elements[:4]), "polynomial": appendF(nil, d.poly[0]),
 	}
 	var log bytes.Buffer
@@ -148,7 +155,7 @@ func TestSecretsDoNotPrint(t *testing.T) {
 		In *Encryption
 		X  any
 	}
-	for _, v := range []any{in.Seed, f.group, c, ks, opening, d, *in.Seed, *f.group, *c, *ks, *opening, *d, *in, in.Seed.secret} {
+	for _, v := range []any{in.Seed, f.group, c, ks, opening, d, fp, *fp, *in.Seed, *f.group, *c, *ks, *opening, *d, *in, in.Seed.secret} {
 		h := holder{in, v}
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%X", "%q", "%d"} {
 			fmt.Fprintf(&log, verb+"\n", v)
@@ -165,7 +172,7 @@ func TestSecretsDoNotPrint(t *testing.T) {
 			}
 		}
 	}
-	for _, name := range []string{"Seed", "GroupKey", "Contribution", "KeyShare", "OpeningShare", "Dealing"} {
+	for _, name := range []string{"Seed", "GroupKey", "Contribution", "KeyShare", "OpeningShare", "Dealing", "Fingerprint"} {
 		if !strings.Contains(out, name+"(redacted)") {
 			t.Errorf("%s does not print its name", name)
 		}

@@ -66,21 +66,25 @@ func Open(ctx context.Context, in *Decryption, r io.Reader, sink Sink) error {
 	}
 	if in.Lanes <= buffer {
 		d := in.newDrainer(e)
-		d.keep = make([]int32, 0, in.Lanes)
-		taken := 0
-		defer func() { clear(d.keep[taken:]) }()
+		d.keep = make([][]uint32, 0, e.p.Chunks(in.Lanes))
+		defer func() {
+			for _, lanes := range d.keep {
+				e.putLanes(lanes)
+			}
+		}()
 		if err := in.openStream(ctx, e, rk, r, d); err != nil {
 			return err
 		}
-		v := d.buf[:]
-		defer clear(v)
-		for part := range slices.Chunk(d.keep, len(v)) {
-			widen(v, part)
-			clear(part) // while the processor has it
-			taken += len(part)
-			if err := sink.Write(v[:len(part)]); err != nil {
+		defer clear(d.buf[:])
+		rest := in.Lanes
+		for len(d.keep) > 0 && rest > 0 {
+			lanes := d.keep[0][:min(rest, e.p.ChunkLanes())]
+			if err := d.write(lanes, sink.Write); err != nil {
 				return err
 			}
+			rest -= len(lanes)
+			e.putLanes(d.keep[0]) // while the processor has it
+			d.keep = d.keep[1:]
 		}
 		return nil
 	}
@@ -101,6 +105,7 @@ func Open(ctx context.Context, in *Decryption, r io.Reader, sink Sink) error {
 		return err
 	}
 	again := in.newDrainer(e)
+	defer clear(again.buf[:])
 	again.out = sink.Write
 	if err := in.openStream(ctx, e, rk, io.TeeReader(seeker, second), again); err != nil {
 		return err
@@ -202,10 +207,8 @@ func (in *Decryption) openStream(ctx context.Context, e *engine, rk key, r io.Re
 			}
 			return nil
 		},
-		func(_ int, s *slot) error { return d.drain(s.lanes) })
-	for _, s := range slots {
-		s.wipe()
-	}
+		func(_ int, s *slot) error { return d.drain(e, s) })
+	e.release(slots)
 	if err == nil && !d.holds() {
 		err = errReject
 	}
@@ -228,21 +231,20 @@ func (in *Decryption) attempt() consilium.At {
 }
 
 // drainPart is how many sums go to a sink at a time, a multiple of what the tags
-// take.
+// take. It stays in the processor's first cache.
 const drainPart = 3 * tagBlock * 10
 
 // drainer splits the decrypted lanes into sums, tags and padding.
 type drainer struct {
 	in     *Decryption
 	tags   *tagger
-	keep   []int32             // takes the sums if it has room for them
-	out    func([]int64) error // else takes them, if not nil
+	keep   [][]uint32          // takes the chunks, if not nil
+	out    func([]int64) error // else takes the sums, if not nil
 	offset int64
 	most   uint32
 	read   int // lanes and tag lanes so far
 	tail   [he.TagLanes]uint32
 	bad    uint32 // its top bit, or any in the padding: an impossible lane
-	low    [drainPart]int32
 	buf    [drainPart]int64
 }
 
@@ -252,26 +254,16 @@ func (in *Decryption) newDrainer(e *engine) *drainer {
 		offset: int64(n) << (e.p.Bits - 1), most: uint32(n) * (1<<e.p.Bits - 1)}
 }
 
-func (d *drainer) drain(lanes []uint32) error {
+func (d *drainer) drain(e *engine, s *slot) error {
+	lanes := s.lanes
 	n := max(0, min(len(lanes), d.in.Lanes-d.read))
-	// A sum of 128 lanes of 24 bits is below 2^30 in magnitude. Parts stay in the
-	// processor's first cache.
-	for part := range slices.Chunk(lanes[:n], len(d.low)) {
+	for part := range slices.Chunk(lanes[:n], drainPart) {
 		d.tags.add(part)
-		if d.keep != nil {
-			at := len(d.keep)
-			d.keep = d.keep[:at+len(part)]
-			d.lower(d.keep[at:], part)
-		} else {
-			d.lower(d.low[:len(part)], part)
-			if d.out == nil {
-				continue
-			}
-			v := d.buf[:len(part)]
-			widen(v, d.low[:len(part)])
-			if err := d.out(v); err != nil {
-				return err
-			}
+		d.check(part)
+	}
+	if d.out != nil {
+		if err := d.write(lanes[:n], d.out); err != nil {
+			return err
 		}
 	}
 	d.read += n
@@ -289,35 +281,45 @@ func (d *drainer) drain(lanes []uint32) error {
 		}
 		d.read += n
 	}
+	if d.keep != nil {
+		d.keep = append(d.keep, s.lanes)
+		s.lanes = e.getLanes()
+	}
 	return nil
 }
 
-// lower is v = lanes - offset; a lane that no sum can have is noted.
-func (d *drainer) lower(v []int32, lanes []uint32) {
-	offset := int32(d.offset)
+// check notes a lane that no sum can have.
+func (d *drainer) check(lanes []uint32) {
 	if whole := len(lanes) &^ 15; vec.Enabled && whole > 0 {
-		if !vec.Lower(v[:whole], lanes[:whole], offset, d.most) {
+		if vec.Above(lanes[:whole], d.most) {
 			d.bad |= 1 << 31
 		}
-		v, lanes = v[whole:], lanes[whole:]
+		lanes = lanes[whole:]
 	}
 	var bad uint32
-	for i, u := range lanes {
+	for _, u := range lanes {
 		bad |= d.most - u
-		v[i] = int32(u) - offset
 	}
 	d.bad |= bad &^ (1<<31 - 1)
 }
 
-// widen is v = x.
-func widen(v []int64, x []int32) {
-	if whole := len(x) &^ 7; vec.Enabled && whole > 0 {
-		vec.Widen(v[:whole], x[:whole])
-		v, x = v[whole:], x[whole:]
+// write passes lanes on as signed sums.
+func (d *drainer) write(lanes []uint32, out func([]int64) error) error {
+	for part := range slices.Chunk(lanes, drainPart) {
+		v := d.buf[:len(part)]
+		i := 0
+		if whole := len(part) &^ 7; vec.Enabled && whole > 0 {
+			vec.Signed(v[:whole], part[:whole], d.offset)
+			i = whole
+		}
+		for ; i < len(part); i++ {
+			v[i] = int64(part[i]) - d.offset
+		}
+		if err := out(v); err != nil {
+			return err
+		}
 	}
-	for i, y := range x {
-		v[i] = int64(y)
-	}
+	return nil
 }
 
 // holds reports whether all ranges and both tags fit.

@@ -68,7 +68,7 @@ func newTagger(p he.Profile, g *GroupKey, at consilium.At) *tagger {
 
 // below says that lanes will have at most bits bits.
 func (t *tagger) below(bits int) *tagger {
-	if vec.Enabled && bits <= vec.LaneBits {
+	if vec.Enabled && t.group*tagBlock<<bits <= 1<<32 {
 		t.weights = &vec.Weights{}
 		for i := range t.group * tagBlock {
 			place := uint64(1) << (t.w * uint(i%t.group))
@@ -146,7 +146,11 @@ func (t *tagger) add16(b []byte) {
 func (t *tagger) block(u []uint32) {
 	if t.weights != nil {
 		hi, lo := t.weights.Dot(u)
-		t.advance(reduceF(hi[0], lo[0]), reduceF(hi[1], lo[1]))
+		var sum [tags]uint64
+		for i := range sum {
+			sum[i] = addF(canon(fold(lo[i])), mulF(canon(fold(hi[i])), 1<<32))
+		}
+		t.advance(sum[0], sum[1])
 		return
 	}
 	var z [tagBlock]uint64

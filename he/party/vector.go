@@ -18,6 +18,13 @@ type Source interface {
 	Read(lanes []int32) (int, error)
 }
 
+// Lender is a Source that can give out its next lanes where they lie, at most most
+// of them, as Read would. They are read before the next call.
+type Lender interface {
+	Source
+	Next(most int) ([]int32, error)
+}
+
 // Sink takes the opened sums in order. The slice is reused after Write
 // returns.
 type Sink interface {
@@ -33,12 +40,19 @@ func (f SinkFunc) Write(sums []int64) error { return f(sums) }
 type Lanes []int32
 
 func (l *Lanes) Read(lanes []int32) (int, error) {
+	lent, err := l.Next(len(lanes))
+	return copy(lanes, lent), err
+}
+
+// Next implements Lender.
+func (l *Lanes) Next(most int) ([]int32, error) {
 	if len(*l) == 0 {
-		return 0, io.EOF
+		return nil, io.EOF
 	}
-	n := copy(lanes, *l)
+	n := min(most, len(*l))
+	lent := (*l)[:n:n]
 	*l = (*l)[n:]
-	return n, nil
+	return lent, nil
 }
 
 // VectorHash computes Header.Vector, the salted digest of a round's lanes,

@@ -6,6 +6,7 @@ import (
 	"crypto/aes"
 	"encoding/binary"
 	"math/rand/v2"
+	"sync"
 	"testing"
 
 	"consilium"
@@ -24,7 +25,7 @@ func portable(t testing.TB, key [32]byte) *block {
 
 // portableEngine is e without vector instructions.
 func portableEngine(e *engine) *engine {
-	return &engine{p: e.p, limbs: e.limbs, words: e.words, crtWords: e.crtWords, modulus: e.modulus}
+	return &engine{p: e.p, limbs: e.limbs, words: e.words, crtWords: e.crtWords, modulus: e.modulus, lanes: new(sync.Pool)}
 }
 
 // TestWideIsPortable: where the processor has vector instructions, both engines

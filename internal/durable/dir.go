@@ -32,6 +32,7 @@ var ErrLocked = errors.New("the data directory is in use by another process")
 //	node-id  32 random hexadecimal characters, made once
 //	README   one page for whoever finds the directory; about adds lines to it
 //
+// What killed processes left unfinished in it, and right below it, is removed.
 // kind is a word such as "worker". It fails with ErrLocked if another process
 // holds the directory, and refuses one of another kind or version.
 func Prepare(dir, kind string, about ...string) (*Dir, error) {
@@ -82,6 +83,9 @@ func (d *Dir) fill(kind string, about []string) error {
 		return err
 	case string(have) != want:
 		return fmt.Errorf("VERSION says %q, this process needs %q", strings.TrimSpace(string(have)), strings.TrimSpace(want))
+	}
+	if err := sweep(d.path); err != nil {
+		return err
 	}
 	if err := d.loadID(fresh); err != nil {
 		return err

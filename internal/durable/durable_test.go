@@ -58,6 +58,48 @@ func TestWriteFileFaults(t *testing.T) {
 	}
 }
 
+// TestWriteFileAfterKill: processes that are killed before they give a file its
+// name, all with this process id, leave what no later one trips over, and what is
+// gone once the directory is taken again. A directory of another depth is not
+// looked into.
+func TestWriteFileAfterKill(t *testing.T) {
+	dir := t.TempDir()
+	d, err := durable.Prepare(dir, "worker")
+	if err != nil {
+		t.Fatal(err)
+	}
+	below := filepath.Join(dir, "secrets")
+	deep := filepath.Join(below, "deep")
+	if err := os.MkdirAll(deep, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	// The names that a process with this id gave under the naive rule.
+	for _, in := range []string{dir, below, deep} {
+		for i := range 200 {
+			if err := os.WriteFile(filepath.Join(in, fmt.Sprintf("%s%d-%d", durable.TempPrefix, os.Getpid(), i)), []byte("half"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := durable.WriteFile(filepath.Join(in, "f"), []byte("new"), 0o600); err != nil {
+			t.Errorf("after a kill: %v", err)
+		}
+	}
+	d.Close()
+	if d, err = durable.Prepare(dir, "worker"); err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	for in, want := range map[string]int{dir: 0, below: 0, deep: 200} {
+		left, err := filepath.Glob(filepath.Join(in, durable.TempPrefix+"*"))
+		if err != nil || len(left) != want {
+			t.Errorf("%d files are left unfinished in %s, %v", len(left), in, err)
+		}
+		if b, _ := os.ReadFile(filepath.Join(in, "f")); string(b) != "new" {
+			t.Errorf("%s/f holds %q", in, b)
+		}
+	}
+}
+
 func TestWriteFileSyncsInOrder(t *testing.T) {
 	f := &faulty{FS: durable.OS}
 	if err := durable.WriteFileFS(f, filepath.Join(t.TempDir(), "f"), []byte("x"), 0o600); err != nil {

@@ -1,22 +1,56 @@
 package durable
 
 import (
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sync/atomic"
+	"strings"
 )
-
-var tempCounter atomic.Uint64
 
 // TempPrefix starts the name of every unfinished file. What bears it after a
 // crash was never acknowledged.
 const TempPrefix = ".tmp-"
 
+// tempName names a file that nothing else has: not another process, nor one that
+// was killed here before, whose process id comes back (in a container it is 1 each
+// time).
 func tempName(dir string) string {
-	return filepath.Join(dir, fmt.Sprintf("%s%d-%d", TempPrefix, os.Getpid(), tempCounter.Add(1)))
+	var id [16]byte
+	rand.Read(id[:])
+	return filepath.Join(dir, TempPrefix+hex.EncodeToString(id[:]))
+}
+
+// sweep removes what killed processes left unfinished in a directory and in those
+// right below it. Only who holds the directory may: what it removes could else be
+// about to get its name. Some of it is secret, and nothing else would destroy it.
+func sweep(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		inner := []fs.DirEntry{e}
+		in := dir
+		if e.IsDir() {
+			in = filepath.Join(dir, e.Name())
+			if inner, err = os.ReadDir(in); err != nil {
+				return err
+			}
+		}
+		for _, f := range inner {
+			if !f.Type().IsRegular() || !strings.HasPrefix(f.Name(), TempPrefix) {
+				continue
+			}
+			if err := os.Remove(filepath.Join(in, f.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // WriteFile replaces the file at path with data. When it returns nil the new

@@ -11,6 +11,8 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+
+	"consilium"
 )
 
 // ErrCorrupt says that acknowledged records of a journal do not verify.
@@ -95,7 +97,7 @@ func (j *Journal) recover() error {
 		return fmt.Errorf("journal format %d, this software reads %d", v, journalVersion)
 	}
 	j.size = int64(fileHeaderSize)
-	r := bufio.NewReaderSize(io.NewSectionReader(j.file, j.size, total-j.size), 1<<16)
+	r := reader(j.file, j.size, total)
 	for j.size < total {
 		_, data, err := readRecord(r, j.next)
 		if err == nil {
@@ -119,6 +121,11 @@ func (j *Journal) recover() error {
 		return j.file.Sync()
 	}
 	return nil
+}
+
+// reader reads the bytes from one place in a file to another.
+func reader(file File, from, to int64) *bufio.Reader {
+	return bufio.NewReaderSize(io.NewSectionReader(file, from, to-from), int(min(to-from, 1<<16)))
 }
 
 // errBadRecord says that the bytes are not the expected record, torn or
@@ -221,7 +228,7 @@ func allZero(b []byte) bool {
 // contradict it.
 func (j *Journal) Append(kind uint8, data []byte) error {
 	if len(data) > MaxRecord {
-		return fmt.Errorf("journal record of %d bytes, at most %d", len(data), MaxRecord)
+		return consilium.ErrTooLarge.Withf("journal record of %d bytes, at most %d", len(data), MaxRecord)
 	}
 	rec := make([]byte, 0, recordHeader+len(data))
 	j.mu.Lock()
@@ -265,7 +272,7 @@ func (j *Journal) Replay(f func(kind uint8, data []byte) error) error {
 	size, next := j.size, j.next
 	j.mu.Unlock()
 	off := int64(fileHeaderSize)
-	r := bufio.NewReaderSize(io.NewSectionReader(j.file, off, size-off), 1<<16)
+	r := reader(j.file, off, size)
 	for n := uint64(0); n < next; n++ {
 		kind, data, err := readRecord(r, n)
 		if errors.Is(err, errBadRecord) {

@@ -3,6 +3,7 @@ package federation
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"consilium"
@@ -31,7 +32,11 @@ func (f *Federation) Collect(ctx context.Context, out *client.Outcome) (*archive
 		if g == nil {
 			continue
 		}
-		rec, err := s.anchored(ctx, out.Study)
+		patience := 10 * time.Second
+		if slices.ContainsFunc(out.Events, func(ev *consilium.Event) bool { return saidBy(ev, s.ID()) }) {
+			patience = 2 * time.Minute
+		}
+		rec, err := s.anchored(ctx, out.Study, patience)
 		if err != nil {
 			return nil, fmt.Errorf("site %s: %w", s.ID(), err)
 		}
@@ -79,10 +84,19 @@ func Prove(ctx context.Context, team *client.Team, events []*consilium.Event) ([
 	}
 }
 
+// saidBy reports whether an event is a statement of a hospital's.
+func saidBy(ev *consilium.Event, id consilium.SiteID) bool {
+	if ev.Kind != consilium.EventMessage {
+		return false
+	}
+	m, err := consilium.ParseMessage(ev.Body)
+	return err == nil && m.By == string(id)
+}
+
 // anchored finds the ledger entry that pins the hospital's trail at a study's
 // end. It waits for it: a hospital anchors a moment after the study has ended.
-func (s *Site) anchored(ctx context.Context, study consilium.StudyID) (*archive.SiteRecord, error) {
-	deadline := time.Now().Add(10 * time.Second)
+func (s *Site) anchored(ctx context.Context, study consilium.StudyID, patience time.Duration) (*archive.SiteRecord, error) {
+	deadline := time.Now().Add(patience)
 	for {
 		raw, err := s.ledger.Checkpoint(ctx)
 		if err != nil {

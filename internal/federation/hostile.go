@@ -19,6 +19,7 @@ import (
 	"consilium/internal/blob"
 	"consilium/internal/canon"
 	"consilium/internal/client"
+	"consilium/internal/durable"
 	"consilium/internal/hybrid"
 	"consilium/internal/seal"
 	"consilium/internal/wire"
@@ -59,6 +60,7 @@ type Hostile struct {
 	sites   map[consilium.SiteID]*hostileSite
 	deaf    map[deafTo]int
 	excused map[consilium.SiteID]bool
+	disks   map[consilium.SiteID]durable.FS
 	memory  map[consilium.SiteID]uint64 // limits, in studies: Tally needs a byte for each
 	pauseAt uint32
 	paused  *course
@@ -97,7 +99,7 @@ func NewHostile(dir string, ids []consilium.SiteID) (*Hostile, error) {
 		dir: dir, ids: slices.Sorted(slices.Values(ids)), now: time.Now, moved: make(chan struct{}),
 		views: map[consilium.SiteID][]*consilium.Event{}, blobs: map[consilium.Digest][]byte{},
 		rule: consilium.SiteRule{Min: 3, Missing: "wait"}, courses: map[consilium.StudyID]*course{}, sites: map[consilium.SiteID]*hostileSite{}, excused: map[consilium.SiteID]bool{},
-		memory: map[consilium.SiteID]uint64{}, deaf: map[deafTo]int{},
+		disks: map[consilium.SiteID]durable.FS{}, memory: map[consilium.SiteID]uint64{}, deaf: map[deafTo]int{},
 	}
 	now := h.now()
 	r := &consilium.Roster{
@@ -1064,6 +1066,14 @@ func (h *Hostile) Limit(id consilium.SiteID, studies uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.memory[id] = studies
+}
+
+// Disk puts a file system under what a hospital's gate writes, from its next start
+// on.
+func (h *Hostile) Disk(id consilium.SiteID, fs durable.FS) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.disks[id] = fs
 }
 
 // PauseAt keeps back the sum of a round until Resume.

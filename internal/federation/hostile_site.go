@@ -84,7 +84,7 @@ func (h *Hostile) Start(id consilium.SiteID) error {
 	gate, err := worker.Open(worker.Config{
 		Site: id, Dir: h.Dir(id), Signer: s.key, Secret: s.key.Seed(), Roster: h.signed, BoardKeys: board, Threshold: h.roster.Board.Threshold,
 		Coordinator: link{h, id}, Vault: vault, Ledger: &memoryLedger{}, Now: h.now, Log: slog.New(&ear{h: h, site: id}), Crash: s.crash,
-		Limits: worker.Limits{Memory: h.memory[id]},
+		Limits: worker.Limits{Memory: h.memory[id]}, FS: h.disks[id],
 	})
 	if err != nil {
 		return err
@@ -130,6 +130,19 @@ func (h *Hostile) Stop(id consilium.SiteID) error {
 	defer h.mu.Unlock()
 	h.change()
 	return errors.Join(s.err, err)
+}
+
+// Ended waits until a hospital's gate has ended by itself. Stop says why.
+func (h *Hostile) Ended(ctx context.Context, id consilium.SiteID) error {
+	h.mu.Lock()
+	done := h.sites[id].done
+	h.mu.Unlock()
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the end of %s: %w", id, ctx.Err())
+	}
 }
 
 // Close ends every gate.

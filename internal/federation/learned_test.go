@@ -24,6 +24,7 @@ import (
 func TestScaffoldSurvivesRestarts(t *testing.T) {
 	study := string(cgd.Read("risk-network.yaml"))
 	for from, to := range map[string]string{
+		"sites: {min: 5, missing: wait}":             "sites: {min: 5, faults: 2, missing: wait}", // nobody is left behind
 		"name: fedadam, rounds: 30, local_epochs: 2": "name: scaffold, rounds: 4, local_epochs: 2",
 		", server_rate: 0.05":                        "",
 		"{dense: 16}":                                "{dense: 3}",
@@ -56,13 +57,13 @@ func TestScaffoldSurvivesRestarts(t *testing.T) {
 	}
 	defer f.Close()
 	fallen := 0
-	finished := make(chan struct{})
+	finished, over := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(finished)
 		for _, point := range []string{"contribute/after-upload", "close/before-secret", "contribute/after-upload", "update/before-promise", "contribute/before-promise", "close/after-secret"} {
 			select {
 			case <-f.Site(victim).HaltAt(point):
-			case <-t.Context().Done():
+			case <-over:
 				return
 			}
 			fallen++
@@ -73,6 +74,7 @@ func TestScaffoldSurvivesRestarts(t *testing.T) {
 		}
 	}()
 	out, err := f.Run(t.Context(), file.Payload, engine.Digest(), nil)
+	close(over)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,8 +126,9 @@ func TestPrivateTrainingSurvivesRestarts(t *testing.T) {
 	study := string(cgd.Read("risk-network.yaml"))
 	for from, to := range map[string]string{
 		"name: fedadam, rounds: 30, local_epochs: 2, batch: 16, rate: 0.1, server_rate: 0.05, clip: 1, bits: 16": "name: fedadam, rounds: 3",
-		"privacy: {min_cohort: 11}": "privacy: {min_cohort: 11, dp: {epsilon: 8, delta: 1e-6, clip: 1}}",
-		"{dense: 16}":               "{dense: 3}",
+		"sites: {min: 5, missing: wait}": "sites: {min: 5, faults: 2, missing: wait}",
+		"privacy: {min_cohort: 11}":      "privacy: {min_cohort: 11, dp: {epsilon: 8, delta: 1e-6, clip: 1}}",
+		"{dense: 16}":                    "{dense: 3}",
 	} {
 		if !strings.Contains(study, from) {
 			t.Fatalf("the study has no %q", from)
@@ -160,14 +163,14 @@ func TestPrivateTrainingSurvivesRestarts(t *testing.T) {
 			f.Close()
 		}
 	}()
-	finished := make(chan struct{})
+	finished, over := make(chan struct{}), make(chan struct{})
 	fallen := 0
 	go func() {
 		defer close(finished)
 		for _, point := range []string{"contribute/before-spool", "contribute/before-promise", "contribute/after-upload", "update/before-promise"} {
 			select {
 			case <-f.Site(victim).HaltAt(point):
-			case <-t.Context().Done():
+			case <-over:
 				return
 			}
 			fallen++
@@ -178,6 +181,7 @@ func TestPrivateTrainingSurvivesRestarts(t *testing.T) {
 		}
 	}()
 	out, err := f.Run(t.Context(), file.Payload, engine.Digest(), nil)
+	close(over)
 	if err != nil {
 		t.Fatal(err)
 	}

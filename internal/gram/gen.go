@@ -1,8 +1,8 @@
 //go:build ignore
 
 // Gen writes kernels_amd64.s and kernels_amd64.go: the register tiles of the
-// products for AVX-512 and AVX2, and the sweeps over rows for AVX2, whose four
-// lanes are what the package's definitions speak of.
+// products and the sweeps over rows, for AVX-512, whose eight lanes are what the
+// package's definitions speak of, and for AVX2.
 //
 //	go run gen.go
 package main
@@ -41,7 +41,7 @@ func (w *writer) begin(name, argument string, registers ...string) {
 	}
 }
 
-// c is a constant in all four lanes.
+// c is a constant in all lanes.
 func (w *writer) c(v float64) string { return w.bits(math.Float64bits(v)) }
 
 func (w *writer) bits(b uint64) string {
@@ -59,14 +59,8 @@ func (w *writer) div(d, a, b string)    { w.p("VDIVPD %s, %s, %s", b, a, d) }
 func (w *writer) and(d, a, b string)    { w.p("VANDPD %s, %s, %s", b, a, d) }
 func (w *writer) or(d, a, b string)     { w.p("VORPD %s, %s, %s", b, a, d) }
 func (w *writer) xor(d, a, b string)    { w.p("VXORPD %s, %s, %s", b, a, d) }
-func (w *writer) trunc(d, a string)     { w.p("VROUNDPD $11, %s, %s", a, d) }
 func (w *writer) zero(d string)         { w.p("VXORPD %[1]s, %[1]s, %[1]s", d) }
 func (w *writer) spread(d, from string) { w.p("VBROADCASTSD %s, %s", from, d) }
-
-// Comparisons leave all ones where they hold.
-func (w *writer) less(d, a, b string)          { w.p("VCMPPD $17, %s, %s, %s", b, a, d) }
-func (w *writer) notAtMost(d, a, b string)     { w.p("VCMPPD $22, %s, %s, %s", b, a, d) }
-func (w *writer) pick(d, mask, yes, no string) { w.p("VBLENDVPD %s, %s, %s, %s", mask, yes, no, d) }
 
 // total adds v to the double hi + lo by Knuth's two-sum; s, b and e are free, and
 // v is lost.
@@ -82,220 +76,225 @@ func (w *writer) total(hi, lo, v, s, b, e string) {
 }
 
 func y(i int) string { return fmt.Sprintf("Y%d", i) }
+func z(i int) string { return fmt.Sprintf("Z%d", i) }
 
-// tile writes one register tile for AVX2: rows a of weighted columns by columns b.
-func (w *writer) tile(name string, rows, columns int) {
-	w.begin(name, "tile", "CX", "R8", "R10", "SI", "R11", "DI", "DX", "R9")
-	c := func(r, k int) string { return fmt.Sprintf("%d%s", 64*k, []string{"(DI)", "(DI)(DX*1)"}[r]) }
-	z, t, scratch := y(rows*columns), rows*columns+1, rows*columns+1+rows
+// vector is a kind of registers.
+type vector struct {
+	reg   func(i int) string
+	count int
+	bytes int
+}
+
+var (
+	ymm = vector{y, 16, 32}
+	zmm = vector{z, 32, 64}
+)
+
+// A piece's rows and groups of rows, as in the package, and what is from one of its columns
+// to the next.
+const (
+	pieceRows   = 128
+	groups      = pieceRows / 8
+	columnBytes = 8 * pieceRows
+)
+
+func (w *writer) tileArguments(name string) {
+	w.begin(name, "tile", "CX", "R8", "R9", "SI", "DI", "DX", "R10")
+	w.p("LEAQ (DX)(DX*2), R11")
+}
+
+// sum is the place of a tile's partial sums.
+func sum(r, k int) string {
+	return fmt.Sprintf("%d%s", 64*k, []string{"(DI)", "(DI)(DX*1)", "(DI)(DX*2)", "(DI)(R11*1)"}[r])
+}
+
+// next ends a tile's loop over groups of rows.
+func (w *writer) next(name string, advance ...string) {
+	w.p("PREFETCHT1 (R10)")
+	w.p("PREFETCHT1 64(R10)")
+	w.p("ADDQ $128, R10")
+	for _, r := range advance {
+		w.p("ADDQ $64, %s", r)
+	}
+	w.p("DECQ CX")
+	w.p("JNZ  loop%s", name)
+}
+
+// tile writes one register tile: weighted columns, which stand at t, by others. AVX2
+// does half of every group at a time.
+func (w *writer) tile(v vector, name string, rows, columns int) {
+	w.tileArguments(name)
+	t := rows * columns
+	x := t + rows
+	free := x + min(2, columns)
 	for r := range rows {
 		for k := range columns {
-			w.load(y(r*columns+k), c(r, k))
+			w.load(v.reg(r*columns+k), sum(r, k))
 		}
 	}
 	w.label("loop" + name)
 	for r := range rows {
-		w.load(y(t+r), fmt.Sprintf("%d(R8)", 32*r))
+		w.load(v.reg(t+r), fmt.Sprintf("%d(R9)", columnBytes*r))
 	}
 	n := 0
 	for k := range columns {
-		w.load(z, fmt.Sprintf("%d(SI)", 32*k))
+		from := v.reg(x + k%2)
+		w.load(from, fmt.Sprintf("%d(SI)", columnBytes*k))
 		for r := range rows {
-			x := y(scratch + n%(16-scratch))
+			product := v.reg(free + n%(v.count-free))
 			n++
-			w.mul(x, y(t+r), z)
-			w.add(y(r*columns+k), y(r*columns+k), x)
+			w.mul(product, v.reg(t+r), from)
+			w.add(v.reg(r*columns+k), v.reg(r*columns+k), product)
 		}
 	}
-	w.next(name)
+	w.next(name, "R9", "SI")
 	for r := range rows {
 		for k := range columns {
-			w.store(c(r, k), y(r*columns+k))
+			w.store(sum(r, k), v.reg(r*columns+k))
 		}
 	}
 	w.p("VZEROUPPER")
 	w.p("RET")
 }
 
-// next ends a tile's loop.
-func (w *writer) next(name string) {
-	w.p("PREFETCHT1 (R9)")
-	w.p("ADDQ $64, R9")
-	w.p("ADDQ R10, R8")
-	w.p("ADDQ R11, SI")
-	w.p("DECQ CX")
-	w.p("JNZ  loop%s", name)
-}
-
-// diagonal writes one register tile for AVX-512. A register holds two neighbouring
-// columns: of the weighted ones a and a+1, of the others b and b+1, so that their
-// product is that of (a, b) and of (a+1, b+1). With b running by one, every product
-// comes up, and nothing is broadcast, which would cost as much as a product.
-func (w *writer) diagonal(name string, pairs, columns int) {
-	w.begin(name, "tile", "CX", "R8", "R10", "SI", "R11", "DI", "DX", "R9")
-	reg := func(i int) string { return fmt.Sprintf("Z%d", i) }
-	c := func(r, k int) string { return fmt.Sprintf("%d%s", 64*k, []string{"(DI)", "(DI)(DX*1)"}[r]) }
-	t, z := pairs*columns, pairs*columns+pairs
-	for r := range pairs {
-		for k := range columns {
-			w.load(reg(r*columns+k), c(r, k))
+// corner writes the tile at the diagonal: it weights its columns, leaves them at t, and
+// adds the products of each with those before it and itself.
+func (w *writer) corner(v vector, name string, rows int) {
+	w.tileArguments(name)
+	x := rows * (rows + 1) / 2
+	weight := x + rows
+	free := weight + 1
+	at := func(r, k int) string { return v.reg(r*(r+1)/2 + k) }
+	for r := range rows {
+		for k := range r + 1 {
+			w.load(at(r, k), sum(r, k))
 		}
 	}
 	w.label("loop" + name)
-	for r := range pairs {
-		w.load(reg(t+r), fmt.Sprintf("%d(R8)", 64*r))
-	}
-	zs := min(4, columns)
+	w.load(v.reg(weight), "(R8)")
 	n := 0
-	for k := range columns {
-		from := reg(z + k%zs)
-		w.load(from, fmt.Sprintf("%d(SI)", 32*k))
-		for r := range pairs {
-			x := reg(z + zs + n%(32-z-zs))
-			n++
-			w.mul(x, reg(t+r), from)
-			w.add(reg(r*columns+k), reg(r*columns+k), x)
+	next := func() string {
+		n++
+		return v.reg(free + n%(v.count-free))
+	}
+	for r := range rows {
+		w.load(v.reg(x+r), fmt.Sprintf("%d(SI)", columnBytes*r))
+		t := next()
+		w.mul(t, v.reg(weight), v.reg(x+r))
+		w.store(fmt.Sprintf("%d(R9)", columnBytes*r), t)
+		for k := range r + 1 {
+			product := next()
+			if product == t {
+				product = next()
+			}
+			w.mul(product, t, v.reg(x+k))
+			w.add(at(r, k), at(r, k), product)
 		}
 	}
-	w.next(name)
-	for r := range pairs {
-		for k := range columns {
-			w.store(c(r, k), reg(r*columns+k))
+	w.next(name, "R8", "R9", "SI")
+	for r := range rows {
+		for k := range r + 1 {
+			w.store(sum(r, k), at(r, k))
 		}
 	}
 	w.p("VZEROUPPER")
 	w.p("RET")
 }
 
-// scale writes t = w·z for some neighbouring columns.
-func (w *writer) scale(name string, columns int) {
-	w.begin(name, "scaling", "CX", "R8", "SI", "R11", "DI", "DX")
-	w.label("loop" + name)
-	w.load("Y0", "(R8)")
-	for k := range columns {
-		w.mul(y(1+k), "Y0", fmt.Sprintf("%d(SI)", 32*k))
-		w.store(fmt.Sprintf("%d(DI)", 32*k), y(1+k))
-	}
-	w.p("ADDQ $32, R8")
-	w.p("ADDQ R11, SI")
-	w.p("ADDQ DX, DI")
-	w.p("DECQ CX")
-	w.p("JNZ  loop%s", name)
-	w.p("VZEROUPPER")
-	w.p("RET")
-}
-
-// standard writes the pass that standardises columns: with their linear
-// predictor, with their values, or with both.
-func (w *writer) standard(name string, eta, values bool) {
-	// R15 is not free in every build mode; AX is once the fields are read.
-	w.begin(name, "standardising", "CX", "SI", "R11", "", "R8", "R9", "R10", "R12", "DI", "BX", "DX")
-	w.p("MOVQ 24(AX), AX // columns")
-	pass := func(groups int, label string) {
+// standard writes the pass that standardises columns, with their linear predictor
+// or without.
+func (w *writer) standard(v vector, name string, eta bool) {
+	w.begin(name, "standardising", "CX", "SI", "R11", "DX", "R8", "R9", "R10", "DI", "BX")
+	pass := func(groups int, label, otherwise string) {
 		w.label(label)
 		w.p("CMPQ CX, $%d", groups)
-		w.p("JLT  %s", map[int]string{4: "one" + name, 1: "done" + name}[groups])
+		w.p("JLT  %s", otherwise)
+		parts := 64 / v.bytes
+		n := groups * parts
+		place := func(i int) int { return 64*(i/parts) + v.bytes*(i%parts) } // among rows
 		if eta {
-			for g := range groups {
-				w.load(y(g), fmt.Sprintf("%d(DI)", 32*g))
+			for i := range n {
+				w.load(v.reg(i), fmt.Sprintf("%d(DI)", place(i)))
 			}
 		}
 		w.p("MOVQ SI, R13")
-		if values {
-			w.p("MOVQ BX, R14")
-		}
-		w.p("PUSHQ BX")
-		w.p("PUSHQ CX")
-		w.p("LEAQ (R13)(R11*2), CX")
-		if values {
-			w.p("LEAQ (R14)(DX*2), BX")
-		}
-		w.p("PUSHQ DI")
-		w.p("XORQ DI, DI")
-		ahead := !values && groups == 4
-		if ahead { // what follows the next four groups, a column's share at a time
-			w.p("LEAQ (R13)(R11*8), R14")
-		}
+		w.p("MOVQ BX, R14")
+		w.p("LEAQ (SI)(R11*2), R12")
+		w.p("XORQ AX, AX")
 		w.label("columns" + label)
-		w.spread("Y4", "(R8)(DI*8)")
-		w.spread("Y5", "(R9)(DI*8)")
+		w.spread(v.reg(4), "(R8)(AX*8)")
+		w.spread(v.reg(5), "(R9)(AX*8)")
 		if eta {
-			w.spread("Y6", "(R10)(DI*8)")
+			w.spread(v.reg(6), "(R10)(AX*8)")
 		}
-		if values && !eta {
-			w.spread("Y7", "(R12)(DI*8)")
-		}
-		from := []string{"(R13)", "(R13)(R11*1)", "(CX)", "(CX)(R11*1)"}
-		to := []string{"(R14)", "(R14)(DX*1)", "(BX)", "(BX)(DX*1)"}
-		for g := range groups {
-			x := y(8 + g)
-			w.load(x, from[g])
-			w.sub(x, x, "Y4")
-			w.mul(x, x, "Y5")
+		from := []string{"(R13)", "(R13)(R11*1)", "(R12)", "(R12)(R11*1)"}
+		for i := range n {
+			x := v.reg(8 + i)
+			if i%parts == 0 { // two passes ahead, of some twenty columns
+				w.p("PREFETCHT1 %d%s", 10<<10, from[i/parts])
+			}
+			w.load(x, fmt.Sprintf("%d%s", v.bytes*(i%parts), from[i/parts]))
+			w.sub(x, x, v.reg(4))
+			w.mul(x, x, v.reg(5))
 			if eta {
-				w.mul(y(12+g), x, "Y6")
-				w.add(y(g), y(g), y(12+g))
+				w.mul(v.reg(12+i), x, v.reg(6))
+				w.add(v.reg(i), v.reg(i), v.reg(12+i))
 			}
-			if values && !eta {
-				w.sub(x, x, "Y7")
-			}
-			if values {
-				w.store(to[g], x)
-			}
+			w.store(fmt.Sprintf("%d(R14)", place(i)), x)
 		}
-		if ahead {
-			w.p("PREFETCHT0 (R14)")
-			w.p("PREFETCHT0 64(R14)")
-			w.p("ADDQ $128, R14")
-		}
-		w.p("ADDQ $32, R13")
-		w.p("ADDQ $32, CX")
-		if values {
-			w.p("ADDQ $32, R14")
-			w.p("ADDQ $32, BX")
-		}
-		w.p("INCQ DI")
-		w.p("CMPQ DI, AX")
+		w.p("ADDQ $64, R13")
+		w.p("ADDQ $64, R12")
+		w.p("ADDQ $%d, R14", columnBytes)
+		w.p("INCQ AX")
+		w.p("CMPQ AX, DX")
 		w.p("JLT  columns%s", label)
-		w.p("POPQ DI")
-		w.p("POPQ CX")
-		w.p("POPQ BX")
 		if eta {
-			for g := range groups {
-				w.store(fmt.Sprintf("%d(DI)", 32*g), y(g))
+			for i := range n {
+				w.store(fmt.Sprintf("%d(DI)", place(i)), v.reg(i))
 			}
-			w.p("ADDQ $%d, DI", 32*groups)
+			w.p("ADDQ $%d, DI", 64*groups)
 		}
-		if groups == 4 {
-			w.p("LEAQ (SI)(R11*4), SI")
-			if values {
-				w.p("LEAQ (BX)(DX*4), BX")
-			}
-		} else {
-			w.p("ADDQ R11, SI")
-			if values {
-				w.p("ADDQ DX, BX")
-			}
-		}
+		w.p("LEAQ (SI)(R11*%d), SI", groups)
+		w.p("ADDQ $%d, BX", 64*groups)
 		w.p("SUBQ $%d, CX", groups)
 		w.p("JMP  %s", label)
 	}
-	pass(4, "four"+name)
-	pass(1, "one"+name)
+	most := 4 * v.bytes / 64
+	pass(most, "many"+name, "one"+name)
+	pass(1, "one"+name, "done"+name)
 	w.label("done" + name)
 	w.p("VZEROUPPER")
 	w.p("RET")
 }
 
-// exp writes e = exp(x), both registers; t is a list of seven free ones. Lanes
-// beyond ±700, or without a value, are left to the definition: flags collects them.
-func (w *writer) exp(e, x, flags string, t []string) {
-	k, hi, lo, r, s, c, m := t[0], t[1], t[2], t[3], t[4], t[5], t[6]
+// A mask of lanes is a register of AVX2, or one of AVX-512's own.
+func (w *writer) compare(v vector, mask string, condition int, a, b string) {
+	w.p("VCMPPD $%d, %s, %s, %s", condition, b, a, mask)
+}
+
+const isLess, isNotAtMost = 17, 22
+
+func (w *writer) choose(v vector, d, mask, yes, no string) {
+	if v.bytes == 64 {
+		w.p("VBLENDMPD %s, %s, %s, %s", yes, no, mask, d)
+		return
+	}
+	w.p("VBLENDVPD %s, %s, %s, %s", mask, yes, no, d)
+}
+
+// exp writes e = exp(x), both registers; t is a list of six free ones, and mask of a free
+// mask. Lanes beyond ±700, or without a value, are not for it.
+func (w *writer) exp(v vector, e, x, mask string, t []string) {
+	k, hi, lo, r, s, c := t[0], t[1], t[2], t[3], t[4], t[5]
 	w.and(k, x, w.bits(1<<63))
 	w.or(k, k, w.c(0.5))
-	w.mul(m, x, w.c(1.44269504088896338700e+00))
-	w.add(k, m, k)
-	w.trunc(k, k)
+	w.mul(c, x, w.c(1.44269504088896338700e+00))
+	w.add(k, c, k)
+	if v.bytes == 64 {
+		w.p("VRNDSCALEPD $11, %[1]s, %[1]s", k)
+	} else {
+		w.p("VROUNDPD $11, %[1]s, %[1]s", k)
+	}
 	w.mul(hi, k, w.c(6.93147180369123816490e-01))
 	w.sub(hi, x, hi)
 	w.mul(lo, k, w.c(1.90821492927058770002e-10))
@@ -308,223 +307,295 @@ func (w *writer) exp(e, x, flags string, t []string) {
 	}
 	w.sub(c, r, c)
 	w.mul(r, r, c)
-	w.load(m, w.c(2))
-	w.sub(c, m, c)
+	w.load(s, w.c(2))
+	w.sub(c, s, c)
 	w.div(r, r, c)
 	w.sub(lo, lo, r)
 	w.sub(lo, lo, hi)
-	w.load(m, w.c(1))
-	w.sub(lo, m, lo)
+	w.load(s, w.c(1))
+	w.sub(lo, s, lo)
 	// Times 2^k: k stands in the low bits of k + 1.5·2^52.
 	w.add(k, k, w.c(0x1.8p52))
 	w.p("VPSLLQ $52, %s, %s", k, k)
 	w.p("VPADDQ %s, %s, %s", k, lo, lo)
 	// Near zero 1 + x.
-	w.and(s, x, w.bits(1<<63-1))
-	w.notAtMost(c, s, w.c(700))
-	w.or(flags, flags, c)
-	w.less(s, s, w.c(1.0/(1<<28)))
-	w.add(m, m, x)
-	w.pick(e, s, m, lo)
+	w.and(c, x, w.bits(1<<63-1))
+	w.compare(v, mask, isLess, c, w.c(1.0/(1<<28)))
+	w.add(s, s, x)
+	w.choose(v, e, mask, s, lo)
 }
 
-// log1p writes l = log(1+x) for 2^-29 <= x <= 1-2^-40, except in a hair's
-// breadth of √2-1; flags collects the other lanes. x is kept; t is eight free registers.
-func (w *writer) log1p(l, x, flags string, t []string) {
-	f, c, u, s, hfsq, r, upper, q := t[0], t[1], t[2], t[3], t[4], t[5], t[6], t[7]
-	const sqrt2M1 = 4.142135623730950488017e-01
-	w.load(q, w.c(sqrt2M1+0x1p-45))
-	w.less(upper, q, x) // 1+x is halved: k is 1, else 0
-	w.load(q, w.c(sqrt2M1-0x1p-45))
-	w.less(s, x, q)
-	w.or(s, s, upper) // outside the breadth
-	w.less(u, x, w.c(1.0/(1<<29)))
-	w.load(q, w.c(1-0x1p-40))
-	w.less(c, q, x)
-	w.or(u, u, c)
-	w.p("VANDNPD %s, %s, %s", w.bits(1<<64-1), s, s) // not s
-	w.or(u, u, s)
-	w.or(flags, flags, u)
-	w.add(u, x, w.c(1))
-	w.sub(c, u, w.c(1))
-	w.sub(c, x, c)
-	w.div(c, c, u)
-	w.mul(u, u, w.c(0.5))
-	w.sub(u, u, w.c(1))
-	w.pick(f, upper, u, x)
-	w.mul(hfsq, f, w.c(0.5))
-	w.mul(hfsq, hfsq, f)
-	w.add(s, f, w.c(2))
-	w.div(s, f, s)
-	w.mul(u, s, s)
-	w.mul(r, u, w.c(1.479819860511658591e-01))
-	for _, p := range []float64{1.531383769920937332e-01, 1.818357216161805012e-01, 2.222219843214978396e-01, 2.857142874366239149e-01, 3.999999999940941908e-01, 6.666666666666735130e-01} {
-		w.add(r, r, w.c(p))
-		w.mul(r, r, u)
+// expSweep writes y = exp(x) over registers.
+func (w *writer) expSweep(v vector, name string) {
+	w.begin(name, "sweeping", "CX", "SI", "DI")
+	mask := "Y9"
+	if v.bytes == 64 {
+		mask = "K1"
 	}
-	w.add(q, hfsq, r)
-	w.mul(q, s, q) // s·(hfsq + R)
-	w.sub(r, hfsq, q)
-	w.sub(r, f, r) // k = 0
-	w.add(c, c, w.c(1.90821492927058770002e-10))
-	w.add(q, q, c)
-	w.sub(q, hfsq, q)
-	w.sub(q, q, f)
-	w.load(c, w.c(6.93147180369123816490e-01))
-	w.sub(q, c, q) // k = 1
-	w.pick(l, upper, q, r)
-}
-
-// expSweep writes y = exp(x) over groups of four.
-func (w *writer) expSweep() {
-	w.begin("exps", "sweeping", "CX", "SI", "DI")
-	w.zero("Y15")
-	w.label("loopexps")
-	w.load("Y0", "(SI)")
-	w.exp("Y1", "Y0", "Y15", []string{"Y2", "Y3", "Y4", "Y5", "Y6", "Y7", "Y8"})
-	w.store("(DI)", "Y1")
-	w.p("ADDQ $32, SI")
-	w.p("ADDQ $32, DI")
+	w.label("loop" + name)
+	w.load(v.reg(0), "(SI)")
+	w.exp(v, v.reg(1), v.reg(0), mask, []string{v.reg(2), v.reg(3), v.reg(4), v.reg(5), v.reg(6), v.reg(7)})
+	w.store("(DI)", v.reg(1))
+	w.p("ADDQ $%d, SI", v.bytes)
+	w.p("ADDQ $%d, DI", v.bytes)
 	w.p("DECQ CX")
-	w.p("JNZ  loopexps")
-	w.p("VMOVMSKPD Y15, CX")
-	w.p("MOVQ CX, 24(AX)")
-	w.p("VZEROUPPER")
-	w.p("RET")
-}
-
-// logSweep writes y = log(x) over groups of four, of normal numbers above 0.
-func (w *writer) logSweep() {
-	w.begin("logs", "sweeping", "CX", "SI", "DI")
-	w.zero("Y15")
-	w.label("looplogs")
-	w.load("Y0", "(SI)")
-	w.notAtMost("Y1", "Y0", w.c(math.MaxFloat64))
-	w.or("Y15", "Y15", "Y1")
-	w.less("Y1", "Y0", w.c(0x1p-1022))
-	w.or("Y15", "Y15", "Y1")
-	// x = m·2^k with m in [1/2, 1).
-	w.p("VPSRLQ $52, Y0, Y1")
-	w.or("Y1", "Y1", w.c(0x1p52))
-	w.sub("Y1", "Y1", w.c(0x1p52+1022))
-	w.and("Y2", "Y0", w.bits(1<<52-1))
-	w.or("Y2", "Y2", w.c(0.5))
-	w.less("Y3", "Y2", w.c(math.Sqrt2/2))
-	w.and("Y4", "Y3", "Y2")
-	w.add("Y2", "Y2", "Y4")
-	w.and("Y3", "Y3", w.c(1))
-	w.sub("Y1", "Y1", "Y3")
-	w.sub("Y2", "Y2", w.c(1)) // f
-	w.add("Y3", "Y2", w.c(2))
-	w.div("Y3", "Y2", "Y3") // s
-	w.mul("Y4", "Y3", "Y3") // s²
-	w.mul("Y5", "Y4", "Y4") // s⁴
-	w.mul("Y6", "Y5", w.c(1.479819860511658591e-01))
-	for _, l := range []float64{1.818357216161805012e-01, 2.857142874366239149e-01} {
-		w.add("Y6", "Y6", w.c(l))
-		w.mul("Y6", "Y6", "Y5")
-	}
-	w.add("Y6", "Y6", w.c(6.666666666666735130e-01))
-	w.mul("Y6", "Y6", "Y4")
-	w.mul("Y7", "Y5", w.c(1.531383769920937332e-01))
-	for _, l := range []float64{2.222219843214978396e-01, 3.999999999940941908e-01} {
-		w.add("Y7", "Y7", w.c(l))
-		w.mul("Y7", "Y7", "Y5")
-	}
-	w.add("Y6", "Y6", "Y7") // R
-	w.mul("Y8", "Y2", w.c(0.5))
-	w.mul("Y8", "Y8", "Y2") // f²/2
-	w.add("Y6", "Y8", "Y6")
-	w.mul("Y6", "Y3", "Y6")
-	w.mul("Y9", "Y1", w.c(1.90821492927058770002e-10))
-	w.add("Y6", "Y6", "Y9")
-	w.sub("Y6", "Y8", "Y6")
-	w.sub("Y6", "Y6", "Y2")
-	w.mul("Y1", "Y1", w.c(6.93147180369123816490e-01))
-	w.sub("Y6", "Y1", "Y6")
-	w.store("(DI)", "Y6")
-	w.p("ADDQ $32, SI")
-	w.p("ADDQ $32, DI")
-	w.p("DECQ CX")
-	w.p("JNZ  looplogs")
-	w.p("VMOVMSKPD Y15, CX")
-	w.p("MOVQ CX, 24(AX)")
+	w.p("JNZ  loop%s", name)
 	w.p("VZEROUPPER")
 	w.p("RET")
 }
 
 // logistic writes weight, residual, log-likelihood and squared Pearson residual
 // of rows of a logistic model.
-func (w *writer) logistic() {
-	w.begin("logistics", "sweepingLogistic", "CX", "SI", "DX", "R8", "R9", "R10", "R11")
-	w.zero("Y15")
-	w.label("looplogistics")
-	w.load("Y0", "(SI)")
-	w.or("Y1", "Y0", w.bits(1<<63))
-	w.exp("Y14", "Y1", "Y15", []string{"Y2", "Y3", "Y4", "Y5", "Y6", "Y7", "Y8"})
-	w.log1p("Y13", "Y14", "Y15", []string{"Y2", "Y3", "Y4", "Y5", "Y6", "Y7", "Y8", "Y9"})
-	w.xor("Y13", "Y13", w.bits(1<<63))
-	w.load("Y1", "(DX)") // y
-	w.zero("Y2")
-	w.less("Y2", "Y0", "Y2") // eta < 0
-	w.load("Y3", w.c(1))
-	w.add("Y4", "Y14", "Y3")        // 1 + e
-	w.pick("Y5", "Y2", "Y14", "Y3") // e or 1
-	w.div("Y5", "Y5", "Y4")         // mu
-	w.mul("Y4", "Y4", "Y4")
-	w.div("Y4", "Y14", "Y4") // weight
-	w.store("(R8)", "Y4")
-	w.sub("Y5", "Y1", "Y5")
-	w.store("(R9)", "Y5")
-	w.mul("Y5", "Y5", "Y5")
-	w.div("Y5", "Y5", "Y4")
-	w.store("(R11)", "Y5")
-	w.mul("Y6", "Y1", "Y0")
-	w.add("Y6", "Y13", "Y6")
-	w.sub("Y7", "Y3", "Y1")
-	w.mul("Y7", "Y7", "Y0")
-	w.sub("Y7", "Y13", "Y7")
-	w.pick("Y6", "Y2", "Y6", "Y7")
-	w.store("(R10)", "Y6")
+func (w *writer) logistic(v vector, name string) {
+	w.begin(name, "sweepingLogistic", "CX", "SI", "DX", "R8", "R9", "R10", "R11", "DI")
+	parts := 64 / v.bytes
+	mask := func(i int) string {
+		if v.bytes == 64 {
+			return fmt.Sprintf("K%d", 1+i)
+		}
+		return y(11 + i)
+	}
+	for i := range parts {
+		w.load(v.reg(14+i), fmt.Sprintf("%d(DI)", v.bytes*i))
+	}
+	w.label("loop" + name)
+	for i := range parts {
+		at := func(r string) string { return fmt.Sprintf("%d(%s)", v.bytes*i, r) }
+		x, n, e, d, mu, em, weight, t := v.reg(0), v.reg(1), v.reg(2), v.reg(3), v.reg(4), v.reg(5), v.reg(6), v.reg(7)
+		negative, event := mask(0), mask(1)
+		w.load(x, at("SI"))
+		w.or(n, x, w.bits(1<<63)) // -|eta|
+		w.exp(v, e, n, negative, []string{v.reg(3), v.reg(4), v.reg(5), v.reg(6), v.reg(7), v.reg(8)})
+		w.load(t, w.c(1))
+		w.add(d, e, t)
+		w.mul(v.reg(14+i), v.reg(14+i), d)
+		w.div(mu, t, d)
+		w.mul(em, e, mu)
+		w.mul(weight, em, mu)
+		w.store(at("R8"), weight)
+		w.div(d, t, e)
+		w.zero(t)
+		w.compare(v, negative, isLess, x, t)
+		w.choose(v, mu, negative, em, mu)
+		w.load(em, w.c(0.5))
+		w.load(x, at("DX"))
+		w.compare(v, event, isLess, em, x)
+		w.sub(x, x, mu)
+		w.store(at("R9"), x)
+		// Where one and the other are the same, the response is the less probable.
+		if v.bytes == 64 {
+			w.p("KXORB %s, %s, %s", event, negative, event)
+		} else {
+			w.xor(event, negative, event)
+		}
+		w.choose(v, d, event, e, d)
+		w.store(at("R11"), d)
+		w.choose(v, n, event, t, n)
+		w.store(at("R10"), n)
+	}
 	for _, r := range []string{"SI", "DX", "R8", "R9", "R10", "R11"} {
-		w.p("ADDQ $32, %s", r)
+		w.p("ADDQ $64, %s", r)
 	}
 	w.p("DECQ CX")
-	w.p("JNZ  looplogistics")
-	w.p("VMOVMSKPD Y15, CX")
-	w.p("MOVQ CX, 56(AX)")
+	w.p("JNZ  loop%s", name)
+	for i := range parts {
+		w.store(fmt.Sprintf("%d(DI)", v.bytes*i), v.reg(14+i))
+	}
 	w.p("VZEROUPPER")
 	w.p("RET")
 }
 
-// fetch asks for four columns of groups of rows, two cache lines each.
-func (w *writer) fetch() {
-	w.begin("fetches", "fetching", "CX", "SI", "R11")
-	w.label("loopfetches")
-	w.p("PREFETCHT0 (SI)")
-	w.p("PREFETCHT0 64(SI)")
-	w.p("ADDQ R11, SI")
+// lanes sets a mask.
+func (w *writer) lanes(k string, mask int) {
+	w.p("MOVL $%d, AX", mask)
+	w.p("KMOVB AX, %s", k)
+}
+
+// everywhere sets a register to one number.
+func (w *writer) everywhere(d string, v int) {
+	w.p("MOVL $%d, AX", v)
+	w.p("VPBROADCASTQ AX, %s", d)
+}
+
+// scan writes the sums of columns along the runs of a piece.
+func (w *writer) scan() {
+	w.begin("scans", "scanning", "CX", "SI", "R8", "R9", "DI", "R10", "R11", "R12")
+	w.lanes("K1", 0xee)
+	w.lanes("K2", 0xcc)
+	w.lanes("K3", 0xf0)
+	w.everywhere("Z31", 3)
+	w.everywhere("Z30", 7)
+	w.zero("Z29")
+	w.label("loopscans")
+	for g := range groups {
+		w.load(z(g), fmt.Sprintf("%d(SI)", 64*g))
+		w.mul(z(g), z(g), fmt.Sprintf("%d(R8)", 64*g))
+		if g == 0 {
+			w.add("Z0", "Z0", "Z29") // no negative zero
+		} else {
+			w.add(z(g), z(g-1), z(g))
+		}
+	}
+	last := z(groups - 1)
+	w.p("VPERMPD.Z $0x90, %s, K1, Z16", last)
+	w.add("Z17", last, "Z16")
+	w.p("VPERMPD.Z $0x40, Z17, K2, Z16")
+	w.add("Z17", "Z17", "Z16")           // sums of runs in each half
+	w.p("VPERMPD.Z $0x90, Z17, K1, Z18") // of those before
+	w.p("VPERMPD Z17, Z31, Z19")
+	w.p("VPERMPD Z17, Z30, Z20")
+	w.p("VADDPD Z19, Z18, K3, Z18")
+	w.spread("Z21", "(R10)")
+	w.add("Z18", "Z18", "Z21")
+	w.add("Z19", "Z19", "Z20")
+	w.add("Z21", "Z21", "Z19")
+	w.p("VMOVSD X21, (R10)")
+	for g := range groups {
+		w.p("KMOVB %d(R11), K4", g)
+		w.p("MOVQ %d(R12), AX", 8*g)
+		w.add(z(g), "Z18", z(g))
+		w.p("VCOMPRESSPD.Z %[1]s, K4, %[1]s", z(g))
+		w.mul(z(g), z(g), "(R9)(AX*1)")
+		w.store("(DI)(AX*1)", z(g))
+	}
+	w.p("ADDQ $%d, SI", columnBytes)
+	w.p("ADDQ $%d, DI", columnBytes)
+	w.p("ADDQ $8, R10")
 	w.p("DECQ CX")
-	w.p("JNZ  loopfetches")
+	w.p("JNZ  loopscans")
+	w.p("VZEROUPPER")
 	w.p("RET")
 }
 
-// summing writes the sums of four partial sums each, (s0 + s1) + (s2 + s3).
+// expose writes the hazards that the rows of a piece met, and their residuals.
+func (w *writer) expose() {
+	w.begin("exposures", "exposing", "DI", "SI", "R8", "R9", "R10", "R11", "R12", "R13")
+	w.lanes("K1", 0x77)
+	w.lanes("K2", 0x33)
+	w.lanes("K3", 0x0f)
+	w.everywhere("Z31", 4)
+	w.zero("Z29")
+	for g := groups - 1; g >= 0; g-- {
+		w.p("KMOVB %d(R10), K4", g)
+		w.p("MOVQ %d(R12), AX", 8*g)
+		w.load("Z16", "(R9)(AX*1)")
+		w.p("VEXPANDPD.Z Z16, K4, %s", z(g))
+		if g == groups-1 {
+			w.add(z(g), z(g), "Z29")
+		} else {
+			w.add(z(g), z(g+1), z(g))
+		}
+	}
+	w.p("VPERMPD.Z $0xf9, Z0, K1, Z16")
+	w.add("Z17", "Z0", "Z16")
+	w.p("VPERMPD.Z $0x0e, Z17, K2, Z16")
+	w.add("Z17", "Z17", "Z16")
+	w.p("VPERMPD.Z $0xf9, Z17, K1, Z18")
+	w.p("VPERMPD Z17, Z31, Z19")
+	w.p("VADDPD Z19, Z18, K3, Z18")
+	w.spread("Z21", "(R13)")
+	w.add("Z18", "Z18", "Z21")
+	w.load("Z22", w.c(1))
+	w.load("Z23", w.bits(1<<63))
+	for g := range groups {
+		w.p("KMOVB %d(R11), K4", g)
+		w.add(z(g), "Z18", z(g))
+		w.mul(z(g), z(g), fmt.Sprintf("%d(R8)", 64*g))
+		w.store(fmt.Sprintf("%d(DI)", 64*g), z(g))
+		w.xor("Z16", z(g), "Z23")
+		w.p("VSUBPD %s, Z22, K4, Z16", z(g))
+		w.store(fmt.Sprintf("%d(SI)", 64*g), "Z16")
+	}
+	w.p("VZEROUPPER")
+	w.p("RET")
+}
+
+// summing writes the sums of eight partial sums each, four at a time: of halves, and then
+// (q0 + q1) + (q2 + q3).
 func (w *writer) summing() {
 	w.begin("summings", "summing", "CX", "SI", "DI")
 	w.label("loopsummings")
-	w.load("Y0", "(SI)")
-	w.p("VHADDPD 64(SI), Y0, Y0")
-	w.load("Y1", "128(SI)")
-	w.p("VHADDPD 192(SI), Y1, Y1")
-	w.p("VPERM2F128 $0x20, Y1, Y0, Y2")
-	w.p("VPERM2F128 $0x31, Y1, Y0, Y3")
-	w.add("Y2", "Y2", "Y3")
-	w.store("(DI)", "Y2")
+	for k := range 4 {
+		w.load(y(k), fmt.Sprintf("%d(SI)", 64*k))
+		w.add(y(k), y(k), fmt.Sprintf("%d(SI)", 64*k+32))
+	}
+	w.p("VHADDPD Y1, Y0, Y0")
+	w.p("VHADDPD Y3, Y2, Y2")
+	w.p("VPERM2F128 $0x20, Y2, Y0, Y4")
+	w.p("VPERM2F128 $0x31, Y2, Y0, Y5")
+	w.add("Y4", "Y4", "Y5")
+	w.store("(DI)", "Y4")
 	w.p("ADDQ $256, SI")
 	w.p("ADDQ $32, DI")
 	w.p("DECQ CX")
 	w.p("JNZ  loopsummings")
+	w.p("VZEROUPPER")
+	w.p("RET")
+}
+
+// fold writes the sum of the partial sums in Y0 and Y1.
+func (w *writer) fold(to string) {
+	w.add("Y0", "Y0", "Y1")
+	w.p("VEXTRACTF128 $1, Y0, X1")
+	w.p("VHADDPD X1, X0, X0")
+	w.p("VHADDPD X0, X0, X0")
+	w.p("VMOVSD X0, (%s)", to)
+	w.p("VZEROUPPER")
+	w.p("RET")
+}
+
+// alone writes one sum.
+func (w *writer) alone() {
+	w.begin("alone", "single", "CX", "SI", "DI")
+	w.zero("Y0")
+	w.zero("Y1")
+	w.label("loopalone")
+	w.add("Y0", "Y0", "(SI)")
+	w.add("Y1", "Y1", "32(SI)")
+	w.p("ADDQ $64, SI")
+	w.p("DECQ CX")
+	w.p("JNZ  loopalone")
+	w.fold("DI")
+}
+
+// subtraction writes r = y - x, and the sum of its squares.
+func (w *writer) subtraction() {
+	w.begin("subtractions", "subtracting", "CX", "SI", "R8", "R9", "DI")
+	w.zero("Y0")
+	w.zero("Y1")
+	w.label("loopsubtractions")
+	for h := range 2 {
+		w.load(y(2+h), fmt.Sprintf("%d(SI)", 32*h))
+		w.sub(y(2+h), y(2+h), fmt.Sprintf("%d(R8)", 32*h))
+		w.store(fmt.Sprintf("%d(R9)", 32*h), y(2+h))
+		w.mul(y(2+h), y(2+h), y(2+h))
+		w.add(y(h), y(h), y(2+h))
+	}
+	for _, r := range []string{"SI", "R8", "R9"} {
+		w.p("ADDQ $64, %s", r)
+	}
+	w.p("DECQ CX")
+	w.p("JNZ  loopsubtractions")
+	w.fold("DI")
+}
+
+// beyond writes which lanes had a number beyond a limit, or none.
+func (w *writer) beyond() {
+	w.begin("beyond", "comparing", "CX", "SI")
+	w.spread("Y0", "16(AX)")
+	w.zero("Y1")
+	w.label("loopbeyond")
+	for h := range 2 {
+		w.load(y(2+h), fmt.Sprintf("%d(SI)", 32*h))
+		w.and(y(2+h), y(2+h), w.bits(1<<63-1))
+		w.p("VCMPPD $%d, Y0, %s, %s", isNotAtMost, y(2+h), y(2+h))
+		w.or("Y1", "Y1", y(2+h))
+	}
+	w.p("ADDQ $64, SI")
+	w.p("DECQ CX")
+	w.p("JNZ  loopbeyond")
+	w.p("VMOVMSKPD Y1, CX")
+	w.p("MOVQ CX, 24(AX)")
 	w.p("VZEROUPPER")
 	w.p("RET")
 }
@@ -585,180 +656,44 @@ func (w *writer) addition() {
 	w.p("RET")
 }
 
-// transposition turns groups of four rows of four columns: each is four vectors
-// of 32 bytes in a row, and the groups lie at any distance.
-func (w *writer) transposition() {
-	w.begin("transpositions", "transposing", "CX", "SI", "R11", "DI", "DX")
-	w.label("looptranspositions")
-	for k := range 4 {
-		w.load(y(k), fmt.Sprintf("%d(SI)", 32*k))
-	}
-	w.four([]string{"Y0", "Y1", "Y2", "Y3"}, []string{"Y4", "Y5", "Y6", "Y7"})
-	for k := range 4 {
-		w.store(fmt.Sprintf("%d(DI)", 32*k), y(k))
-	}
-	w.p("ADDQ R11, SI")
-	w.p("ADDQ DX, DI")
-	w.p("DECQ CX")
-	w.p("JNZ  looptranspositions")
-	w.p("VZEROUPPER")
-	w.p("RET")
-}
-
-// The state of four columns of a risk set: offsets of what is summed.
-const (
-	setHi, setLo, scoreHi, scoreLo, tied = 0, 32, 64, 96, 128
-)
-
-func at(offset int) string { return fmt.Sprintf("%d(DI)", offset) }
-
-// enter moves rows into the risk set and writes its sum after each.
-func (w *writer) enter() {
-	w.begin("enters", "entering", "CX", "DI", "SI", "R8", "DX")
-	w.load("Y0", at(setHi))
-	w.load("Y1", at(setLo))
-	w.label("loopenters")
-	w.spread("Y2", "(R8)")
-	w.mul("Y2", "Y2", "(SI)")
-	w.total("Y0", "Y1", "Y2", "Y3", "Y4", "Y5")
-	w.add("Y6", "Y0", "Y1")
-	w.store("(DX)", "Y6")
-	w.p("ADDQ $8, R8")
-	w.p("ADDQ $32, SI")
-	w.p("ADDQ $32, DX")
-	w.p("DECQ CX")
-	w.p("JNZ  loopenters")
-	w.store(at(setHi), "Y0")
-	w.store(at(setLo), "Y1")
-	w.p("VZEROUPPER")
-	w.p("RET")
-}
-
-// single takes the deaths of times with one death each.
-func (w *writer) single() {
-	w.begin("singles", "dying", "CX", "DI", "SI", "R8", "R9", "R10", "R11", "", "DX")
-	w.load("Y0", at(scoreHi))
-	w.load("Y1", at(scoreLo))
-	w.load("Y8", w.bits(1<<63))
-	w.label("loopsingles")
-	w.p("MOVBQZX (R9), AX")
-	w.p("MOVBQZX (R10), BX")
-	w.p("SHLQ $5, AX")
-	w.p("SHLQ $5, BX")
-	w.load("Y6", "(R8)(AX*1)") // the risk set's sum
-	w.spread("Y7", "(R11)")
-	w.div("Y6", "Y6", "Y7")
-	w.load("Y2", "(SI)(BX*1)") // the row that died
-	w.total("Y0", "Y1", "Y2", "Y3", "Y4", "Y5")
-	w.store("(DX)", "Y6")
-	w.xor("Y2", "Y6", "Y8")
-	w.total("Y0", "Y1", "Y2", "Y3", "Y4", "Y5")
-	w.p("INCQ R9")
-	w.p("INCQ R10")
-	w.p("ADDQ $8, R11")
-	w.p("ADDQ $32, DX")
-	w.p("DECQ CX")
-	w.p("JNZ  loopsingles")
-	w.store(at(scoreHi), "Y0")
-	w.store(at(scoreLo), "Y1")
-	w.p("VZEROUPPER")
-	w.p("RET")
-}
-
-// fall adds the rows that die at one time.
-func (w *writer) fall() {
-	w.begin("falls", "dying", "CX", "DI", "SI", "R8", "", "R10")
-	w.load("Y0", at(scoreHi))
-	w.load("Y1", at(scoreLo))
-	w.load("Y6", at(tied))
-	w.label("loopfalls")
-	w.p("MOVBQZX (R10), BX")
-	w.p("MOVQ BX, AX")
-	w.p("SHLQ $5, BX")
-	w.load("Y2", "(SI)(BX*1)")
-	w.spread("Y7", "(R8)(AX*8)") // its risk
-	w.mul("Y7", "Y7", "Y2")
-	w.add("Y6", "Y6", "Y7")
-	w.total("Y0", "Y1", "Y2", "Y3", "Y4", "Y5")
-	w.p("INCQ R10")
-	w.p("DECQ CX")
-	w.p("JNZ  loopfalls")
-	w.store(at(scoreHi), "Y0")
-	w.store(at(scoreLo), "Y1")
-	w.store(at(tied), "Y6")
-	w.p("VZEROUPPER")
-	w.p("RET")
-}
-
-// settle writes the means of deaths of one time; R8 points to the risk set's sum.
-func (w *writer) settle() {
-	w.begin("settles", "dying", "CX", "DI", "", "R8", "", "", "R11", "R12", "DX")
-	w.load("Y0", at(scoreHi))
-	w.load("Y1", at(scoreLo))
-	w.load("Y6", at(tied))
-	w.load("Y9", "(R8)")
-	w.load("Y8", w.bits(1<<63))
-	w.label("loopsettles")
-	w.spread("Y7", "(R12)")
-	w.mul("Y7", "Y7", "Y6")
-	w.sub("Y7", "Y9", "Y7")
-	w.spread("Y2", "(R11)")
-	w.div("Y7", "Y7", "Y2")
-	w.store("(DX)", "Y7")
-	w.xor("Y2", "Y7", "Y8")
-	w.total("Y0", "Y1", "Y2", "Y3", "Y4", "Y5")
-	w.p("ADDQ $8, R11")
-	w.p("ADDQ $8, R12")
-	w.p("ADDQ $32, DX")
-	w.p("DECQ CX")
-	w.p("JNZ  loopsettles")
-	w.store(at(scoreHi), "Y0")
-	w.store(at(scoreLo), "Y1")
-	w.p("VZEROUPPER")
-	w.p("RET")
-}
-
 func main() {
 	w := &writer{constants: map[string]uint64{}}
 	for _, f := range []struct {
-		name          string
-		write         func(name string, rows, columns int)
-		rows, columns int
-	}{{"wide", w.diagonal, 2, 8}, {"half", w.tile, 2, 4}} {
-		table := fmt.Sprintf("var %s = [][]func(*tile){", f.name)
-		for r := 1; r <= f.rows; r++ {
-			table += "{"
-			for v := 1; v <= f.columns; v++ {
-				name := fmt.Sprintf("%s%dx%d", f.name, r, v)
-				f.write(name, r, v)
-				table += name + ", "
+		name    string
+		v       vector
+		columns []int // of tiles of one row, two, …
+	}{{"wide", zmm, []int{12, 10, 8, 6}}, {"half", ymm, []int{8, 4}}} {
+		tiles, corners := "", ""
+		for i, columns := range f.columns {
+			tiles += "{"
+			for c := 1; c <= columns; c++ {
+				name := fmt.Sprintf("%s%dx%d", f.name, i+1, c)
+				w.tile(f.v, name, i+1, c)
+				tiles += name + ", "
 			}
-			table += "}, "
+			tiles += "}, "
+			name := fmt.Sprintf("%sCorner%d", f.name, i+1)
+			w.corner(f.v, name, i+1)
+			corners += name + ", "
 		}
-		fmt.Fprint(&w.decl, table, "}\n\n")
+		fmt.Fprintf(&w.decl, "var %s = kernels{[][]func(*tile){%s}, []func(*tile){%s}}\n\n", f.name, tiles, corners)
 	}
-	table := "var scales = []func(*scaling){"
-	for n := 1; n <= 4; n++ {
-		name := fmt.Sprintf("scale%d", n)
-		w.scale(name, n)
-		table += name + ", "
-	}
-	fmt.Fprint(&w.decl, table, "}\n\n")
-	w.standard("standardEta", true, false)
-	w.standard("standardValues", false, true)
-	w.standard("standardBoth", true, true)
-	w.expSweep()
-	w.logSweep()
-	w.logistic()
+	w.standard(ymm, "standardBoth", true)
+	w.standard(ymm, "standardValues", false)
+	w.standard(zmm, "wideStandardBoth", true)
+	w.standard(zmm, "wideStandardValues", false)
+	w.expSweep(ymm, "exps")
+	w.expSweep(zmm, "wideExps")
+	w.logistic(ymm, "logistics")
+	w.logistic(zmm, "wideLogistics")
+	w.scan()
+	w.expose()
 	w.totals()
 	w.addition()
-	w.transposition()
 	w.summing()
-	w.fetch()
-	w.enter()
-	w.single()
-	w.fall()
-	w.settle()
+	w.alone()
+	w.subtraction()
+	w.beyond()
 
 	var names []string
 	for name := range w.constants {
@@ -767,10 +702,10 @@ func main() {
 	sort.Strings(names)
 	var data bytes.Buffer
 	for _, name := range names {
-		for i := range 4 {
+		for i := range 8 {
 			fmt.Fprintf(&data, "DATA %s+%d(SB)/8, $0x%016x\n", name, 8*i, w.constants[name])
 		}
-		fmt.Fprintf(&data, "GLOBL %s(SB), RODATA|NOPTR, $32\n", name)
+		fmt.Fprintf(&data, "GLOBL %s(SB), RODATA|NOPTR, $64\n", name)
 	}
 	const head = "// Code generated by gen.go; DO NOT EDIT.\n\n//go:build amd64 && !purego\n\n"
 	asm := head + "#include \"textflag.h\"\n\n" + data.String() + w.asm.String()

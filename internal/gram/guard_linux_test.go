@@ -25,27 +25,33 @@ func guarded(t *testing.T, n int) []float64 {
 	return unsafe.Slice((*float64)(unsafe.Pointer(&b[size-8*n])), n)
 }
 
-// TestNothingBehindAPanel: no path reads behind the panel that it is given, least
-// of all where the columns fill their width and a residual asks for the last alone.
-func TestNothingBehindAPanel(t *testing.T) {
+// TestNothingBehind: no path reads behind the panel, the piece or the weights that it is
+// given, least of all where the last group is not full.
+func TestNothingBehind(t *testing.T) {
 	paths(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(8, 9))
+		put := func(v []float64) []float64 {
+			out := guarded(t, len(v))
+			copy(out, v)
+			return out
+		}
 		for p := 1; p <= 21; p++ {
-			for _, n := range []int{4, 61, 64} {
-				for _, score := range []bool{false, true} {
-					b := NewBlock(p, score)
-					columns := make([][]float64, p)
-					for a := range columns {
-						columns[a] = draw(r, n)
-					}
-					whole := append(make([]float64, Lead), panel(columns, n, b.width)...)
-					z, w, res := guarded(t, len(whole)), guarded(t, n), guarded(t, n)
-					copy(z, whole)
-					copy(w, draw(r, n))
-					copy(res, draw(r, n))
-					b.Add(z, w, res, nil)
+			for _, n := range []int{4, 8, 61, 128} {
+				columns := columnsOf(r, p, n)
+				for kind := 1; kind < 4; kind++ {
+					b := NewBlock(p, kind&1 != 0, kind&2 != 0)
+					b.Add(put(piece(columns, 0, n)), put(draw(r, n)), put(draw(r, n)), nil)
 				}
+				s := &Standard{put(draw(r, p)), put(draw(r, p)), put(draw(r, p))}
+				raw, z := put(panel(columns, n)), guarded(t, (p-1)*PieceRows+Up(n))
+				s.Both(put(draw(r, Up(n))), z, raw, n)
+				s.Values(z, raw, n)
 			}
+			m := Marks{1, 255, 3, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255, 255}
+			s := Scan{put(draw(r, p))}
+			w := put(draw(r, PieceRows))
+			s.Step(guarded(t, p*PieceRows), put(draw(r, p*PieceRows)), w, w, &m)
+			Expose(guarded(t, PieceRows), guarded(t, PieceRows), w, w, &m, &m, 1)
 		}
 	})
 }

@@ -29,6 +29,21 @@ func wide1x7(a *tile)
 func wide1x8(a *tile)
 
 //go:noescape
+func wide1x9(a *tile)
+
+//go:noescape
+func wide1x10(a *tile)
+
+//go:noescape
+func wide1x11(a *tile)
+
+//go:noescape
+func wide1x12(a *tile)
+
+//go:noescape
+func wideCorner1(a *tile)
+
+//go:noescape
 func wide2x1(a *tile)
 
 //go:noescape
@@ -52,7 +67,64 @@ func wide2x7(a *tile)
 //go:noescape
 func wide2x8(a *tile)
 
-var wide = [][]func(*tile){{wide1x1, wide1x2, wide1x3, wide1x4, wide1x5, wide1x6, wide1x7, wide1x8}, {wide2x1, wide2x2, wide2x3, wide2x4, wide2x5, wide2x6, wide2x7, wide2x8}}
+//go:noescape
+func wide2x9(a *tile)
+
+//go:noescape
+func wide2x10(a *tile)
+
+//go:noescape
+func wideCorner2(a *tile)
+
+//go:noescape
+func wide3x1(a *tile)
+
+//go:noescape
+func wide3x2(a *tile)
+
+//go:noescape
+func wide3x3(a *tile)
+
+//go:noescape
+func wide3x4(a *tile)
+
+//go:noescape
+func wide3x5(a *tile)
+
+//go:noescape
+func wide3x6(a *tile)
+
+//go:noescape
+func wide3x7(a *tile)
+
+//go:noescape
+func wide3x8(a *tile)
+
+//go:noescape
+func wideCorner3(a *tile)
+
+//go:noescape
+func wide4x1(a *tile)
+
+//go:noescape
+func wide4x2(a *tile)
+
+//go:noescape
+func wide4x3(a *tile)
+
+//go:noescape
+func wide4x4(a *tile)
+
+//go:noescape
+func wide4x5(a *tile)
+
+//go:noescape
+func wide4x6(a *tile)
+
+//go:noescape
+func wideCorner4(a *tile)
+
+var wide = kernels{[][]func(*tile){{wide1x1, wide1x2, wide1x3, wide1x4, wide1x5, wide1x6, wide1x7, wide1x8, wide1x9, wide1x10, wide1x11, wide1x12}, {wide2x1, wide2x2, wide2x3, wide2x4, wide2x5, wide2x6, wide2x7, wide2x8, wide2x9, wide2x10}, {wide3x1, wide3x2, wide3x3, wide3x4, wide3x5, wide3x6, wide3x7, wide3x8}, {wide4x1, wide4x2, wide4x3, wide4x4, wide4x5, wide4x6}}, []func(*tile){wideCorner1, wideCorner2, wideCorner3, wideCorner4}}
 
 //go:noescape
 func half1x1(a *tile)
@@ -67,6 +139,21 @@ func half1x3(a *tile)
 func half1x4(a *tile)
 
 //go:noescape
+func half1x5(a *tile)
+
+//go:noescape
+func half1x6(a *tile)
+
+//go:noescape
+func half1x7(a *tile)
+
+//go:noescape
+func half1x8(a *tile)
+
+//go:noescape
+func halfCorner1(a *tile)
+
+//go:noescape
 func half2x1(a *tile)
 
 //go:noescape
@@ -78,39 +165,40 @@ func half2x3(a *tile)
 //go:noescape
 func half2x4(a *tile)
 
-var half = [][]func(*tile){{half1x1, half1x2, half1x3, half1x4}, {half2x1, half2x2, half2x3, half2x4}}
-
 //go:noescape
-func scale1(a *scaling)
+func halfCorner2(a *tile)
 
-//go:noescape
-func scale2(a *scaling)
-
-//go:noescape
-func scale3(a *scaling)
-
-//go:noescape
-func scale4(a *scaling)
-
-var scales = []func(*scaling){scale1, scale2, scale3, scale4}
-
-//go:noescape
-func standardEta(a *standardising)
-
-//go:noescape
-func standardValues(a *standardising)
+var half = kernels{[][]func(*tile){{half1x1, half1x2, half1x3, half1x4, half1x5, half1x6, half1x7, half1x8}, {half2x1, half2x2, half2x3, half2x4}}, []func(*tile){halfCorner1, halfCorner2}}
 
 //go:noescape
 func standardBoth(a *standardising)
 
 //go:noescape
+func standardValues(a *standardising)
+
+//go:noescape
+func wideStandardBoth(a *standardising)
+
+//go:noescape
+func wideStandardValues(a *standardising)
+
+//go:noescape
 func exps(a *sweeping)
 
 //go:noescape
-func logs(a *sweeping)
+func wideExps(a *sweeping)
 
 //go:noescape
 func logistics(a *sweepingLogistic)
+
+//go:noescape
+func wideLogistics(a *sweepingLogistic)
+
+//go:noescape
+func scans(a *scanning)
+
+//go:noescape
+func exposures(a *exposing)
 
 //go:noescape
 func totals4(a *totalling)
@@ -119,22 +207,13 @@ func totals4(a *totalling)
 func additions(a *adding)
 
 //go:noescape
-func transpositions(a *transposing)
-
-//go:noescape
 func summings(a *summing)
 
 //go:noescape
-func fetches(a *fetching)
+func alone(a *single)
 
 //go:noescape
-func enters(a *entering)
+func subtractions(a *subtracting)
 
 //go:noescape
-func singles(a *dying)
-
-//go:noescape
-func falls(a *dying)
-
-//go:noescape
-func settles(a *dying)
+func beyond(a *comparing)

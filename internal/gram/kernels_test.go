@@ -41,17 +41,37 @@ func same(t *testing.T, what string, got, want []float64) {
 }
 
 // panel lays columns out, with numbers that nobody may read around them.
-func panel(z [][]float64, n, width int) []float64 {
-	out := make([]float64, Len(n, width))
+func panel(z [][]float64, n int) []float64 {
+	out := make([]float64, Len(n, len(z)))
 	for i := range out {
 		out[i] = 1e100
 	}
 	for a := range z {
 		for i := range n {
-			out[At(i, a, width)] = z[a][i]
+			out[At(i, a, len(z))] = z[a][i]
 		}
 	}
 	return out
+}
+
+// piece does so for rows of a piece, of which n and no more are there.
+func piece(z [][]float64, from, n int) []float64 {
+	out := make([]float64, (len(z)-1)*PieceRows+Up(n))
+	for i := range out {
+		out[i] = 1e100
+	}
+	for a := range z {
+		copy(out[a*PieceRows:][:n], z[a][from:])
+	}
+	return out
+}
+
+func columnsOf(r *rand.Rand, p, n int) [][]float64 {
+	z := make([][]float64, p)
+	for a := range z {
+		z[a] = draw(r, n)
+	}
+	return z
 }
 
 // TestEverySumOfABlock: the block's sums are the package comment's definition,
@@ -59,39 +79,28 @@ func panel(z [][]float64, n, width int) []float64 {
 func TestEverySumOfABlock(t *testing.T) {
 	paths(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(3, 4))
-		for p := 1; p <= 23; p++ {
-			for _, n := range []int{1, 3, 4, 5, 63, 64, 130, 512} {
-				for _, score := range []bool{false, true} {
-					z := make([][]float64, p)
-					for a := range z {
-						z[a] = draw(r, n)
-					}
-					w, res := draw(r, n), draw(r, n)
-					b := NewBlock(p, score)
+		for p := 1; p <= 27; p++ {
+			for _, n := range []int{1, 3, 4, 8, 9, 63, 64, 130, 256, 512} {
+				for kind := 1; kind < 4; kind++ {
+					products, score := kind&1 != 0, kind&2 != 0
+					z, w, res := columnsOf(r, p, n), draw(r, n), draw(r, n)
+					b := NewBlock(p, products, score)
 					for range 2 { // the second time after Reset
 						b.Reset()
-						for from := 0; from < n; from += 64 {
-							to := min(from+64, n)
-							part := make([][]float64, p)
-							for a := range z {
-								part[a] = z[a][from:to]
-							}
-							b.Add(append(make([]float64, Lead), panel(part, to-from, b.width)...), w[from:to], res[from:to], z[0])
+						for from := 0; from < n; from += PieceRows {
+							to := min(from+PieceRows, n)
+							b.Add(piece(z, from, to-from), w[from:to], res[from:to], z[0])
 						}
-					}
-					ones := make([]float64, n)
-					for i := range ones {
-						ones[i] = 1
 					}
 					var want []float64
 					for a := range z {
-						for c := 0; c <= a; c++ {
+						for c := 0; c <= a && products; c++ {
 							want = append(want, defined(w, z[a], z[c]))
 						}
 					}
 					for a := range z {
 						if score {
-							want = append(want, defined(res, ones, z[a]))
+							want = append(want, defined(res, ones(n), z[a]))
 						}
 					}
 					got := make([]float64, b.Len())
@@ -107,40 +116,23 @@ func TestStandard(t *testing.T) {
 	paths(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(5, 6))
 		for p := 1; p <= 9; p++ {
-			for _, n := range []int{1, 4, 7, 16, 17, 33, 64} {
-				v := make([][]float64, p)
-				for a := range v {
-					v[a] = draw(r, n)
-				}
-				s := &Standard{draw(r, p), draw(r, p), draw(r, p), draw(r, p)}
-				width, zWidth := Width(p), Width(p+1)
-				raw := panel(v, n, width)
-				start := draw(r, Len(n, 1))
+			for _, n := range []int{1, 4, 7, 8, 16, 17, 33, 40, 64, 128} {
+				v := columnsOf(r, p, n)
+				s := &Standard{draw(r, p), draw(r, p), draw(r, p)}
+				raw := panel(v, n)
+				start := draw(r, Up(n))
 				eta, want := append([]float64(nil), start...), append([]float64(nil), start...)
-				z := make([]float64, Len(n, zWidth))
-				all := (n + 3) &^ 3
-				s.Both(eta, z, raw, width, zWidth, 1)
+				z, alone := make([]float64, p*PieceRows), make([]float64, p*PieceRows)
+				s.Both(eta, z, raw, n)
+				s.Values(alone, raw, n)
 				for i := range n {
 					for a := range v {
 						x := float64((v[a][i] - s.Centre[a]) * s.Inverse[a])
 						want[i] += float64(s.Beta[a] * x)
-						same(t, "value", []float64{z[At(i, 1+a, zWidth)]}, []float64{x})
-					}
-					if z[At(i, 0, zWidth)] != 0 {
-						t.Fatal("wrote the column before the first")
+						same(t, "value", []float64{z[a*PieceRows+i], alone[a*PieceRows+i]}, []float64{x, x})
 					}
 				}
 				same(t, "predictor", eta[:n], want[:n])
-				also := append([]float64(nil), start...)
-				s.Linear(also[:all], raw, width)
-				same(t, "predictor alone", also[:n], want[:n])
-				alone := make([]float64, len(z))
-				s.Values(alone, raw, n, width, zWidth, 1)
-				for i := range n {
-					for a := range v {
-						same(t, "value alone", []float64{alone[At(i, 1+a, zWidth)]}, []float64{z[At(i, 1+a, zWidth)] - s.Mean[a]})
-					}
-				}
 			}
 		}
 	})
@@ -191,11 +183,6 @@ func TestFunctions(t *testing.T) {
 				want[i] = det.Exp(x[i])
 			}
 			same(t, "exp", y, want)
-			Log(y, x)
-			for i := range x {
-				want[i] = det.Log(x[i])
-			}
-			same(t, "log", y, want)
 		}
 	})
 }
@@ -209,7 +196,6 @@ func TestLogistics(t *testing.T) {
 			got[k], want[k] = make([]float64, n), make([]float64, n)
 		}
 		eta, y := make([]float64, n), make([]float64, n)
-		hair := -math.Log(math.Sqrt2 - 1)
 		rounds := 20_000
 		if testing.Short() {
 			rounds = 500
@@ -221,22 +207,24 @@ func TestLogistics(t *testing.T) {
 				if k%3 == 1 {
 					switch r.IntN(6) {
 					case 0:
-						eta[i] = math.Copysign(hair, eta[i]) + math.Ldexp(r.NormFloat64(), -40-r.IntN(12))
+						eta[i] = math.Ldexp(r.NormFloat64(), 7+r.IntN(3))
 					case 1:
 						eta[i] = math.Ldexp(r.NormFloat64(), -r.IntN(60))
 					case 2:
 						eta[i] = 600 * (r.Float64() - 0.5)
 					case 3:
-						eta[i] = []float64{0, math.Copysign(0, -1), 20, -20, 500, -500, hair, -hair}[r.IntN(8)]
+						eta[i] = []float64{0, math.Copysign(0, -1), 20, -20, 500, -500, 710, -710}[r.IntN(8)]
 					}
 				}
 			}
-			Logistics(got[0], got[1], got[2], got[3], eta, y)
+			product, wanted := [Lanes]float64{1, 1, 1, 1, 1, 1, 1, 1}, [Lanes]float64{1, 1, 1, 1, 1, 1, 1, 1}
+			Logistics(got[0], got[1], got[2], got[3], &product, eta, y)
 			for i := range eta {
-				mu, w, ll := Logistic(y[i], eta[i])
-				d := y[i] - mu
-				want[0][i], want[1][i], want[2][i], want[3][i] = w, d, ll, float64(d*d)/w
+				mu, w, pearson, ll, d := Logistic(y[i], eta[i])
+				want[0][i], want[1][i], want[2][i], want[3][i] = w, y[i]-mu, ll, pearson
+				wanted[i%Lanes] = float64(wanted[i%Lanes] * d)
 			}
+			same(t, "product", product[:], wanted[:])
 			for k, what := range []string{"weight", "residual", "log-likelihood", "Pearson"} {
 				same(t, what, got[k], want[k])
 			}
@@ -273,59 +261,159 @@ func TestTotals(t *testing.T) {
 	})
 }
 
-// TestRiskSet compares the columns, one at a time, with the sums as a Cox model
-// defines them.
-func TestRiskSet(t *testing.T) {
-	paths(t, func(t *testing.T) {
-		r := rand.New(rand.NewPCG(13, 14))
-		var s, want RiskSet
-		chunk := func(v []float64) *Chunk {
-			c := new(Chunk)
-			copy(c[:], v)
-			return c
+// TestLogisticIsTheModel: what a row adds is what the textbook says, in other words.
+func TestLogisticIsTheModel(t *testing.T) {
+	r := rand.New(rand.NewPCG(10, 11))
+	for range 10_000 {
+		y, eta := float64(r.IntN(2)), 4*r.NormFloat64()
+		mu, w, pearson, ll, d := Logistic(y, eta)
+		p := 1 / (1 + math.Exp(-eta))
+		for k, v := range [][2]float64{{mu, p}, {w, p * (1 - p)}, {pearson, (y - p) * (y - p) / (p * (1 - p))}, {ll - math.Log(d), math.Log(p*y + (1-p)*(1-y))}} {
+			if !(math.Abs(v[0]-v[1]) <= 1e-9*(1e-3+math.Abs(v[1]))) {
+				t.Fatalf("number %d at %v, %v: %v, want %v", k, y, eta, v[0], v[1])
+			}
 		}
-		for _, n := range []int{1, 37, ChunkRows} {
-			z, w := chunk(draw(r, 4*n)), draw(r, n)
-			sums, wantSums := new(Chunk), new(Chunk)
-			s.Enter(sums, z, w)
-			want.portableEnter(wantSums, z, w)
-			same(t, "sums", sums[:], wantSums[:])
-			risk, share := draw(r, n), draw(r, n)
-			after, own := make([]uint8, n), make([]uint8, n)
-			for k := range own {
-				after[k], own[k] = uint8(r.IntN(n)), uint8(r.IntN(n))
+	}
+}
+
+func TestEverySumOfAPiece(t *testing.T) {
+	paths(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(17, 18))
+		for _, n := range []int{0, 1, 7, 8, 9, 64, 127, 128, 512} {
+			v, x, d := draw(r, n), draw(r, n), make([]float64, n)
+			same(t, "sum", []float64{Sum(v)}, []float64{defined(ones(n), ones(n), v)})
+			squares := Subtract(d, v, x)
+			want := make([]float64, n)
+			for i := range want {
+				want[i] = v[i] - x[i]
 			}
-			means, wantMeans := make([]float64, 4*n), make([]float64, 4*n)
-			s.Single(means, sums, z, after, own, risk)
-			want.portableSingle(wantMeans, sums, z, after, own, risk)
-			same(t, "means", means, wantMeans)
-			s.Fall(z, w, own)
-			want.portableFall(z, w, own)
-			s.Settle(means, sums[:4], risk, share)
-			want.portableSettle(wantMeans, sums[:4], risk, share)
-			same(t, "means of ties", means, wantMeans)
-			if s != want {
-				t.Fatalf("%v, want %v", s, want)
+			same(t, "difference", d, want)
+			same(t, "squares", []float64{squares}, []float64{defined(ones(n), want, want)})
+			for i := range v {
+				v[i] = 500 * (1 - 2*r.Float64())
 			}
-			s.Settled()
-			want.Settled()
+			if !Within(v, 500) {
+				t.Fatal("not within")
+			}
+			for i := range v {
+				for _, far := range []float64{500.1, -501, math.NaN(), math.Inf(-1)} {
+					at := v[i]
+					if v[i] = far; Within(v, 500) {
+						t.Fatalf("%v at %d is within", far, i)
+					}
+					v[i] = at
+				}
+			}
 		}
 	})
 }
 
-func TestTranspose(t *testing.T) {
+// someMarks has none, all or some of a piece's rows.
+func someMarks(r *rand.Rand) (m Marks) {
+	kind := r.IntN(4)
+	for g := range m {
+		switch kind {
+		case 0:
+		case 1:
+			m[g] = 0xff
+		default:
+			m[g] = uint8(r.Uint32())
+		}
+	}
+	return m
+}
+
+// kept are the places of the rows that are marked.
+func kept(m *Marks) (out []int) {
+	for i := range PieceRows {
+		if m[i/8]>>(i%8)&1 == 1 {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+// inTime is the number in time of the row at a place of a piece.
+var inTime = func() (out [PieceRows]int) {
+	for i := range out {
+		out[Turn(i)] = i
+	}
+	return out
+}()
+
+// TestScan compares a walk with the definition, row after row in time, and on every
+// path with the portable code.
+func TestScan(t *testing.T) {
+	paths(t, func(t *testing.T) {
+		r := rand.New(rand.NewPCG(13, 14))
+		for range 200 {
+			p := 1 + r.IntN(6)
+			s := Scan{draw(r, p)}
+			carry := append([]float64(nil), s.Carry...)
+			z, w, u := draw(r, p*PieceRows), draw(r, PieceRows), draw(r, PieceRows)
+			z[0], w[1] = 0, math.Copysign(0, -1)
+			m := someMarks(r)
+			out := draw(r, p*PieceRows)
+			s.Step(out, z, w, u, &m)
+			for a := range p {
+				var sum [PieceRows]float64 // in time, along the runs
+				var run [8]float64
+				for i := range PieceRows {
+					at := Turn(i)
+					run[i/groups] += float64(w[at] * z[a*PieceRows+at])
+					sum[i] = run[i/groups]
+				}
+				h := (run[0] + run[1]) + (run[2] + run[3])
+				before := [8]float64{0, run[0], run[0] + run[1], run[0] + (run[1] + run[2]), h, h + run[4], h + (run[4] + run[5]), h + (run[4] + (run[5] + run[6]))}
+				for k, at := range kept(&m) {
+					i := inTime[at]
+					same(t, "sum", []float64{out[a*PieceRows+k]}, []float64{float64(((carry[a] + before[i/groups]) + sum[i]) * u[k])})
+				}
+				same(t, "carry", s.Carry[a:a+1], []float64{carry[a] + (h + ((run[4] + run[5]) + (run[6] + run[7])))})
+			}
+		}
+	})
+}
+
+func TestTurn(t *testing.T) {
+	back := map[int]int{}
+	for i := range 4 * PieceRows {
+		back[Turn(i)] = i
+	}
+	for i := range 4 * PieceRows {
+		if at := Turn(i); back[at] != i || at/PieceRows != i/PieceRows || at%8 != i%PieceRows/groups {
+			t.Fatalf("row %d stands at %d", i, at)
+		}
+	}
+}
+
+func TestExpose(t *testing.T) {
 	paths(t, func(t *testing.T) {
 		r := rand.New(rand.NewPCG(15, 16))
-		from := draw(r, 5*24)
-		to := make([]float64, 5*40)
-		Transpose(to, from, 5, 40, 24)
-		for g := range 5 {
-			for i := range 4 {
-				for j := range 4 {
-					if to[40*g+4*i+j] != from[24*g+4*j+i] {
-						t.Fatalf("group %d, %d, %d", g, i, j)
-					}
+		for range 500 {
+			w, h, after := draw(r, PieceRows), draw(r, PieceRows), r.NormFloat64()
+			times, dead := someMarks(r), someMarks(r)
+			e, res := make([]float64, PieceRows), make([]float64, PieceRows)
+			Expose(e, res, w, h, &times, &dead, after)
+			var part, sum [PieceRows]float64 // in time
+			for k, at := range kept(&times) {
+				part[inTime[at]] = h[k]
+			}
+			var run [8]float64
+			for i := PieceRows - 1; i >= 0; i-- {
+				run[i/groups] += part[i]
+				sum[i] = run[i/groups]
+			}
+			high := (run[7] + run[6]) + (run[5] + run[4])
+			behind := [8]float64{(run[3] + (run[2] + run[1])) + high, (run[3] + run[2]) + high, run[3] + high, high, run[7] + (run[6] + run[5]), run[7] + run[6], run[7], 0}
+			for i := range PieceRows {
+				at := Turn(i)
+				want := float64(w[at] * ((behind[i/groups] + after) + sum[i]))
+				left := -want
+				if dead[at/8]>>(at%8)&1 == 1 {
+					left = 1 - want
 				}
+				same(t, "exposure and residual", []float64{e[at], res[at]}, []float64{want, left})
 			}
 		}
 	})
@@ -334,11 +422,11 @@ func TestTranspose(t *testing.T) {
 // BenchmarkBlock is a block of 512 rows of 21 columns with a residual.
 func BenchmarkBlock(b *testing.B) {
 	r := rand.New(rand.NewPCG(1, 2))
-	block := NewBlock(21, true)
-	z, w, sum := draw(r, Lead+Len(64, block.width)), draw(r, 64), make([]float64, block.Len())
+	block := NewBlock(21, true, true)
+	z, w, sum := draw(r, 21*PieceRows), draw(r, PieceRows), make([]float64, block.Len())
 	for range b.N {
 		block.Reset()
-		for range 8 {
+		for range 512 / PieceRows {
 			block.Add(z, w, w, nil)
 		}
 		block.Sums(sum)
@@ -355,19 +443,42 @@ func BenchmarkLogistics(b *testing.B) {
 	}
 	o := make([]float64, 4*n)
 	for range b.N {
-		Logistics(o[:n], o[n:2*n], o[2*n:3*n], o[3*n:], eta, y)
+		var product [Lanes]float64
+		Logistics(o[:n], o[n:2*n], o[2*n:3*n], o[3*n:], &product, eta, y)
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/n, "ns/row")
 }
 
 func BenchmarkStandard(b *testing.B) {
 	r := rand.New(rand.NewPCG(1, 2))
-	s := &Standard{draw(r, 20), draw(r, 20), draw(r, 20), draw(r, 20)}
-	raw, eta, z := draw(r, 64*20), make([]float64, 64), make([]float64, 64*24)
+	s := &Standard{draw(r, 20), draw(r, 20), draw(r, 20)}
+	raw, eta, z := draw(r, PieceRows*20), make([]float64, PieceRows), make([]float64, PieceRows*20)
 	for range b.N {
-		s.Both(eta, z, raw, 20, 24, 1)
+		s.Both(eta, z, raw, PieceRows)
 	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/64, "ns/row")
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/PieceRows, "ns/row")
+}
+
+// BenchmarkScan is a piece of 20 columns, most of whose rows are kept.
+func BenchmarkScan(b *testing.B) {
+	r := rand.New(rand.NewPCG(1, 2))
+	s := Scan{make([]float64, 20)}
+	z, out, w := draw(r, PieceRows*20), make([]float64, PieceRows*20), draw(r, PieceRows)
+	m := Marks{0xf7, 0xff, 0x3f, 0xef, 0x7b, 0xcc, 0xfe, 0x7e, 0xf7, 0xff, 0x3f, 0xef, 0x7b, 0xcc, 0xfe, 0x7e}
+	for range b.N {
+		s.Step(out, z, w, w, &m)
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/PieceRows, "ns/row")
+}
+
+func BenchmarkExpose(b *testing.B) {
+	r := rand.New(rand.NewPCG(1, 2))
+	out, w := make([]float64, 2*PieceRows), draw(r, PieceRows)
+	m := Marks{0xf7, 0xff, 0x3f, 0xef, 0x7b, 0xcc, 0xfe, 0x7e, 0xf7, 0xff, 0x3f, 0xef, 0x7b, 0xcc, 0xfe, 0x7e}
+	for range b.N {
+		Expose(out, out[PieceRows:], w, w, &m, &m, 1)
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/PieceRows, "ns/row")
 }
 
 // TestGenerated: the kernels are what gen.go writes.

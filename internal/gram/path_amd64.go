@@ -3,6 +3,7 @@
 package gram
 
 import (
+	"math/bits"
 	"unsafe"
 
 	"golang.org/x/sys/cpu"
@@ -16,49 +17,69 @@ var (
 // The arguments of the kernels. Distances are in bytes.
 
 type tile struct {
-	steps int
-	t     *float64
-	tStep int
-	z     *float64
-	zStep int
-	acc   *float64
-	row   int // from one row, or pair of rows, of acc to the next
-	ahead *float64
+	groups  int
+	w, t, z *float64
+	acc     *float64
+	row     int // from one row of acc to the next
+	ahead   *float64
 }
 
-type scaling struct {
-	steps int
-	w, z  *float64
-	zStep int
-	t     *float64
-	tStep int
+// kernels are the tiles of one kind of registers: by rows and columns, and at the
+// diagonal by rows.
+type kernels struct {
+	tiles   [][]func(*tile)
+	corners []func(*tile)
 }
 
 type standardising struct {
-	groups                      int
-	raw                         *float64
-	step, columns               int
-	centre, inverse, beta, mean *float64
-	eta, z                      *float64
-	zStep                       int
+	groups                int
+	raw                   *float64
+	step, columns         int
+	centre, inverse, beta *float64
+	eta, z                *float64
 }
 
-// kernel is a block's room for arguments.
+// kernel is what a block calls, in order, and room for the arguments: not on the stack,
+// from which a call through a table lets them escape.
 type kernel struct {
-	tile    tile
-	scaling scaling
+	wide, half []call
+	tile       tile
+}
+
+// call is one tile over a group of rows: what it reads and writes, by number of values.
+type call struct {
+	run     func(*tile)
+	w, t, z int
+	acc     int
+	row     int
+	r       bool // t is the residual
+	copied  int  // where the residual is copied to in the weighted columns first, or -1
 }
 
 type sweeping struct {
-	groups int
-	x, y   *float64
-	left   int // lanes were left to the definition
+	registers int
+	x, y      *float64
 }
 
 type sweepingLogistic struct {
 	groups                    int
 	eta, y, w, r, ll, pearson *float64
-	left                      int
+	product                   *[Lanes]float64
+}
+
+type scanning struct {
+	columns      int
+	z, w, u, out *float64
+	carry        *float64
+	marks        *Marks
+	offsets      *[groups]int
+}
+
+type exposing struct {
+	e, r, w, h  *float64
+	times, dead *Marks
+	offsets     *[groups]int
+	after       *float64
 }
 
 type totalling struct {
@@ -72,104 +93,94 @@ type adding struct {
 	hi, lo, v *float64
 }
 
-type transposing struct {
-	groups int
-	from   *float64
-	step   int
-	to     *float64
-	toStep int
-}
-
 type summing struct {
-	groups   int
+	fours    int
 	from, to *float64
 }
 
-type fetching struct {
+type single struct {
 	groups int
-	from   *float64
-	step   int
+	v, sum *float64
 }
 
-type entering struct {
-	rows int
-	set  *RiskSet
-	z, w *float64
-	sums *float64
+type comparing struct {
+	groups int
+	v      *float64
+	limit  float64
+	beyond int
 }
 
-type dying struct {
-	deaths     int
-	set        *RiskSet
-	z          *float64
-	sums       *float64 // fall: the weights
-	after, own *uint8
-	risk       *float64
-	share      *float64
-	means      *float64
+type subtracting struct {
+	groups           int
+	y, x, r, squares *float64
 }
 
-func (s *Standard) fast(groups int, eta, z, raw []float64, width, zWidth, first int) {
+func (s *Standard) fast(groups int, eta, z, raw []float64) {
 	if !fast {
-		s.portable(groups, eta, z, raw, width, zWidth, first)
+		s.portable(groups, eta, z, raw)
 		return
 	}
-	a := standardising{groups: groups, raw: &raw[0], step: 32 * width, columns: len(s.Centre), centre: &s.Centre[0], inverse: &s.Inverse[0], zStep: 32 * zWidth}
+	a := standardising{groups: groups, raw: &raw[0], step: 64 * len(s.Centre), columns: len(s.Centre), centre: &s.Centre[0], inverse: &s.Inverse[0], z: &z[0]}
 	if eta != nil {
 		a.eta, a.beta = &eta[0], &s.Beta[0]
 	}
-	if z != nil {
-		a.z, a.mean = &z[first*Lanes], &s.Mean[0]
-	}
 	switch {
-	case z == nil:
-		standardEta(&a)
-	case eta == nil:
-		standardValues(&a)
-	default:
+	case useZMM && eta != nil:
+		wideStandardBoth(&a)
+	case useZMM:
+		wideStandardValues(&a)
+	case eta != nil:
 		standardBoth(&a)
+	default:
+		standardValues(&a)
 	}
 }
 
-func transpose(to, from []float64, groups, toStep, fromStep int) {
-	if !fast {
-		portableTranspose(to, from, groups, toStep, fromStep)
+func addUp(to, from []float64, fours int) {
+	if !fast || fours == 0 {
+		portableAddUp(to, from, fours)
 		return
 	}
-	transpositions(&transposing{groups, &from[0], 8 * fromStep, &to[0], 8 * toStep})
+	_, _ = to[4*fours-1], from[4*fours*Lanes-1]
+	summings(&summing{fours, &from[0], &to[0]})
 }
 
-func fetch(panel []float64, groups, width int) {
-	if fast {
-		fetches(&fetching{groups, &panel[0], 32 * width})
+func sumOf(v []float64) (sum float64) {
+	alone(&single{len(v) / Lanes, &v[0], &sum})
+	return sum
+}
+
+func within(v []float64, limit float64) bool {
+	a := comparing{len(v) / Lanes, &v[0], limit, 0}
+	beyond(&a)
+	return a.beyond == 0
+}
+
+func subtract(r, y, x []float64) (squares float64) {
+	subtractions(&subtracting{len(r) / Lanes, &y[0], &x[0], &r[0], &squares})
+	return squares
+}
+
+func exp(y, x []float64) int {
+	if useZMM {
+		if n := len(x) / 8; n > 0 {
+			wideExps(&sweeping{n, &x[0], &y[0]})
+		}
+		return len(x) &^ 7
 	}
-}
-
-func addUp(to, from []float64, groups int) {
-	if !fast {
-		portableAddUp(to, from, groups)
-		return
+	if n := len(x) / 4; n > 0 {
+		exps(&sweeping{n, &x[0], &y[0]})
 	}
-	_, _ = to[4*groups-1], from[32*groups-2*Lanes+Lanes-1]
-	summings(&summing{groups, &from[0], &to[0]})
+	return len(x) &^ 3
 }
 
-func exp(y, x []float64) bool {
-	a := sweeping{groups: len(x) / 4, x: &x[0], y: &y[0]}
-	exps(&a)
-	return a.left != 0
-}
-
-func log(y, x []float64) bool {
-	a := sweeping{groups: len(x) / 4, x: &x[0], y: &y[0]}
-	logs(&a)
-	return a.left != 0
-}
-
-func logistic(w, r, ll, pearson, eta, y []float64) bool {
-	a := sweepingLogistic{len(w) / 4, &eta[0], &y[0], &w[0], &r[0], &ll[0], &pearson[0], 0}
-	logistics(&a)
-	return a.left != 0
+func logistic(w, r, ll, pearson []float64, product *[Lanes]float64, eta, y []float64) {
+	a := sweepingLogistic{len(w) / Lanes, &eta[0], &y[0], &w[0], &r[0], &ll[0], &pearson[0], product}
+	if useZMM {
+		wideLogistics(&a)
+	} else {
+		logistics(&a)
+	}
 }
 
 func totals(t *Totals, a, b, c, d []float64) {
@@ -178,26 +189,85 @@ func totals(t *Totals, a, b, c, d []float64) {
 
 func addEach(hi, lo, v []float64) { additions(&adding{len(v) / 4, &hi[0], &lo[0], &v[0]}) }
 
-func enter(s *RiskSet, sums, z *Chunk, w []float64) {
-	enters(&entering{len(w), s, &z[0], &w[0], &sums[0]})
+// offsets are the places, in bytes, of the rows of each group among those that are kept.
+func (m *Marks) offsets() (out [groups]int) {
+	n := 0
+	for g, b := range m {
+		out[g] = 8 * n
+		n += bits.OnesCount8(b)
+	}
+	return out
 }
 
-func single(s *RiskSet, means []float64, sums, z *Chunk, after, own []uint8, risk []float64) {
-	singles(&dying{deaths: len(risk), set: s, z: &z[0], sums: &sums[0], after: &after[0], own: &own[0], risk: &risk[0], means: &means[0]})
+func (s *Scan) fast(out, z, w, u []float64, marks *Marks) {
+	if !useZMM {
+		s.portable(out, z, w, u, marks)
+		return
+	}
+	offsets := marks.offsets()
+	scans(&scanning{len(s.Carry), &z[0], &w[0], &u[0], &out[0], &s.Carry[0], marks, &offsets})
 }
 
-func fall(s *RiskSet, z *Chunk, w []float64, own []uint8) {
-	falls(&dying{deaths: len(own), set: s, z: &z[0], sums: &w[0], own: &own[0]})
+func expose(e, r, w, h []float64, times, dead *Marks, after float64) {
+	if !useZMM {
+		portableExpose(e, r, w, h, times, dead, after)
+		return
+	}
+	offsets := times.offsets()
+	exposures(&exposing{&e[0], &r[0], &w[0], &h[0], times, dead, &offsets, &after})
 }
 
-func settle(s *RiskSet, means, sum, risk, share []float64) {
-	settles(&dying{deaths: len(risk), set: s, sums: &sum[0], risk: &risk[0], share: &share[0], means: &means[0]})
-}
-
-// tiles adds whole groups of rows, a group of weighted columns at a time.
-func (b *Block) tiles(steps int, z, w, r, ahead []float64) {
+// plan lists the tiles: four weighted columns at a time, or two of AVX2, with all
+// before them. The residual goes with the last ones.
+func (k *kernel) plan(b *Block) {
 	if !fast {
-		b.portableTiles(steps, z, w, r)
+		return
+	}
+	list := func(with *kernels, halves int) (calls []call) {
+		most := len(with.corners)
+		for h := 0; h < Lanes; h += Lanes / halves {
+			// across is the products of weighted columns with some columns.
+			across := func(rows, a, from, to int, c call) {
+				tiles := with.tiles[rows-1]
+				for from < to {
+					parts := (to - from + len(tiles) - 1) / len(tiles)
+					n := (to - from + parts - 1) / parts // of about equal size
+					c.run, c.z, c.acc = tiles[n-1], from*PieceRows+h, b.at(a, from)+h
+					calls = append(calls, c)
+					c.copied = -1
+					from += n
+				}
+			}
+			for a := 0; a < b.p && b.products; a += most {
+				n := min(most, b.p-a)
+				band := call{w: h, t: h, row: a/4*4 + 4, copied: -1}
+				corner := band
+				corner.run, corner.z, corner.acc = with.corners[n-1], a*PieceRows+h, b.at(a, a)+h
+				calls = append(calls, corner)
+				if b.score && n < most && a > 0 {
+					band.copied = n * PieceRows
+					across(n+1, a, 0, a, band)
+					across(1, b.p, a, b.p, call{t: h, r: true, copied: -1})
+				} else {
+					across(n, a, 0, a, band)
+				}
+			}
+			if b.score && (!b.products || b.p%most == 0 || b.p < most) {
+				across(1, b.p, 0, b.p, call{t: h, r: true, copied: -1})
+			}
+		}
+		return calls
+	}
+	k.half = list(&half, 2)
+	if useZMM {
+		k.wide = list(&wide, 1)
+	}
+}
+
+// tiles adds whole groups of rows.
+func (b *Block) tiles(groups int, z, w, r, ahead []float64) {
+	if !fast {
+		b.portableTiles(groups, z, w, r)
 		return
 	}
 	next := &z[0] // fetching what is there costs nothing
@@ -205,67 +275,28 @@ func (b *Block) tiles(steps int, z, w, r, ahead []float64) {
 	if len(ahead) > 0 {
 		next, left = &ahead[0], len(ahead)
 	}
-	rows, most := b.rows(), 2
-	if useZMM {
-		most = 4
+	calls := b.kernel.wide
+	if !useZMM {
+		calls = b.kernel.half
 	}
-	// In the block and not on the stack, from which a call through a table lets
-	// arguments escape.
-	k := &b.kernel
-	k.scaling = scaling{steps: steps, w: &w[0], zStep: 32 * b.width, t: &b.t[0]}
-	k.tile = tile{steps: steps, t: &b.t[0], zStep: 32 * b.width}
-	run := func(kernel func(*tile)) {
-		k.tile.ahead = next
-		kernel(&k.tile)
-		if left > 8*steps {
-			left -= 8 * steps
-			next = (*float64)(unsafe.Add(unsafe.Pointer(next), 64*steps))
+	k := &b.kernel.tile
+	k.groups = groups
+	for i := range calls {
+		c := &calls[i]
+		k.z, k.acc, k.row, k.ahead = &z[c.z], &b.acc[c.acc], 8*Lanes*c.row, next
+		if c.r {
+			k.t = &r[c.t]
+		} else {
+			k.w, k.t = &w[c.w], &b.t[c.t]
 		}
-	}
-	for a := 0; a < rows; a += most {
-		n := min(most, rows-a)
-		even := n + n%2
-		k.tile.tStep, k.scaling.tStep = 32*even, 32*even
-		if c := min(n, b.p-a); c > 0 {
-			k.scaling.z = &z[Lead+a*Lanes]
-			scales[c-1](&k.scaling)
+		if c.copied >= 0 {
+			copy(b.t[c.copied:], r[:groups*Lanes])
 		}
-		last := a + n - 1 // the last column that these rows need
-		if last >= b.p {
-			for g := range steps {
-				copy(b.t[(g*even+n-1)*Lanes:][:Lanes], r[g*Lanes:])
-			}
-			last = b.p - 1
-		}
-		if !useZMM {
-			k.tile.row = 8 * (b.at(1, 0) - b.at(0, 0))
-			for c := 0; c <= last; c += 4 {
-				k.tile.z, k.tile.acc = &z[Lead+c*Lanes], &b.acc[b.at(a, c)]
-				run(half[n-1][min(4, last-c+1)-1])
-			}
-			continue
-		}
-		if n < even { // the row beside the last one: its products are nobody's
-			for g := range steps {
-				clear(b.t[(g*even+n)*Lanes:][:Lanes])
-			}
-		}
-		// From the column before the first, whose neighbour the first is, to the last
-		// one that an even row needs.
-		last = min(a+even-2, b.p-1)
-		alone := -1
-		if last+1 == b.width { // its neighbour would stand past the panel; only the last row asks for it
-			alone, last = last, last-1
-		}
-		k.tile.row = 64 * (b.width + 1)
-		for c := -1; c <= last; c += 8 {
-			k.tile.z, k.tile.acc = &z[Lead+c*Lanes], &b.acc[(a/2*(b.width+1)+c+1)*2*Lanes]
-			run(wide[even/2-1][min(8, last-c+1)-1])
-		}
-		if alone >= 0 {
-			k.tile.z, k.tile.acc = &z[Lead+alone*Lanes], &b.acc[b.at(a, alone)]
-			run(half[0][0])
+		c.run(k)
+		if left > 16*groups {
+			left -= 16 * groups
+			next = (*float64)(unsafe.Add(unsafe.Pointer(next), 128*groups))
 		}
 	}
-	*k = kernel{} // it keeps nothing alive
+	*k = tile{} // it keeps nothing alive
 }

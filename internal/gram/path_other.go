@@ -6,29 +6,27 @@ const fast = false
 
 type kernel struct{}
 
-func (s *Standard) fast(groups int, eta, z, raw []float64, width, zWidth, first int) {
-	s.portable(groups, eta, z, raw, width, zWidth, first)
+func (k *kernel) plan(*Block) {}
+
+func (s *Standard) fast(groups int, eta, z, raw []float64) { s.portable(groups, eta, z, raw) }
+
+func (s *Scan) fast(out, z, w, u []float64, marks *Marks) { s.portable(out, z, w, u, marks) }
+
+func expose(e, r, w, h []float64, times, dead *Marks, after float64) {
+	portableExpose(e, r, w, h, times, dead, after)
 }
 
-func transpose(to, from []float64, groups, toStep, fromStep int) {
-	portableTranspose(to, from, groups, toStep, fromStep)
-}
+func addUp(to, from []float64, fours int) { portableAddUp(to, from, fours) }
 
-func fetch([]float64, int, int) {}
-
-func addUp(to, from []float64, groups int) { portableAddUp(to, from, groups) }
-
-func (b *Block) tiles(steps int, z, w, r, ahead []float64) { b.portableTiles(steps, z, w, r) }
+func (b *Block) tiles(groups int, z, w, r, ahead []float64) { b.portableTiles(groups, z, w, r) }
 
 // Nothing calls these while fast is false.
-func exp(y, x []float64) bool                              { panic("gram") }
-func log(y, x []float64) bool                              { panic("gram") }
-func logistic(w, r, ll, pearson, eta, y []float64) bool    { panic("gram") }
-func totals(t *Totals, a, b, c, d []float64)               { panic("gram") }
-func addEach(hi, lo, v []float64)                          { panic("gram") }
-func enter(s *RiskSet, sums, z *Chunk, w []float64)        { panic("gram") }
-func fall(s *RiskSet, z *Chunk, w []float64, own []uint8)  { panic("gram") }
-func settle(s *RiskSet, means, sum, risk, share []float64) { panic("gram") }
-func single(s *RiskSet, means []float64, sums, z *Chunk, after, own []uint8, risk []float64) {
+func exp(y, x []float64) int                 { panic("gram") }
+func sumOf(v []float64) float64              { panic("gram") }
+func within(v []float64, limit float64) bool { panic("gram") }
+func subtract(r, y, x []float64) float64     { panic("gram") }
+func totals(t *Totals, a, b, c, d []float64) { panic("gram") }
+func addEach(hi, lo, v []float64)            { panic("gram") }
+func logistic(w, r, ll, pearson []float64, product *[Lanes]float64, eta, y []float64) {
 	panic("gram")
 }

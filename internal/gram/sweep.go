@@ -9,83 +9,52 @@ import (
 // Exp writes det.Exp of x to y, element by element. They may not overlap.
 func Exp(y, x []float64) {
 	y = y[:len(x)]
-	n := 0
-	if fast {
-		n = len(x) &^ 3
+	done := 0
+	if fast && Within(x, 700) {
+		done = exp(y, x)
 	}
-	if n > 0 && exp(y[:n], x[:n]) {
-		for i, v := range x[:n] { // what the fast range leaves out
-			if !(math.Abs(v) <= 700) {
-				y[i] = det.Exp(v)
-			}
-		}
-	}
-	for i := n; i < len(x); i++ {
+	for i := done; i < len(x); i++ {
 		y[i] = det.Exp(x[i])
 	}
 }
 
-// Log writes det.Log of x to y, element by element. They may not overlap.
-func Log(y, x []float64) {
-	y = y[:len(x)]
-	n := 0
-	if fast {
-		n = len(x) &^ 3
-	}
-	if n > 0 && log(y[:n], x[:n]) {
-		for i, v := range x[:n] {
-			if !(v >= 0x1p-1022 && v <= math.MaxFloat64) {
-				y[i] = det.Log(v)
-			}
-		}
-	}
-	for i := n; i < len(x); i++ {
-		y[i] = det.Log(x[i])
-	}
-}
-
-// Logistic is a row of a logistic model at the linear predictor eta: mean,
-// variance and log-likelihood of the response y, 0 or 1.
-func Logistic(y, eta float64) (mu, w, ll float64) {
-	e := det.Exp(-math.Abs(eta)) // in (0, 1]
-	mu = 1 / (1 + e)
-	w = e / float64((1+e)*(1+e))
-	ll = -det.Log1p(e)
+// Logistic is a row of a logistic model at the linear predictor eta, with the
+// response y, 0 or 1: mean, variance, and the squared residual over the variance. Of its
+// log-likelihood, ll - log(d), d is between 1 and 2: rows' logarithms add up to
+// that of their product.
+func Logistic(y, eta float64) (mu, w, pearson, ll, d float64) {
+	a := math.Abs(eta)
+	e := det.Exp(-a) // in (0, 1]
+	d = 1 + e
+	mu = 1 / d
+	w = float64(float64(e*mu) * mu)
 	if eta < 0 {
-		mu = e / (1 + e)
-		ll += float64(y * eta)
-	} else {
-		ll -= float64((1 - y) * eta)
+		mu = float64(e * mu)
 	}
-	return mu, w, ll
+	if (eta < 0) == (y == 1) { // the less probable of the two, or as probable
+		return mu, w, 1 / e, -a, d
+	}
+	return mu, w, e, 0, d
 }
 
-// Logistics writes for every row the weight w, the residual r = y - mu, the
-// log-likelihood and r²/w. Nothing may overlap.
-func Logistics(w, r, ll, pearson, eta, y []float64) {
+// Logistics writes for every row its weight, its residual y - mu and what else Logistic
+// says of it, but multiplies the factors
+// d into product, row i into i mod Lanes, in the order of the rows. Nothing may overlap.
+func Logistics(w, r, ll, pearson []float64, product *[Lanes]float64, eta, y []float64) {
 	n := len(eta)
 	w, r, ll, pearson, y = w[:n], r[:n], ll[:n], pearson[:n], y[:n]
-	one := func(i int) {
-		var mu float64
-		mu, w[i], ll[i] = Logistic(y[i], eta[i])
-		r[i] = y[i] - mu
-		pearson[i] = float64(r[i]*r[i]) / w[i]
-	}
 	done := 0
-	if fast {
-		done = n &^ 3
+	if fast && Within(eta, 700) {
+		done = n &^ (Lanes - 1)
 	}
-	if done > 0 && logistic(w[:done], r, ll, pearson, eta, y) {
-		for i, v := range eta[:done] {
-			// Everywhere else the fast range holds: exp(-0.88) is just above √2-1,
-			// exp(-20) above 2^-29.
-			if a := math.Abs(v); !(a > 1e-11 && a < 0.8813 || a > 0.8814 && a < 20) {
-				one(i)
-			}
-		}
+	if done > 0 {
+		logistic(w[:done], r, ll, pearson, product, eta, y)
 	}
 	for i := done; i < n; i++ {
-		one(i)
+		var mu, d float64
+		mu, w[i], pearson[i], ll[i], d = Logistic(y[i], eta[i])
+		r[i] = y[i] - mu
+		product[i%Lanes] = float64(product[i%Lanes] * d)
 	}
 }
 

@@ -12,9 +12,16 @@ package hatch
 
 import (
 	"context"
+	"errors"
 
 	"consilium"
 )
+
+// ErrStorage is inside every error of a vault that could not make durable what it
+// must. What its disk holds is unknown to it by then, and what it holds in memory
+// may be ahead: it answers nothing more and is opened anew. It says nothing about
+// the study, which waits.
+var ErrStorage = errors.New("the vault's own storage failed")
 
 // Vault is what a gate asks of its vault.
 type Vault interface {

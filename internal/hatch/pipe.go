@@ -105,24 +105,52 @@ func encode(v any) ([]byte, error) {
 func decode(b []byte, v any) error { return gob.NewDecoder(bytes.NewReader(b)).Decode(v) }
 
 // Serve answers calls on r and w with v until r ends or ctx does. Calls run
-// side by side.
+// side by side. The first error of v around ErrStorage ends it at once, with that
+// error and without an answer: the caller ends the process, and with it the
+// goroutine that still reads r.
 func Serve(ctx context.Context, r io.Reader, w io.Writer, v Vault) error {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
-	defer cancel()
+	defer cancel(nil)
 	var mu sync.Mutex // guards w
-	in := bufio.NewReader(r)
+	requests, ended := make(chan request), make(chan error, 1)
+	go func() {
+		in := bufio.NewReader(r)
+		for {
+			var req request
+			if err := readFrame(in, &req); err != nil {
+				ended <- err
+				return
+			}
+			select {
+			case requests <- req:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
 	for {
 		var req request
-		if err := readFrame(in, &req); err != nil {
+		select {
+		case req = <-requests:
+		case err := <-ended:
 			if errors.Is(err, io.EOF) {
 				return nil
 			}
 			return err
+		case <-ctx.Done():
+			if cause := context.Cause(ctx); errors.Is(cause, ErrStorage) {
+				return cause
+			}
+			return ctx.Err()
 		}
 		running.Go(func() {
 			body, err := dispatch(ctx, v, req)
+			if errors.Is(err, ErrStorage) {
+				cancel(err)
+				return
+			}
 			rep := reply{ID: req.ID, Body: body}
 			if err != nil {
 				rep.Code, rep.Msg = consilium.CodeOf(err), err.Error()
@@ -130,7 +158,7 @@ func Serve(ctx context.Context, r io.Reader, w io.Writer, v Vault) error {
 			mu.Lock()
 			defer mu.Unlock()
 			if err := writeFrame(w, rep); err != nil {
-				cancel()
+				cancel(nil)
 			}
 		})
 	}

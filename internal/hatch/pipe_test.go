@@ -3,6 +3,7 @@ package hatch
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"reflect"
 	"sync"
@@ -30,6 +31,40 @@ func (echo) Lanes(_ context.Context, _ consilium.StudyID, round uint32, offset, 
 }
 
 func (echo) Opened(context.Context, consilium.StudyID, uint32) error { return nil }
+
+// broken is a vault whose disk refuses the second call.
+type broken struct{ echo }
+
+func (broken) Opening(context.Context, consilium.StudyID, uint32) error {
+	return fmt.Errorf("%w: %w", ErrStorage, consilium.ErrDiskFull)
+}
+
+// TestServeEndsWithItsStorage: a vault that cannot write answers nothing and ends,
+// although its gate's end of the pipe stays open.
+func TestServeEndsWithItsStorage(t *testing.T) {
+	toVault, fromGate := io.Pipe()
+	toGate, fromVault := io.Pipe()
+	defer fromGate.Close()
+	served := make(chan error, 1)
+	go func() {
+		err := Serve(t.Context(), toVault, fromVault, broken{})
+		served <- err
+		fromVault.Close()
+	}()
+	p := Dial(fromGate)
+	go p.Run(toGate)
+	if err := p.Opened(t.Context(), "s-x", 1); err != nil {
+		t.Fatal(err)
+	}
+	err := p.Opening(t.Context(), "s-x", 1)
+	var answer *consilium.Error
+	if err == nil || errors.As(err, &answer) {
+		t.Errorf("the gate is told %v: that is an answer about the study", err)
+	}
+	if err := <-served; !errors.Is(err, ErrStorage) || !errors.Is(err, consilium.ErrDiskFull) {
+		t.Errorf("the vault ends with %v", err)
+	}
+}
 
 func TestPipe(t *testing.T) {
 	toVault, fromGate := io.Pipe()

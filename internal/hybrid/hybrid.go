@@ -138,7 +138,7 @@ var errVerify = errors.New("hybrid signature does not verify")
 // The error matches consilium.ErrSignature and does not say which half failed.
 func Verify(key consilium.PublicKey, domain consilium.Domain, message []byte, sig *consilium.Signature) error {
 	asked := question(&key, domain, message, sig)
-	if verified.holds(asked) {
+	if _, ok := verified.Get(asked); ok {
 		return nil
 	}
 	m := domain.Message(message)
@@ -152,7 +152,7 @@ func Verify(key consilium.PublicKey, domain consilium.Domain, message []byte, si
 	if !mldsa65.Verify(pub, m, []byte(domain), sig[64:]) {
 		return consilium.ErrSignature.With(errVerify)
 	}
-	verified.add(asked)
+	verified.Put(asked, struct{}{})
 	return nil
 }
 

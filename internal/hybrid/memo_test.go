@@ -1,8 +1,6 @@
 package hybrid
 
 import (
-	"crypto/sha256"
-	"encoding/binary"
 	"testing"
 
 	"consilium"
@@ -29,7 +27,7 @@ func TestMemo(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if !verified.holds(question(new(k.Public()), consilium.DomainHeader, message, &sig)) {
+	if _, ok := verified.Get(question(new(k.Public()), consilium.DomainHeader, message, &sig)); !ok {
 		t.Error("a signature that holds was not remembered")
 	}
 	for range 2 {
@@ -49,27 +47,5 @@ func TestMemo(t *testing.T) {
 	// The border between domain and message counts.
 	if question(new(k.Public()), "ab", []byte("c"), &sig) == question(new(k.Public()), "a", []byte("bc"), &sig) {
 		t.Error("two questions have one digest")
-	}
-}
-
-// TestMemoBounded: old entries go, entries in use stay.
-func TestMemoBounded(t *testing.T) {
-	var m memo
-	var used, d [sha256.Size]byte
-	used[31] = 1
-	m.add(used)
-	for i := range 3*maxMemo + 7 {
-		binary.BigEndian.PutUint64(d[:], uint64(i)+1)
-		m.add(d)
-		if i%1000 == 0 && !m.holds(used) {
-			t.Fatalf("an entry in use was forgotten after %d", i)
-		}
-	}
-	if len(m.new)+len(m.old) > 2*maxMemo {
-		t.Errorf("%d entries", len(m.new)+len(m.old))
-	}
-	binary.BigEndian.PutUint64(d[:], 1)
-	if m.holds(d) {
-		t.Error("the oldest entry is still there")
 	}
 }

@@ -198,6 +198,56 @@ unpackAddLoop:
 	VZEROUPPER
 	RET
 
+// FOUR is one of addFour's inputs: its residues to X, their largest to Z23.
+#define FOUR(AT, X) \
+	GATHER(AT, X)       \
+	VPMAXUQ X, Z23, Z23
+
+// func addFour(acc *uint64, src *[4]*byte, n int, add uint64, f *Field) uint64
+//
+// acc = the sum of four, plus acc if add is all ones and not if it is zero.
+TEXT ·addFour(SB), NOSPLIT, $0-48
+	MOVQ acc+0(FP), DI
+	MOVQ src+8(FP), AX
+	MOVQ n+16(FP), CX
+	VPBROADCASTQ add+24(FP), Z22
+	MOVQ f+32(FP), R11
+	MOVQ 0(AX), R8
+	MOVQ 8(AX), R9
+	MOVQ 16(AX), R10
+	MOVQ 24(AX), R13
+	GATHERSET(R11)
+	VPXORQ Z23, Z23, Z23
+	MOVQ Field_Width(R11), R12
+
+addFourLoop:
+	FOUR((R8), Z0)
+	FOUR((R9), Z1)
+	FOUR((R10), Z2)
+	FOUR((R13), Z3)
+	PREFETCHT0 512(R8)
+	PREFETCHT0 512(R9)
+	PREFETCHT0 512(R10)
+	PREFETCHT0 512(R13)
+	VPANDQ (DI), Z22, Z4
+	VPADDQ Z1, Z0, Z0
+	VPADDQ Z3, Z2, Z2
+	VPADDQ Z4, Z0, Z0
+	VPADDQ Z2, Z0, Z0
+	VMOVDQU64 Z0, (DI)
+	ADDQ $64, DI
+	ADDQ R12, R8
+	ADDQ R12, R9
+	ADDQ R12, R10
+	ADDQ R12, R13
+	SUBQ $8, CX
+	JNZ  addFourLoop
+	VPCMPUQ.BCST $5, Field_Q(R11), Z23, K1 // not below
+	KMOVB K1, AX
+	MOVQ AX, ret+40(FP)
+	VZEROUPPER
+	RET
+
 // func pack(dst *byte, src *uint64, n int, f *Field)
 //
 // The last eight residues are stored by a mask, so nothing past them is

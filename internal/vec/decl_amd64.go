@@ -55,6 +55,9 @@ func unpack(dst *uint64, src *byte, n int, f *Field) uint64
 func unpackAdd(dst *uint64, src *byte, n int, f *Field) uint64
 
 //go:noescape
+func addFour(acc *uint64, src *[4]*byte, n int, add uint64, f *Field) uint64
+
+//go:noescape
 func pack(dst *byte, src *uint64, n int, f *Field)
 
 //go:noescape
@@ -67,13 +70,13 @@ func gaussians(dst *int64, src *byte, n int, tree *[80]uint64)
 func cut(dst *uint32, words *uint64, n, stride, lanes int, c *Cut)
 
 //go:noescape
-func dot(acc *[4][8]uint64, lanes *uint32, n int, w *Weights)
+func dot(acc *[4]uint64, lanes *uint32, n int, w *Weights)
 
 //go:noescape
 func raise(dst *uint32, src *int32, n int, offset uint32) uint32
 
 //go:noescape
-func lower(dst *int32, src *uint32, n int, offset, most uint32) uint32
+func above(src *uint32, n int, most uint32) uint32
 
 //go:noescape
 func narrow(dst *byte, src *int32, n int) uint32
@@ -91,7 +94,10 @@ func gather8(base, one, two *uint64, lanes *uint32, noise *int64, n int, offset,
 func gather16(base, one, two *uint64, lanes *byte, noise *int64, n int, offset, width, delta uint64)
 
 //go:noescape
-func dot16(acc *[4][8]int64, lanes *byte, n int, w *Limbs)
+func dot16(acc *[4]int64, lanes *byte, n int, w *Limbs)
 
 //go:noescape
-func widen(dst *int64, src *int32, n int)
+func nh(acc *[4]uint64, lanes *int32, n int, key *uint32)
+
+//go:noescape
+func signed(dst *int64, src *uint32, n int, offset uint64)

@@ -69,6 +69,31 @@ func (f *Field) UnpackAdd(acc []uint64, src []byte) bool {
 	return unpackAdd(&acc[0], &src[0], len(acc), f) == 0
 }
 
+// Add sums len(acc) residues of each of four strings, added to acc or in its place,
+// and reports whether all are reduced. The strings are read where they lie, and
+// not past their ends: they need no room behind them.
+func (f *Field) Add(acc []uint64, src *[4][]byte, add bool) bool {
+	n := len(acc)
+	var at, last [4]*byte
+	// The last eight residues are read from a copy that has room behind it.
+	var ends [4 * 128]byte
+	for i, s := range src {
+		f.check(n, len(s), len(s)+Slack)
+		end := ends[128*i : 128*(i+1)]
+		copy(end, s[len(s)-int(f.width):])
+		at[i], last[i] = &s[0], &end[0]
+	}
+	var keep uint64
+	if add {
+		keep = ^keep
+	}
+	bad := uint64(0)
+	if n > 8 {
+		bad = addFour(&acc[0], &at, n-8, keep, f)
+	}
+	return bad|addFour(&acc[n-8], &last, 8, keep, f) == 0
+}
+
 // Pack writes src, reduced.
 func (f *Field) Pack(dst []byte, src []uint64) {
 	f.check(len(src), len(dst), len(dst)+Slack)

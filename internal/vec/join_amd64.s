@@ -3,20 +3,18 @@
 #include "textflag.h"
 #include "macros.h"
 
-// Offsets in Join.
+// Offsets in Join: a modulus with its double and its fourfold, a constant with
+// Shoup's as SPLIT leaves it.
 #define Join_Q0 0
-#define Join_Q1 8
-#define Join_Q2 16
-#define Join_W01 24
-#define Join_P01 32
-#define Join_W02 40
-#define Join_P02 48
-#define Join_W12 56
-#define Join_P12 64
-#define Join_Low 72
-#define Join_Half 80
-#define Join_Bound 88
-#define Join_Top 96
+#define Join_Q1 24
+#define Join_Q2 48
+#define Join_W01 72
+#define Join_W02 96
+#define Join_W12 120
+#define Join_Low 144
+#define Join_Half 152
+#define Join_Bound 160
+#define Join_Top 168
 
 // Three words of eight coefficients each become eight times three words: which
 // of the first and second word, and which of the third, go to each place.
@@ -72,26 +70,117 @@ DATA joinThird<>+0xb0(SB)/8, $0
 DATA joinThird<>+0xb8(SB)/8, $7
 GLOBL joinThird<>(SB), RODATA|NOPTR, $192
 
-// DIGIT is X = (X - Y)·W mod the prime at AT, below 4q. Y is below 4q.
-#define DIGIT(X, Y, AT, W, P) \
-	VPBROADCASTQ AT(R12), Z31 \
-	VPSLLQ $2, Z31, Z30       \
-	VPADDQ Z30, X, X          \
-	VPSUBQ Y, X, X            \
-	TWIDDLE(W(R12), P(R12), Z8, Z9, Z10) \
-	SHOUP(X, Z8, Z9, Z10, X, Z24, Z25)
+// DIGIT is X = (X - Y)·W modulo the prime at Q, below 4q. Y is below 4q.
+#define DIGIT(X, Y, Q, W, S, T) \
+	VPADDQ.BCST (Q+16)(R12), X, X      \
+	VPSUBQ Y, X, X                     \
+	VPSRLQ $52, X, S                   \
+	VPMULLQ.BCST (W+8)(R12), S, T      \
+	VPMADD52HUQ.BCST (W+8)(R12), X, T  \
+	VPMADD52HUQ.BCST (W+16)(R12), S, T \
+	VPMULLQ.BCST W(R12), X, X          \
+	VPMULLQ.BCST Q(R12), T, T          \
+	VPSUBQ T, X, X
 
-// REDUCED brings X from below 8q to below q; Z31 = q, Z30 = 4q.
-#define REDUCED(X) \
-	CSUB(X, Z30, Z28)     \
-	VPADDQ Z31, Z31, Z29  \
-	CSUB(X, Z29, Z28)     \
-	CSUB(X, Z31, Z28)
+#define LESS(X, M, T) \
+	VPSUBQ.BCST M(R12), X, T \
+	VPMINUQ T, X, X
+
+// REDUCED brings X from below 8q to below q.
+#define REDUCED(X, Q, T) \
+	LESS(X, Q+16, T) \
+	LESS(X, Q+8, T)  \
+	LESS(X, Q, T)
+
+// INNER is v1 + q1·v2 in words of 52 bits.
+#define INNER(V1, V2, L0, L1, L2, T) \
+	VPSRLQ $52, V2, T       \
+	VPANDQ Z22, V1, L0      \
+	VPSRLQ $52, V1, L1      \
+	VPXORQ L2, L2, L2       \
+	VPMADD52LUQ Z16, V2, L0 \
+	VPMADD52HUQ Z16, V2, L1 \
+	VPMADD52HUQ Z17, V2, L2 \
+	VPMADD52LUQ Z17, V2, L1 \
+	VPMADD52HUQ Z16, T, L2  \
+	VPMADD52LUQ Z16, T, L1  \
+	VPMADD52LUQ Z17, T, L2  \
+	VPSRLQ $52, L0, T       \
+	VPADDQ T, L1, L1        \
+	VPSRLQ $52, L1, T       \
+	VPADDQ T, L2, L2
+
+// OUTER is v0 + q0·that.
+#define OUTER(V0, L0, L1, L2, M0, M1, M2, M3, T) \
+	VPANDQ Z22, V0, M0      \
+	VPSRLQ $52, V0, M1      \
+	VPXORQ M2, M2, M2       \
+	VPXORQ M3, M3, M3       \
+	VPMADD52LUQ Z14, L0, M0 \
+	VPMADD52HUQ Z14, L0, M1 \
+	VPMADD52HUQ Z15, L0, M2 \
+	VPMADD52HUQ Z15, L1, M3 \
+	VPMADD52LUQ Z15, L0, M1 \
+	VPMADD52HUQ Z14, L1, M2 \
+	VPMADD52HUQ Z14, L2, M3 \
+	VPMADD52LUQ Z14, L1, M1 \
+	VPMADD52LUQ Z15, L1, M2 \
+	VPMADD52LUQ Z15, L2, M3 \
+	VPMADD52LUQ Z14, L2, M2 \
+	VPSRLQ $52, M0, T       \
+	VPADDQ T, M1, M1        \
+	VPSRLQ $52, M1, T       \
+	VPADDQ T, M2, M2        \
+	VPSRLQ $52, M2, T       \
+	VPADDQ T, M3, M3
+
+// WHOLE makes words of 64 bits, U0, U1 and U2. U1 may be M0 and U2 M1.
+#define WHOLE(M0, M1, M2, M3, U0, U1, U2, T) \
+	VPANDQ Z22, M0, M0 \
+	VPSLLQ $52, M1, T  \
+	VPORQ T, M0, U0    \
+	VPANDQ Z22, M1, M1 \
+	VPSRLQ $12, M1, M1 \
+	VPSLLQ $40, M2, T  \
+	VPORQ T, M1, U1    \
+	VPANDQ Z22, M2, M2 \
+	VPSRLQ $24, M2, M2 \
+	VPSLLQ $28, M3, T  \
+	VPORQ T, M2, U2
+
+// BOUNDS notes in Z23 noise that is above its bound, in Z21 bits above the lanes.
+#define BOUNDS(U0, U2, S, T) \
+	VPANDQ Z20, U0, S                 \
+	VPSUBQ Z19, S, S                  \
+	VPSUBQ S, Z18, T                  \
+	VPADDQ S, Z18, S                  \
+	VPTERNLOGQ $0xfe, T, S, Z23       \
+	VPSRLVQ.BCST Join_Top(R12), U2, S \
+	VPORQ S, Z21, Z21
+
+// THREES stores eight times three words.
+#define THREES(U0, U1, U2, S, T, AT) \
+	VMOVDQU64 (R13), S        \
+	VPERMI2Q U1, U0, S        \
+	VMOVDQU64 (R11), T        \
+	VPERMQ U2, T, K1, S       \
+	VMOVDQU64 S, (AT)(DI)     \
+	VMOVDQU64 64(R13), S      \
+	VPERMI2Q U1, U0, S        \
+	VMOVDQU64 64(R11), T      \
+	VPERMQ U2, T, K2, S       \
+	VMOVDQU64 S, (AT+64)(DI)  \
+	VMOVDQU64 128(R13), S     \
+	VPERMI2Q U1, U0, S        \
+	VMOVDQU64 128(R11), T     \
+	VPERMQ U2, T, K3, S       \
+	VMOVDQU64 S, (AT+128)(DI)
 
 // func join3(dst, r0, r1, r2 *uint64, n int, j *Join) uint64
 //
 // The number with the residues r0, r1 and r2, below 5q each, as three words, by
 // mixed radix (Knuth, TAOCP 2, §4.3.2): v0 + q0·(v1 + q1·v2), in words of 52 bits.
+// Every step waits for the one before, so sixteen numbers go side by side.
 TEXT ·join3(SB), NOSPLIT, $0-56
 	MOVQ dst+0(FP), DI
 	MOVQ r0+8(FP), R8
@@ -123,96 +212,36 @@ join3Loop:
 	VMOVDQU64 (R8), Z0
 	VMOVDQU64 (R9), Z1
 	VMOVDQU64 (R10), Z2
-	VMOVDQA64 Z14, Z31
-	VPSLLQ $2, Z31, Z30
-	REDUCED(Z0)
-	DIGIT(Z2, Z0, Join_Q2, Join_W02, Join_P02)
-	DIGIT(Z1, Z0, Join_Q1, Join_W01, Join_P01)
-	REDUCED(Z1)
-	DIGIT(Z2, Z1, Join_Q2, Join_W12, Join_P12)
-	REDUCED(Z2)
-
-	// Z3, Z4, Z5 = v1 + q1·v2.
-	VPSRLQ $52, Z2, Z6
-	VPANDQ Z22, Z1, Z3
-	VPSRLQ $52, Z1, Z4
-	VPXORQ Z5, Z5, Z5
-	VPMADD52LUQ Z16, Z2, Z3
-	VPMADD52HUQ Z16, Z2, Z4
-	VPMADD52LUQ Z17, Z2, Z4
-	VPMADD52HUQ Z17, Z2, Z5
-	VPMADD52LUQ Z16, Z6, Z4
-	VPMADD52HUQ Z16, Z6, Z5
-	VPMADD52LUQ Z17, Z6, Z5
-	VPSRLQ $52, Z3, Z6
-	VPADDQ Z6, Z4, Z4
-	VPSRLQ $52, Z4, Z6
-	VPADDQ Z6, Z5, Z5
-
-	// Z7, Z8, Z9, Z10 = v0 + q0·that.
-	VPANDQ Z22, Z0, Z7
-	VPSRLQ $52, Z0, Z8
-	VPXORQ Z9, Z9, Z9
-	VPXORQ Z10, Z10, Z10
-	VPMADD52LUQ Z14, Z3, Z7
-	VPMADD52HUQ Z14, Z3, Z8
-	VPMADD52LUQ Z15, Z3, Z8
-	VPMADD52HUQ Z15, Z3, Z9
-	VPMADD52LUQ Z14, Z4, Z8
-	VPMADD52HUQ Z14, Z4, Z9
-	VPMADD52LUQ Z15, Z4, Z9
-	VPMADD52HUQ Z15, Z4, Z10
-	VPMADD52LUQ Z14, Z5, Z9
-	VPMADD52HUQ Z14, Z5, Z10
-	VPMADD52LUQ Z15, Z5, Z10
-	VPSRLQ $52, Z7, Z6
-	VPADDQ Z6, Z8, Z8
-	VPSRLQ $52, Z8, Z6
-	VPADDQ Z6, Z9, Z9
-	VPSRLQ $52, Z9, Z6
-	VPADDQ Z6, Z10, Z10
-
-	// Words of 64 bits.
-	VPANDQ Z22, Z7, Z7
-	VPSLLQ $52, Z8, Z6
-	VPORQ Z6, Z7, Z0
-	VPANDQ Z22, Z8, Z8
-	VPSRLQ $12, Z8, Z8
-	VPSLLQ $40, Z9, Z6
-	VPORQ Z6, Z8, Z1
-	VPANDQ Z22, Z9, Z9
-	VPSRLQ $24, Z9, Z9
-	VPSLLQ $28, Z10, Z6
-	VPORQ Z6, Z9, Z2
-
-	VPANDQ Z20, Z0, Z6
-	VPSUBQ Z19, Z6, Z6
-	VPSUBQ Z6, Z18, Z7
-	VPADDQ Z6, Z18, Z8
-	VPTERNLOGQ $0xfe, Z7, Z8, Z23 // or of all three
-	VPSRLVQ.BCST Join_Top(R12), Z2, Z6
-	VPORQ Z6, Z21, Z21
-
-	VMOVDQU64 (R13), Z3
-	VPERMI2Q Z1, Z0, Z3
-	VMOVDQU64 (R11), Z6
-	VPERMQ Z2, Z6, K1, Z3
-	VMOVDQU64 64(R13), Z4
-	VPERMI2Q Z1, Z0, Z4
-	VMOVDQU64 64(R11), Z6
-	VPERMQ Z2, Z6, K2, Z4
-	VMOVDQU64 128(R13), Z5
-	VPERMI2Q Z1, Z0, Z5
-	VMOVDQU64 128(R11), Z6
-	VPERMQ Z2, Z6, K3, Z5
-	VMOVDQU64 Z3, (DI)
-	VMOVDQU64 Z4, 64(DI)
-	VMOVDQU64 Z5, 128(DI)
-	ADDQ $192, DI
-	ADDQ $64, R8
-	ADDQ $64, R9
-	ADDQ $64, R10
-	SUBQ $8, CX
+	VMOVDQU64 64(R8), Z9
+	VMOVDQU64 64(R9), Z10
+	VMOVDQU64 64(R10), Z11
+	REDUCED(Z0, Join_Q0, Z8)
+	REDUCED(Z9, Join_Q0, Z27)
+	DIGIT(Z1, Z0, Join_Q1, Join_W01, Z3, Z4)
+	DIGIT(Z10, Z9, Join_Q1, Join_W01, Z12, Z13)
+	DIGIT(Z2, Z0, Join_Q2, Join_W02, Z5, Z6)
+	DIGIT(Z11, Z9, Join_Q2, Join_W02, Z24, Z25)
+	REDUCED(Z1, Join_Q1, Z8)
+	REDUCED(Z10, Join_Q1, Z27)
+	DIGIT(Z2, Z1, Join_Q2, Join_W12, Z3, Z4)
+	DIGIT(Z11, Z10, Join_Q2, Join_W12, Z12, Z13)
+	REDUCED(Z2, Join_Q2, Z8)
+	REDUCED(Z11, Join_Q2, Z27)
+	INNER(Z1, Z2, Z3, Z4, Z5, Z8)
+	INNER(Z10, Z11, Z12, Z13, Z24, Z27)
+	OUTER(Z0, Z3, Z4, Z5, Z1, Z2, Z6, Z7, Z8)
+	OUTER(Z9, Z12, Z13, Z24, Z10, Z11, Z25, Z26, Z27)
+	WHOLE(Z1, Z2, Z6, Z7, Z0, Z1, Z2, Z8)
+	WHOLE(Z10, Z11, Z25, Z26, Z9, Z10, Z11, Z27)
+	BOUNDS(Z0, Z2, Z3, Z4)
+	BOUNDS(Z9, Z11, Z12, Z13)
+	THREES(Z0, Z1, Z2, Z3, Z4, 0)
+	THREES(Z9, Z10, Z11, Z12, Z13, 192)
+	ADDQ $384, DI
+	ADDQ $128, R8
+	ADDQ $128, R9
+	ADDQ $128, R10
+	SUBQ $16, CX
 	JNZ  join3Loop
 	VPMOVQ2M Z23, K1
 	VPTESTMQ Z21, Z21, K2

@@ -1,7 +1,5 @@
 package vec
 
-import "math/bits"
-
 // Sampler turns uniform bits into samples by inversion of a table.
 type Sampler struct {
 	// tree is a binary tree of six levels over the entries, each level padded
@@ -104,9 +102,6 @@ func Gather16(base, one, two []uint64, lanes []byte, noise []int64, offset uint6
 	gather16(&base[0], &one[0], &two[0], &lanes[0], &noise[0], n, offset, uint64(width), uint64(delta))
 }
 
-// LaneBits is how many bits a lane may have in Dot.
-const LaneBits = 26
-
 // MaxBlock is the most lanes that one call of Dot takes.
 const MaxBlock = 384
 
@@ -119,15 +114,16 @@ func (w *Weights) Set(i int, a, b uint64) {
 	w[0][i], w[1][i], w[2][i], w[3][i] = a, a>>32, b, b>>32
 }
 
-// Dot is the two sums of lane times constant, 128 bits each. Lanes are below
-// 2^LaneBits and a multiple of 8 in number.
+// Dot is the two sums of lane times constant, each as lo + hi·2^32. Lanes are a
+// multiple of 8 in number, and below 2^32 divided by that number, so that nothing
+// exceeds 64 bits.
 func (w *Weights) Dot(lanes []uint32) (hi, lo [2]uint64) {
 	if len(lanes) == 0 || len(lanes)%8 != 0 || len(lanes) > MaxBlock {
 		panic("vec: lengths do not fit")
 	}
-	var acc [4][8]uint64
-	dot(&acc, &lanes[0], len(lanes), w)
-	return total(&acc)
+	var sums [4]uint64
+	dot(&sums, &lanes[0], len(lanes), w)
+	return [2]uint64{sums[1], sums[3]}, [2]uint64{sums[0], sums[2]}
 }
 
 // Limbs are two constants for each lane of a block, below 2^61, in six limbs of 11
@@ -148,41 +144,29 @@ func (w *Limbs) Dot(lanes []byte) (hi, lo [2]int64) {
 	if len(lanes) == 0 || len(lanes)%64 != 0 || len(lanes) > 2*MaxBlock {
 		panic("vec: lengths do not fit")
 	}
-	var acc [4][8]int64
-	dot16(&acc, &lanes[0], len(lanes)/2, w)
-	for i := range hi {
-		for j := range 8 {
-			lo[i] += acc[2*i][j]
-			hi[i] += acc[2*i+1][j]
-		}
-	}
-	return hi, lo
+	var sums [4]int64
+	dot16(&sums, &lanes[0], len(lanes)/2, w)
+	return [2]int64{sums[1], sums[3]}, [2]int64{sums[0], sums[2]}
 }
 
-// total adds columns, of at most 48 products below 2^58 each.
-func total(acc *[4][8]uint64) (hi, lo [2]uint64) {
-	for i := range hi {
-		// In halves of 32 bits, so that nothing carries.
-		var a, b, c uint64
-		for j := range 8 {
-			x, y := acc[2*i][j], acc[2*i+1][j]
-			a += x & (1<<32 - 1)
-			b += x>>32 + y&(1<<32-1)
-			c += y >> 32
-		}
-		var carry uint64
-		lo[i], carry = bits.Add64(a, b<<32, 0)
-		hi[i] = c + b>>32 + carry
+// NH is three sums of products of neighbouring lanes, modulo 2^64, each lane plus its word
+// of the key modulo 2^32; the key moves on by four words from sum to sum. Lanes are a
+// multiple of 16 in number, the key has at least eight words more.
+func NH(lanes []int32, key []uint32) [3]uint64 {
+	if len(lanes) == 0 || len(lanes)%16 != 0 || len(key) < len(lanes)+8 {
+		panic("vec: lengths do not fit")
 	}
-	return hi, lo
+	var sums [4]uint64
+	nh(&sums, &lanes[0], len(lanes), &key[0])
+	return [3]uint64(sums[:3])
 }
 
-// Widen is dst = src. It takes a multiple of 8.
-func Widen(dst []int64, src []int32) {
+// Signed is dst = src - offset. It takes a multiple of 8.
+func Signed(dst []int64, src []uint32, offset int64) {
 	if len(src) == 0 || len(src)%8 != 0 || len(dst) != len(src) {
 		panic("vec: lengths do not fit")
 	}
-	widen(&dst[0], &src[0], len(src))
+	signed(&dst[0], &src[0], len(src), uint64(offset))
 }
 
 // Raise is dst = src + offset and reports whether every lane was in
@@ -194,13 +178,13 @@ func Raise(dst []uint32, src []int32, offset int32) bool {
 	return raise(&dst[0], &src[0], len(src), uint32(offset))>>31 == 0
 }
 
-// Lower is dst = src - offset and reports whether no lane was above most. It
-// takes a multiple of 16.
-func Lower(dst []int32, src []uint32, offset int32, most uint32) bool {
-	if len(src) == 0 || len(src)%16 != 0 || len(dst) != len(src) {
+// Above reports whether some lane, of at most 31 bits, is above most. It takes a
+// multiple of 16.
+func Above(src []uint32, most uint32) bool {
+	if len(src) == 0 || len(src)%16 != 0 {
 		panic("vec: lengths do not fit")
 	}
-	return lower(&dst[0], &src[0], len(src), uint32(offset), most)>>31 == 0
+	return above(&src[0], len(src), most)>>31 != 0
 }
 
 // Narrow writes lanes as sixteen bits each, little-endian, and reports whether

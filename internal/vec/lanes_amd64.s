@@ -100,7 +100,23 @@ cutLoop:
 // A row of Weights, in bytes.
 #define WEIGHTS 3072
 
-// func dot(acc *[4][8]uint64, lanes *uint32, n int, w *Weights)
+// TOTALS stores the sum of A's eight words, of B's, of C's and of D's.
+#define TOTALS(A, B, C, D, AT) \
+	VPUNPCKLQDQ B, A, Z24           \
+	VPUNPCKHQDQ B, A, Z25           \
+	VPADDQ Z25, Z24, Z24            \
+	VPUNPCKLQDQ D, C, Z25           \
+	VPUNPCKHQDQ D, C, Z26           \
+	VPADDQ Z26, Z25, Z25            \
+	VSHUFI64X2 $0x88, Z25, Z24, Z26 \
+	VSHUFI64X2 $0xdd, Z25, Z24, Z27 \
+	VPADDQ Z27, Z26, Z26            \
+	VSHUFI64X2 $0xb1, Z26, Z26, Z27 \
+	VPADDQ Z27, Z26, Z26            \
+	VMOVDQU64 X26, 0(AT)            \
+	VEXTRACTI64X2 $2, Z26, 16(AT)
+
+// func dot(acc *[4]uint64, lanes *uint32, n int, w *Weights)
 TEXT ·dot(SB), NOSPLIT, $0-32
 	MOVQ acc+0(FP), DI
 	MOVQ lanes+8(FP), SI
@@ -125,10 +141,38 @@ dotLoop:
 	ADDQ $64, R8
 	SUBQ $8, CX
 	JNZ  dotLoop
-	VMOVDQU64 Z1, (DI)
-	VMOVDQU64 Z2, 64(DI)
-	VMOVDQU64 Z3, 128(DI)
-	VMOVDQU64 Z4, 192(DI)
+	TOTALS(Z1, Z2, Z3, Z4, DI)
+	VZEROUPPER
+	RET
+
+// PAIRS adds to ACC the products of the two halves of each of X's words plus the key's.
+#define PAIRS(KEY, ACC) \
+	VPADDD KEY, Z0, Z1   \
+	VPSRLQ $32, Z1, Z2   \
+	VPMULUDQ Z2, Z1, Z1  \
+	VPADDQ Z1, ACC, ACC
+
+// func nh(acc *[4]uint64, lanes *int32, n int, key *uint32)
+TEXT ·nh(SB), NOSPLIT, $0-32
+	MOVQ acc+0(FP), DI
+	MOVQ lanes+8(FP), SI
+	MOVQ n+16(FP), CX
+	MOVQ key+24(FP), R8
+	VPXORQ Z16, Z16, Z16
+	VPXORQ Z17, Z17, Z17
+	VPXORQ Z18, Z18, Z18
+	VPXORQ Z19, Z19, Z19
+
+nhLoop:
+	VMOVDQU64 (SI), Z0
+	PAIRS(0(R8), Z16)
+	PAIRS(16(R8), Z17)
+	PAIRS(32(R8), Z18)
+	ADDQ $64, SI
+	ADDQ $64, R8
+	SUBQ $16, CX
+	JNZ  nhLoop
+	TOTALS(Z16, Z17, Z18, Z19, DI)
 	VZEROUPPER
 	RET
 
@@ -314,7 +358,7 @@ gather16Loop:
 	VPADDQ B, A, A   \
 	VPADDQ C, A, A
 
-// func dot16(acc *[4][8]int64, lanes *byte, n int, w *Limbs)
+// func dot16(acc *[4]int64, lanes *byte, n int, w *Limbs)
 TEXT ·dot16(SB), NOSPLIT, $0-32
 	MOVQ acc+0(FP), DI
 	MOVQ lanes+8(FP), SI
@@ -352,29 +396,28 @@ dot16Loop:
 	SUBQ $32, CX
 	JNZ  dot16Loop
 	LIMBS(Z0, Z1, Z2)
-	VMOVDQU64 Z0, 0(DI)
 	LIMBS(Z3, Z4, Z5)
-	VMOVDQU64 Z3, 64(DI)
 	LIMBS(Z6, Z7, Z8)
-	VMOVDQU64 Z6, 128(DI)
 	LIMBS(Z9, Z10, Z11)
-	VMOVDQU64 Z9, 192(DI)
+	TOTALS(Z0, Z3, Z6, Z9, DI)
 	VZEROUPPER
 	RET
 
-// func widen(dst *int64, src *int32, n int)
-TEXT ·widen(SB), NOSPLIT, $0-24
+// func signed(dst *int64, src *uint32, n int, offset uint64)
+TEXT ·signed(SB), NOSPLIT, $0-32
 	MOVQ dst+0(FP), DI
 	MOVQ src+8(FP), SI
 	MOVQ n+16(FP), CX
+	VPBROADCASTQ offset+24(FP), Z16
 
-widenLoop:
-	VPMOVSXDQ (SI), Z0
+signedLoop:
+	VPMOVZXDQ (SI), Z0
+	VPSUBQ Z16, Z0, Z0
 	VMOVDQU64 Z0, (DI)
 	ADDQ $32, SI
 	ADDQ $64, DI
 	SUBQ $8, CX
-	JNZ  widenLoop
+	JNZ  signedLoop
 	VZEROUPPER
 	RET
 
@@ -419,31 +462,24 @@ raiseLoop:
 	VZEROUPPER
 	RET
 
-// func lower(dst *int32, src *uint32, n int, offset, most uint32) uint32
+// func above(src *uint32, n int, most uint32) uint32
 //
-// dst = src - offset; the verdict's top bit says that some src is above most.
-TEXT ·lower(SB), NOSPLIT, $0-36
-	MOVQ dst+0(FP), DI
-	MOVQ src+8(FP), SI
-	MOVQ n+16(FP), CX
-	MOVL offset+24(FP), AX
-	VPBROADCASTD AX, Z16
-	MOVL most+28(FP), AX
+// The verdict's top bit says that some src is above most; all are below 2^31.
+TEXT ·above(SB), NOSPLIT, $0-28
+	MOVQ src+0(FP), SI
+	MOVQ n+8(FP), CX
+	MOVL most+16(FP), AX
 	VPBROADCASTD AX, Z17
 	VPXORQ Z23, Z23, Z23
 
-lowerLoop:
-	VMOVDQU32 (SI), Z0
-	VPSUBD Z0, Z17, Z1
-	VPSUBD Z16, Z0, Z2
+aboveLoop:
+	VPSUBD (SI), Z17, Z1
 	VPORQ Z1, Z23, Z23
-	VMOVDQU32 Z2, (DI)
 	ADDQ $64, SI
-	ADDQ $64, DI
 	SUBQ $16, CX
-	JNZ  lowerLoop
+	JNZ  aboveLoop
 	VERDICT32(AX)
-	MOVL AX, ret+32(FP)
+	MOVL AX, ret+24(FP)
 	VZEROUPPER
 	RET
 

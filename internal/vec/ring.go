@@ -178,14 +178,12 @@ func (r *Ring) Residues(dst, base, words []uint64, count int, weights *Weights4,
 // Join puts numbers together from their residues modulo three primes of at most 60
 // bits. The .s files know its layout.
 type Join struct {
-	q        [3]uint64
-	w01, p01 uint64 // 1/q0 mod q1, and Shoup's constant
-	w02, p02 uint64
-	w12, p12 uint64
-	low      uint64 // 2^delta - 1
-	half     uint64 // 2^(delta-1)
-	bound    int64
-	top      uint64
+	q0, q1, q2    [3]uint64 // q, 2q, 4q
+	w01, w02, w12 [3]uint64 // 1/q0 mod q1, …; and Shoup's constant in two parts
+	low           uint64    // 2^delta - 1
+	half          uint64    // 2^(delta-1)
+	bound         int64
+	top           uint64
 }
 
 // NewJoin takes the primes, the inverses of the first modulo the second and the
@@ -196,18 +194,24 @@ func NewJoin(q [3]uint64, w01, w02, w12 uint64, delta, top int) *Join {
 	if delta < 1 || delta > 52 || top <= 128 || top >= 192 {
 		panic("vec: no such coefficients")
 	}
+	multiples := func(q uint64) [3]uint64 { return [3]uint64{q, 2 * q, 4 * q} }
+	split := func(w, q uint64) [3]uint64 {
+		p := Constant(w, q)
+		return [3]uint64{w, p >> 12, p << 40}
+	}
 	return &Join{
-		q: q, w01: w01, p01: Constant(w01, q[1]), w02: w02, p02: Constant(w02, q[2]), w12: w12, p12: Constant(w12, q[2]),
+		q0: multiples(q[0]), q1: multiples(q[1]), q2: multiples(q[2]),
+		w01: split(w01, q[1]), w02: split(w02, q[2]), w12: split(w12, q[2]),
 		low: 1<<delta - 1, half: 1 << (delta - 1), top: uint64(top - 128),
 	}
 }
 
 // Words writes the numbers whose residues are r0, r1 and r2, each below 5q, to dst,
 // three words each. It reports false if the noise of one is above bound, or one has a
-// bit from top on.
+// bit from top on. There are a multiple of 16.
 func (j *Join) Words(dst, r0, r1, r2 []uint64, bound int64) bool {
 	n := len(r0)
-	if n == 0 || n%8 != 0 || len(r1) != n || len(r2) != n || len(dst) != 3*n {
+	if n == 0 || n%16 != 0 || len(r1) != n || len(r2) != n || len(dst) != 3*n {
 		panic("vec: lengths do not fit")
 	}
 	c := *j

@@ -230,6 +230,47 @@ func TestPacking(t *testing.T) {
 	}
 }
 
+// TestAdd holds Add to sums of residues one by one, with strings that have nothing
+// behind them, and one residue that is not reduced in every string and place.
+func TestAdd(t *testing.T) {
+	needs(t)
+	r := rand.New(rand.NewPCG(14, 1))
+	for _, c := range primes {
+		f, width := NewField(c.q), bits.Len64(c.q)
+		for _, n := range []int{8, 16, 24, 512} {
+			acc := values(r, n, 4*c.q)
+			fresh, more := make([]uint64, n), append([]uint64(nil), acc...)
+			var v [4][]uint64
+			var src [4][]byte
+			for i := range src {
+				v[i] = values(r, n, c.q)
+				v[i][n-1] = c.q - 1
+				src[i] = slices.Clip(packed(v[i], width))
+				for k, x := range v[i] {
+					fresh[k] += x
+					more[k] += x
+				}
+			}
+			got := values(r, n, c.q)
+			if !f.Add(got, &src, false) || !f.Add(acc, &src, true) {
+				t.Fatalf("q %#x: Add refuses", c.q)
+			}
+			same(t, "sum", got, fresh)
+			same(t, "sum and what was there", acc, more)
+			for at := range min(n, 24) {
+				i := at % 4
+				bad := src
+				wrong := append([]uint64(nil), v[i]...)
+				wrong[n-1-at] = c.q + r.Uint64N(1<<width-c.q)
+				bad[i] = packed(wrong, width)
+				if f.Add(got, &bad, false) {
+					t.Fatalf("q %#x: accepts %#x", c.q, wrong[n-1-at])
+				}
+			}
+		}
+	}
+}
+
 func TestMulAddPack(t *testing.T) {
 	needs(t)
 	r := rand.New(rand.NewPCG(4, 1))
@@ -358,16 +399,17 @@ func TestLanes(t *testing.T) {
 	if !Raise(dst, src, 1<<15) {
 		t.Fatal("Raise refuses")
 	}
-	back := make([]int32, 64)
-	if !Lower(back, dst, 1<<15, 1<<16-1) {
-		t.Fatal("Lower refuses")
+	back := make([]int64, 64)
+	Signed(back, dst, 1<<15)
+	if Above(dst, 1<<16-1) {
+		t.Fatal("Above refuses")
 	}
 	b := make([]byte, 128)
 	if !Narrow(b, src) {
 		t.Fatal("Narrow refuses")
 	}
 	for i, x := range src {
-		if dst[i] != uint32(x+1<<15) || back[i] != x || binary.LittleEndian.Uint16(b[2*i:]) != uint16(x) {
+		if dst[i] != uint32(x+1<<15) || back[i] != int64(x) || binary.LittleEndian.Uint16(b[2*i:]) != uint16(x) {
 			t.Fatalf("lane %d", i)
 		}
 	}
@@ -379,10 +421,12 @@ func TestLanes(t *testing.T) {
 				t.Fatalf("takes %d at %d", x, at)
 			}
 		}
-		high := make([]uint32, 64)
-		high[at] = 1 << 16
-		if Lower(back, high, 1<<15, 1<<16-1) {
-			t.Fatalf("Lower takes 2^16 at %d", at)
+		for _, x := range []uint32{1 << 16, 1<<31 - 1} {
+			high := make([]uint32, 64)
+			high[at] = x
+			if !Above(high, 1<<16-1) {
+				t.Fatalf("%d at %d is not above 2^16-1", x, at)
+			}
 		}
 	}
 }
@@ -508,24 +552,33 @@ func TestJoin(t *testing.T) {
 func TestDot(t *testing.T) {
 	needs(t)
 	r := rand.New(rand.NewPCG(7, 1))
-	var w Weights
-	lanes := make([]uint32, MaxBlock)
-	want := [2]*big.Int{new(big.Int), new(big.Int)}
-	for i := range lanes {
-		lanes[i] = r.Uint32N(1 << 26)
-		a, b := r.Uint64N(1<<61), r.Uint64N(1<<61)
-		if i < 100 {
-			lanes[i], a, b = 1<<26-1, 1<<61-1, 1<<61-1
-		}
-		w.Set(i, a, b)
-		for j, x := range [2]uint64{a, b} {
-			p := new(big.Int).SetUint64(x)
-			want[j].Add(want[j], p.Mul(p, big.NewInt(int64(lanes[i]))))
+	for _, n := range []int{8, 128, 256, MaxBlock} {
+		for trial := range 20 {
+			var w Weights
+			most := uint32(1<<32/n) - 1
+			lanes := make([]uint32, n)
+			var want [2]big.Int
+			for i := range lanes {
+				lanes[i] = r.Uint32N(most + 1)
+				a, b := r.Uint64N(1<<61), r.Uint64N(1<<61)
+				if i < trial*n/10 {
+					lanes[i], a, b = most, 1<<61-1, 1<<61-1
+				}
+				w.Set(i, a, b)
+				for j, x := range [2]uint64{a, b} {
+					p := new(big.Int).SetUint64(x)
+					want[j].Add(&want[j], p.Mul(p, big.NewInt(int64(lanes[i]))))
+				}
+			}
+			hi, lo := w.Dot(lanes)
+			for j := range want {
+				got := new(big.Int).SetUint64(hi[j])
+				if got.Lsh(got, 32).Add(got, new(big.Int).SetUint64(lo[j])).Cmp(&want[j]) != 0 {
+					t.Fatalf("%d lanes, sum %d is %v, want %v", n, j, got, &want[j])
+				}
+			}
 		}
 	}
-	hi, lo := w.Dot(lanes)
-	same(t, "sums", []uint64{hi[0], lo[0], hi[1], lo[1]}, words(want[0], want[1]))
-
 }
 
 func TestLimbs(t *testing.T) {
@@ -559,12 +612,35 @@ func TestLimbs(t *testing.T) {
 	}
 }
 
-// words are the upper and lower words of two numbers.
-func words(x ...*big.Int) (out []uint64) {
-	for _, v := range x {
-		out = append(out, new(big.Int).Rsh(v, 64).Uint64(), v.Uint64())
+func TestNH(t *testing.T) {
+	needs(t)
+	r := rand.New(rand.NewPCG(16, 1))
+	for _, n := range []int{16, 32, 1024} {
+		lanes, key := make([]int32, n), make([]uint32, n+8)
+		for trial := range 20 {
+			for i := range key {
+				key[i] = r.Uint32()
+				if trial == 0 {
+					key[i] = 1<<32 - 1
+				}
+			}
+			for i := range lanes {
+				lanes[i] = int32(r.Uint32())
+				if trial < 2 {
+					lanes[i] = 0
+				}
+			}
+			var want [3]uint64
+			for i := range want {
+				for j := 0; j < n; j += 2 {
+					want[i] += uint64(uint32(lanes[j])+key[4*i+j]) * uint64(uint32(lanes[j+1])+key[4*i+j+1])
+				}
+			}
+			if got := NH(lanes, key); got != want {
+				t.Fatalf("%d lanes: %x, want %x", n, got, want)
+			}
+		}
 	}
-	return out
 }
 
 // TestAES: FIPS 197 appendix A.3 by way of the standard library's cipher, at

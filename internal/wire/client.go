@@ -205,6 +205,7 @@ func (c *Client) do(ctx context.Context, what string, call func(ctx context.Cont
 	redirects, misses := 0, 0
 	refused := map[consilium.NodeID]bool{} // nodes that turned us away since one last answered
 	node := c.target()
+	var said error // the last answer that says who leads: a call that ctx cuts off says nothing
 	for {
 		nodes := c.nodes(node)
 		if len(nodes) == 0 {
@@ -224,11 +225,16 @@ func (c *Client) do(ctx context.Context, what string, call func(ctx context.Cont
 			err = classify(err)
 		}
 		if ctx.Err() != nil {
+			if said != nil {
+				err = said
+			}
 			return fmt.Errorf("%s: %w: %w", what, ctx.Err(), err)
 		}
 		var elsewhere *NotLeaderError
+		said = nil
 		switch {
 		case errors.As(err, &elsewhere):
+			said = err
 			clear(refused)
 			if _, ok := c.book.Roster().Coordinator(elsewhere.Leader); ok && elsewhere.Leader != node {
 				c.log.Debug("redirected", "from", node, "to", elsewhere.Leader)

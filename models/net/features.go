@@ -3,6 +3,7 @@ package net
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"github.com/apache/arrow/go/v17/arrow"
 	"github.com/apache/arrow/go/v17/arrow/array"
@@ -266,6 +267,13 @@ func (a *train) read(rows *models.Rows) (*table, error) {
 		if err != nil {
 			return nil, err
 		}
+		chosen := 0
+		for _, in := range b.Selected {
+			if in {
+				chosen++
+			}
+		}
+		t.x, t.y = slices.Grow(t.x, chosen*t.inputs), slices.Grow(t.y, chosen)
 		for i := range n {
 			if !b.Selected[i] {
 				continue

@@ -86,9 +86,9 @@ func (w Watch) Check(ctx context.Context, view provenance.View, cp *provenance.C
 	}
 	switch age := now.Sub(r.Newest.Time); {
 	case age > maxAge:
-		return bad("the newest anchor, epoch %d, is of %s, more than %v ago; anchor a new epoch and put its proof into %s", r.Newest.Epoch, r.Newest.Time.Format(time.RFC3339), maxAge, w.Dir)
+		return bad("%w: the newest anchor, epoch %d, is of %s, more than %v ago; anchor a new epoch and put its proof into %s", provenance.ErrAnchorAge, r.Newest.Epoch, r.Newest.Time.Format(time.RFC3339), maxAge, w.Dir)
 	case age < -maxSkew:
-		return bad("epoch %d is in a block of %s, which is in the future: is this machine's clock right?", r.Newest.Epoch, r.Newest.Time.Format(time.RFC3339))
+		return bad("%w: epoch %d is in a block of %s, which is in the future: is this machine's clock right?", provenance.ErrAnchorAge, r.Newest.Epoch, r.Newest.Time.Format(time.RFC3339))
 	}
 	return r, nil
 }

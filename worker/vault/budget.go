@@ -185,7 +185,7 @@ func (b *budgetBook) spend(d debit, whole []dp.Release, budget Budget) error {
 		return err
 	}
 	if err := b.log.Append(recordDebit, data); err != nil {
-		return err
+		return stored(err)
 	}
 	b.list = append(b.list, d)
 	b.running[d.Study] = whole

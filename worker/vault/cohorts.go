@@ -135,7 +135,7 @@ func (b *cohortBook) add(c openedCohort) error {
 		return err
 	}
 	if err := b.log.Append(recordCohort, data); err != nil {
-		return err
+		return stored(err)
 	}
 	b.list = append(b.list, c)
 	return nil
@@ -156,7 +156,7 @@ func (b *cohortBook) reads(c openedCohort) error {
 		return err
 	}
 	if err := b.log.Append(recordRead, data); err != nil {
-		return err
+		return stored(err)
 	}
 	b.read[c.Study] = who
 	return nil

@@ -47,6 +47,11 @@ func (v *Vault) Admit(ctx context.Context, r hatch.AdmitRequest) (hatch.AdmitRep
 	if err != nil {
 		return hatch.AdmitReply{}, err
 	}
+	// The gate asks again for as long as the ledger must be waited for, and every
+	// answer below goes into the decision log.
+	if err := v.witnessed(ctx, st.site); errors.Is(err, consilium.ErrUnavailable) {
+		return hatch.AdmitReply{}, err
+	}
 	if d, err := v.stop(st, policy.PointSite); err != nil {
 		return hatch.AdmitReply{}, err
 	} else if d != nil {
@@ -93,6 +98,9 @@ func (v *Vault) Admit(ctx context.Context, r hatch.AdmitRequest) (hatch.AdmitRep
 	// before anybody enrols; every round judges them again.
 	u, err := v.use(ctx, st, 0)
 	if err != nil {
+		if errors.Is(err, consilium.ErrUnavailable) {
+			return hatch.AdmitReply{}, err
+		}
 		if errors.Is(err, consilium.ErrData) || errors.Is(err, consilium.ErrLedger) {
 			v.cfg.Log.Error("study declined", "study", string(st.id), "err", err)
 			return declined(site, string(consilium.CodeOf(err)), err, nil)
@@ -118,6 +126,9 @@ func (v *Vault) Admit(ctx context.Context, r hatch.AdmitRequest) (hatch.AdmitRep
 		if ctx.Err() != nil {
 			return hatch.AdmitReply{}, ctx.Err()
 		}
+		if errors.Is(err, hatch.ErrStorage) {
+			return hatch.AdmitReply{}, err
+		}
 		v.cfg.Log.Error("study declined", "study", string(st.id), "err", err)
 		if errors.Is(err, errBudget) { // how much is left stays here
 			return reply(hatch.AdmitReply{Code: "BUDGET", Reason: "this hospital's privacy budget does not last for this study; ask for a smaller privacy.dp.epsilon"}, site, u.records)
@@ -135,7 +146,7 @@ func (v *Vault) decideTransfers(ctx context.Context, st *study, in policy.Input)
 		return policy.Decision{}, err
 	}
 	_, err = v.decisions.AppendTransfers(v.entry(st, policy.AuditEntry{Input: in}), all)
-	return all[len(all)-1].Decision, err
+	return all[len(all)-1].Decision, logged(err)
 }
 
 // transfers lists what the protocol sends, to whom.

@@ -2,6 +2,7 @@ package vault
 
 import (
 	"context"
+	"errors"
 	"path/filepath"
 
 	"consilium"
@@ -35,6 +36,15 @@ func (v *Vault) decide(ctx context.Context, st *study, point policy.Point, in po
 // recordDecision appends to the decision log.
 func (v *Vault) recordDecision(st *study, e policy.AuditEntry) error {
 	_, err := v.decisions.Append(v.entry(st, e))
+	return logged(err)
+}
+
+// logged marks a decision log that cannot be written: its vault opens it again, and
+// no rule has refused anything.
+func logged(err error) error {
+	if errors.Is(err, policy.ErrAudit) {
+		return stored(err)
+	}
 	return err
 }
 

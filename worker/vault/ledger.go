@@ -54,10 +54,47 @@ func (l *ledgerGate) remember() error {
 		return nil
 	}
 	if err := durable.WriteFile(l.path, seen, 0o600); err != nil {
-		return err
+		return stored(err)
 	}
 	l.seen = seen
 	return nil
+}
+
+// passing are the troubles with a ledger that are no word against it, and what
+// ends them. No row is used while one of them lasts.
+var passing = []struct {
+	err  error
+	next string
+}{
+	{provenance.ErrStaleCheckpoint, "start the board's witness, and set this machine's clock: the ledger is cosigned again within a minute"},
+	{provenance.ErrQuorum, "start every witness that the roster names: the ledger is cosigned again within a minute"},
+	{provenance.ErrAnchorAge, "put the proof of the newest anchor where anchors: says, and set this machine's clock"},
+}
+
+// waiting tells the troubles that pass from those that do not. A gate asks again
+// for what is consilium.ErrUnavailable, and its study waits: a witness that is
+// down, or a clock, is no reason to leave one. A ledger that was rolled back,
+// split or forged stays what it is.
+func waiting(err error) error {
+	for _, p := range passing {
+		if errors.Is(err, p.err) {
+			return &consilium.Error{Code: consilium.ErrUnavailable.Code, Msg: "the hospital's ledger cannot be relied on now, and its studies wait", Next: p.next, Err: err}
+		}
+	}
+	return err
+}
+
+// witnessed refuses, before anything is decided or written down, a ledger that
+// must be waited for.
+func (v *Vault) witnessed(ctx context.Context, site *consilium.Site) error {
+	l, err := v.openLedgerGate(site)
+	if err != nil {
+		return err
+	}
+	if _, err := l.gate.Update(ctx, l.view); err != nil {
+		return waiting(err)
+	}
+	return l.remember()
 }
 
 // verify holds the study's table against the ledger: every row of the very
@@ -74,16 +111,16 @@ func (v *Vault) verify(ctx context.Context, st *study) (*provenance.Verified, *c
 	}
 	// A hospital's tables are streams of their own in one ledger.
 	batches = slices.DeleteFunc(batches, func(b provenance.Batch) bool { return b.Header.Header.Stream != st.data.def.Stream })
-	verified, err := l.gate.Verify(ctx, l.view, provenance.Input{
+	verified, err := st.data.verified.Verify(ctx, l.gate, l.view, provenance.Input{
 		Stream: st.data.def.Stream, Batches: batches, Records: []arrow.Record{st.data.rows.Record}, Salts: v.salts,
 	})
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, waiting(err)
 	}
 	var anchored *chain.Report
 	if v.cfg.Anchors != nil {
 		if anchored, err = v.cfg.Anchors.Check(ctx, l.view, verified.Checkpoint, v.cfg.Now()); err != nil {
-			return nil, nil, err
+			return nil, nil, waiting(err)
 		}
 	}
 	if err := v.openConsents(st.site, l.gate); err != nil {

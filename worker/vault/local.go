@@ -103,8 +103,8 @@ func (v *Vault) use(ctx context.Context, st *study, round uint32) (*usable, erro
 	}
 	n := int(st.record.NumRows())
 	u.selected = make([]bool, n)
-	contents := map[int32][]byte{}
-	var rowSet []byte
+	contents := make([][]byte, len(st.people.names)) // of who has a row in the cohort, by ordinal
+	rowSet := make([]byte, 0, n*len(consilium.Digest{}))
 	for i := range n {
 		switch {
 		case !verified.Rows[0][i]:
@@ -125,8 +125,12 @@ func (v *Vault) use(ctx context.Context, st *study, round uint32) (*usable, erro
 		}
 	}
 	u.rowSet = consilium.DomainRowSet.Digest([]byte(st.spec.Data.Dataset), rowSet)
-	u.people = len(contents)
+	u.patients, u.contents = make([]policy.Member, 0, len(contents)), make([]policy.Member, 0, len(contents))
 	for o, leaves := range contents {
+		if len(leaves) == 0 {
+			continue
+		}
+		u.people++
 		name := st.people.names[o]
 		who := consilium.DomainCohort.Digest(name[:])
 		rows := consilium.DomainCohort.Digest(name[:], leaves)

@@ -79,12 +79,12 @@ func (m *siteMemory) put(round uint32, pending []byte) error {
 	b = append(append(b, m.opened...), pending...)
 	sum := sha256.Sum256(b)
 	if err := os.MkdirAll(filepath.Dir(m.path), 0o700); err != nil {
-		return err
+		return stored(err)
 	}
 	// If we crash before this, the round has left nothing and is computed from
 	// the same memory again; after it, the log says whether pending counts.
 	if err := durable.WriteFile(m.path, append(b, sum[:]...), 0o600); err != nil {
-		return err
+		return stored(err)
 	}
 	m.stored = true
 	return nil

@@ -37,10 +37,10 @@ func (v *Vault) keepCohort(st *study, round uint32, cohort *openedCohort) error 
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(v.pendingPath(st.id)), 0o700); err != nil {
-		return durable.Full(err)
+		return stored(err)
 	}
 	if err := durable.WriteFile(v.pendingPath(st.id), b, 0o600); err != nil {
-		return err
+		return stored(err)
 	}
 	st.given = &p
 	return nil

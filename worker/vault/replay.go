@@ -138,7 +138,7 @@ func (r *replays) add(id consilium.StudyID, kind uint8, v any) error {
 	}
 	f, err := r.file(id)
 	if err != nil {
-		return err
+		return stored(err)
 	}
 	b, ok := v.([]byte)
 	if !ok {
@@ -147,7 +147,7 @@ func (r *replays) add(id consilium.StudyID, kind uint8, v any) error {
 		}
 	}
 	f.size += int64(len(b))
-	return f.log.Append(kind, b)
+	return stored(f.log.Append(kind, b))
 }
 
 // addSums keeps a round's sums, or says that there are too many.
@@ -157,7 +157,7 @@ func (r *replays) addSums(id consilium.StudyID, round uint32, sums []int32) (int
 	}
 	f, err := r.file(id)
 	if err != nil || f.size+4*int64(len(sums)) > maxReplay {
-		return 0, err
+		return 0, stored(err)
 	}
 	for from := 0; from < len(sums); from += replayChunk {
 		part := sums[from:min(from+replayChunk, len(sums))]

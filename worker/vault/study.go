@@ -65,8 +65,12 @@ func (v *Vault) begin(id consilium.StudyID, submission, approval, roster []byte)
 	}
 	now := v.cfg.Now().Unix()
 	if now < st.approval.NotBefore || now >= st.approval.NotAfter {
-		return nil, consilium.ErrStale.Withf("the board's approval is valid from %s to %s",
+		err := consilium.ErrStale.Withf("the board's approval is valid from %s to %s",
 			time.Unix(st.approval.NotBefore, 0).UTC().Format(time.DateOnly), time.Unix(st.approval.NotAfter, 0).UTC().Format(time.DateOnly))
+		if now < st.approval.NotBefore { // the time comes, or the clock was set back
+			return nil, &consilium.Error{Code: consilium.ErrUnavailable.Code, Msg: "the study waits", Next: "set this machine's clock", Err: err}
+		}
+		return nil, err
 	}
 	if st.roster, st.site, err = v.parseRoster(roster); err != nil {
 		return nil, err

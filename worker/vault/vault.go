@@ -124,6 +124,15 @@ func Open(cfg Config) (*Vault, error) {
 	return v, nil
 }
 
+// stored marks what kept the vault from making something durable. A record that
+// is too large will never fit and is a matter of its study.
+func stored(err error) error {
+	if err == nil || errors.Is(err, consilium.ErrTooLarge) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", hatch.ErrStorage, durable.Full(err))
+}
+
 // Prepare takes a vault's directory for this process, and makes it if it is not
 // there. The directory of stops is made with it, once: one that is missing later
 // was taken away, and nothing is read until it is back.
@@ -181,6 +190,8 @@ type dataset struct {
 	def  Dataset
 	spec *consilium.Spec // the dictionary, as the table reader wants it
 	rows *table.Table
+
+	verified provenance.Again
 }
 
 func (v *Vault) definition(name string) (Dataset, error) {

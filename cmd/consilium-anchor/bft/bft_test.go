@@ -33,7 +33,7 @@ type network struct {
 }
 
 func (n *network) command(args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(n.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(n.Context(), 4*time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, n.program, args...).CombinedOutput()
 	return string(out), err
@@ -174,7 +174,7 @@ func (n *network) put(i int, file string, within time.Duration) (string, error) 
 // the one that waited becomes final when a third is back.
 func TestValidators(t *testing.T) {
 	n := newNetwork(t)
-	const patient = 60 * time.Second
+	const patient = 3 * time.Minute
 	first := n.anchor(1)
 	if out, err := n.put(0, first, patient); err != nil {
 		t.Fatalf("%v %s", err, out)
