@@ -1,8 +1,11 @@
 package consilium
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
+	"io"
 )
 
 // Domain separates every use of a hash, a signature and a key derivation from
@@ -140,6 +143,19 @@ func (d Domain) Digest(parts ...[]byte) Digest {
 	var out Digest
 	h.Sum(out[:0])
 	return out
+}
+
+// DigestReader is Digest of one part that is read, of size bytes.
+func (d Domain) DigestReader(r io.Reader, size uint64) (Digest, error) {
+	h := sha256.New()
+	h.Write(d.Message(nil))
+	h.Write(binary.BigEndian.AppendUint64(nil, size))
+	if n, err := io.Copy(h, r); err != nil || uint64(n) != size {
+		return Digest{}, fmt.Errorf("%d bytes of %d: %w", n, size, cmp.Or(err, io.ErrUnexpectedEOF))
+	}
+	var out Digest
+	h.Sum(out[:0])
+	return out, nil
 }
 
 // Message is what a signature under d covers: the length-prefixed domain

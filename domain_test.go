@@ -1,6 +1,7 @@
 package consilium_test
 
 import (
+	"bytes"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -77,5 +78,21 @@ func TestDomainDigestIsInjective(t *testing.T) {
 	}
 	if d.Digest([]byte("a")) == consilium.DomainVote.Digest([]byte("a")) {
 		t.Error("the domain is not hashed")
+	}
+}
+
+// DigestReader is Digest of the same bytes, and refuses other lengths.
+func TestDigestReader(t *testing.T) {
+	for _, n := range []int{0, 1, 100, 1 << 17} {
+		b := bytes.Repeat([]byte{3, 1, 4}, n)
+		got, err := consilium.DomainState.DigestReader(bytes.NewReader(b), uint64(len(b)))
+		if err != nil || got != consilium.DomainState.Digest(b) {
+			t.Errorf("%d bytes: %v", len(b), err)
+		}
+		for _, wrong := range []int{len(b) + 1, len(b) - 1} {
+			if _, err := consilium.DomainState.DigestReader(bytes.NewReader(b), uint64(wrong)); err == nil {
+				t.Errorf("%d bytes as %d", len(b), wrong)
+			}
+		}
 	}
 }

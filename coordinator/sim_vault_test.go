@@ -138,6 +138,11 @@ func (v *simVault) Sums(_ context.Context, study consilium.StudyID, _ uint32, of
 	return nil
 }
 
+// State implements hatch.Vault: every state here fits a shape.
+func (v *simVault) State(context.Context, consilium.StudyID, int, int) ([]byte, error) {
+	return nil, errors.New("the state is short")
+}
+
 // Update implements hatch.Vault, and is where the oracle looks.
 func (v *simVault) Update(_ context.Context, r hatch.UpdateRequest) (hatch.Shape, error) {
 	v.mu.Lock()

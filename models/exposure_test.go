@@ -164,13 +164,7 @@ func (g *regression) coxExposure(l *localFit, s *stratum, x [][]float64, f *fit,
 			residual[i] = 1 - e.met[i]
 		}
 	}
-	own := make([]total, packedLen(p)+p)
-	for i, t := range l.information {
-		own[i] = t
-	}
-	for i, t := range l.score {
-		own[packedLen(p)+i] = t
-	}
+	own := append(append([]total(nil), l.information...), l.score...)
 	met, res := standing(e.met), standing(residual)
 	z := make([][]float64, p)
 	for a := range z {

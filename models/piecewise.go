@@ -8,6 +8,7 @@ import (
 
 	"consilium"
 	"consilium/internal/det"
+	"consilium/internal/gram"
 )
 
 // familyPiecewise is a proportional hazards model whose baseline, shared by all
@@ -158,54 +159,126 @@ func (g *regression) firstPieces(f *fit, o Opened, round uint32) (*State, error)
 }
 
 func (g *regression) piecesLocal(ctx context.Context, data *frame, x [][]float64, f *fit, phase uint32) (*localFit, error) {
+	eta := g.linear(f, x, data.n)
+	if phase == phaseFinal {
+		return g.piecesResiduals(ctx, data, x, f, eta)
+	}
 	l := g.newLocal(coxFitLen + 1)
 	n, p := g.pieces.n(), len(x)
-	eta := g.linear(f, x, data.n)
-	var residual [][]float64
-	if phase == phaseFinal {
-		residual = make([][]float64, g.q())
-		for k := range residual {
-			residual[k] = make([]float64, data.n)
+	// A block's sums: of the columns, weighted by all of a row's pieces; of each piece's
+	// weights and residuals; and of its weighted columns.
+	own := packedLen(p) + p
+	width := own + n*(2+p)
+	sum := newSums(width)
+	fits := make([]total, (data.n+stretchRows-1)/stretchRows)
+	far := make([]bool, len(fits))
+	inStretches(data.n, width, sum, func() func(stretch, from, to int, blocks []float64) {
+		all, z := gram.NewBlock(p, true, true), make([]float64, p*pieceRows)
+		room := make([]float64, (3+2*n)*pieceRows)
+		row := func(k int) []float64 { return room[k*pieceRows:][:pieceRows] }
+		ll, w, r := row(0), row(1), row(2)
+		pieces := make([]*gram.Block, n)
+		for b := range pieces {
+			pieces[b] = gram.NewBlock(p, false, true)
+		}
+		return func(stretch, from, to int, blocks []float64) {
+			for ; from < to && ctx.Err() == nil; blocks = blocks[width:] {
+				all.Reset()
+				for _, b := range pieces {
+					b.Reset()
+				}
+				of := blocks[own:width]
+				clear(of)
+				for end := min(from+blockRows, to); from < end; {
+					k := min(pieceRows, end-from)
+					clear(room)
+					for i := range k {
+						g.eachPiece(data, from+i, func(b int, exposure, event float64) {
+							at := eta[from+i] + f.theta[b]
+							if math.Abs(at) > 500 {
+								far[stretch] = true
+								return
+							}
+							v := float64(exposure * det.Exp(at))
+							row(3 + 2*b)[i], row(4 + 2*b)[i] = v, event-v
+							ll[i] += float64(event*at) - v
+							w[i] += v
+							r[i] += event - v
+						})
+					}
+					for a := range x {
+						copy(z[a*pieceRows:][:k], x[a][from:])
+					}
+					fits[stretch].add(gram.Sum(ll[:k]))
+					all.Add(z, w[:k], r[:k], nil)
+					for b := range pieces {
+						v := row(3 + 2*b)[:k]
+						of[b] += gram.Sum(v)
+						of[n+b] += gram.Sum(row(4 + 2*b)[:k])
+						pieces[b].Add(z, v, v, nil)
+					}
+					from += k
+				}
+				all.Sums(blocks)
+				for b := range pieces {
+					pieces[b].Sums(of[2*n+b*p:][:p])
+				}
+			}
+		}
+	})
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	for k := range fits {
+		l.fit[0].join(fits[k])
+		if far[k] {
+			out := g.newLocal(coxFitLen + 1)
+			out.fit[1] = total{hi: 1}
+			return out, nil
 		}
 	}
-	for i := 0; i < data.n; i++ {
+	for b := range n {
+		l.information[packedLen(b+1)-1], l.score[b] = sum.total(own+b), sum.total(own+n+b)
+	}
+	for a := range p {
+		l.score[n+a] = sum.total(packedLen(p) + a)
+		at := l.information[packedLen(n+a):]
+		for b := range n {
+			at[b] = sum.total(own + 2*n + b*p + a)
+		}
+		for c := 0; c <= a; c++ {
+			at[n+c] = sum.total(packedLen(a) + c)
+		}
+	}
+	return l, nil
+}
+
+// piecesResiduals adds up the products of the clusters' residuals.
+func (g *regression) piecesResiduals(ctx context.Context, data *frame, x [][]float64, f *fit, eta []float64) (*localFit, error) {
+	l := g.newLocal(coxFitLen + 1)
+	n := g.pieces.n()
+	residual := make([][]float64, g.q())
+	for k := range residual {
+		residual[k] = make([]float64, data.n)
+	}
+	for i := range data.n {
 		if i%4096 == 0 {
 			if err := ctx.Err(); err != nil {
 				return nil, err
 			}
 		}
-		sumR, sumW := 0.0, 0.0 // over the row's pieces
+		sum := 0.0 // over the row's pieces
 		g.eachPiece(data, i, func(b int, exposure, event float64) {
 			at := eta[i] + f.theta[b]
 			if math.Abs(at) > 500 {
 				l.fit[1] = total{hi: 1}
 				return
 			}
-			w := float64(exposure * det.Exp(at))
-			l.fit[0].add(float64(event*at) - w)
-			r := event - w
-			sumR += r
-			sumW += w
-			if residual != nil {
-				residual[b][i] = r
-				return
-			}
-			l.score[b].add(r)
-			l.information[packedLen(b+1)-1].add(w)
-			for a := 0; a < p; a++ {
-				l.information[packedLen(n+a)+b].add(float64(w * x[a][i]))
-			}
+			residual[b][i] = event - float64(exposure*det.Exp(at))
+			sum += residual[b][i]
 		})
-		for a := 0; a < p; a++ {
-			if residual != nil {
-				residual[n+a][i] = float64(sumR * x[a][i])
-				continue
-			}
-			l.score[n+a].add(float64(sumR * x[a][i]))
-			wx := float64(sumW * x[a][i])
-			for c := 0; c <= a; c++ {
-				l.information[packedLen(n+a)+n+c].add(float64(wx * x[c][i]))
-			}
+		for a := range x {
+			residual[n+a][i] = float64(sum * x[a][i])
 		}
 	}
 	if l.fit[1].hi != 0 {
@@ -213,9 +286,7 @@ func (g *regression) piecesLocal(ctx context.Context, data *frame, x [][]float64
 		out.fit[1] = total{hi: 1}
 		return out, nil
 	}
-	if residual != nil {
-		g.clusterMeat(l, data, residual)
-	}
+	g.clusterMeat(l, data, residual)
 	return l, nil
 }
 

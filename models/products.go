@@ -104,37 +104,6 @@ func inParallel(n int, visit func(from, to int)) {
 	group.Wait()
 }
 
-// inBlocks runs visit over stretches of rows on all processors. Each stretch
-// fills sums of its own, which are added up in the order of the rows.
-func inBlocks(n int, out []total, visit func(from, to int, out []total)) {
-	const stretch = stretchRows
-	blocks := (n + stretch - 1) / stretch
-	if blocks <= 1 {
-		visit(0, n, out)
-		return
-	}
-	sums := make([][]total, blocks)
-	workers := min(runtime.GOMAXPROCS(0), blocks)
-	var group sync.WaitGroup
-	for k := range workers {
-		group.Add(1)
-		go func() {
-			defer group.Done()
-			for b := k; b < blocks; b += workers {
-				sums[b] = make([]total, len(out))
-				visit(b*stretch, min((b+1)*stretch, n), sums[b])
-			}
-		}()
-	}
-	group.Wait()
-	for _, s := range sums {
-		for i, t := range s {
-			out[i].add(t.hi)
-			out[i].add(t.lo)
-		}
-	}
-}
-
 // pick returns v at the given rows.
 func pick(v []float64, rows []int) []float64 {
 	out := make([]float64, len(rows))

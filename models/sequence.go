@@ -130,11 +130,7 @@ func (q *sequence) join(s *State, states []*State) (*State, error) {
 		s.Phase++
 	}
 	s.Done = int(s.Phase) == len(q.phases)
-	var parts [][]byte
-	for _, st := range states {
-		parts = append(parts, st.Append(nil))
-	}
-	s.Sub = joinParts(parts)
+	s.Parts = states
 	return s, nil
 }
 
@@ -170,11 +166,28 @@ func (q *sequence) split(s *State) ([]*State, error) {
 	if int(s.Phase) > len(q.phases) || s.Done != (int(s.Phase) == len(q.phases)) || len(s.F64) != 0 || len(s.F32) != 0 {
 		return nil, errors.New("state: not of this study's analyses")
 	}
+	out := make([]*State, len(q.parts))
+	if s.Parts != nil {
+		if len(s.Parts) != len(q.parts) || len(s.Sub) != 0 {
+			return nil, errors.New("state: not of this study's analyses")
+		}
+		for i, p := range s.Parts {
+			// Long states are not copied: a streamed analysis changes one in Advance
+			// alone. The others are short, and each call has a copy of its own.
+			if _, ok := q.parts[i].(Streamed); !ok {
+				var err error
+				if p, err = ParseState(p.Append(nil)); err != nil {
+					return nil, fmt.Errorf("analysis %s: %w", q.names[i], err)
+				}
+			}
+			out[i] = p
+		}
+		return out, nil
+	}
 	parts, err := splitParts(s.Sub, len(q.parts))
 	if err != nil {
 		return nil, err
 	}
-	out := make([]*State, len(parts))
 	for i, p := range parts {
 		if out[i], err = ParseState(p); err != nil {
 			return nil, fmt.Errorf("analysis %s: %w", q.names[i], err)
@@ -260,6 +273,17 @@ func (q *sequence) Local(ctx context.Context, s *State, memory []byte, rows *Row
 	return joinParts(mem), nil
 }
 
+// of is the part of an opened sum that is one analysis's.
+func (q *sequence) of(i int, o Opened) Opened {
+	mine := Opened{Round: o.Round, Contributors: o.Contributors, Values: map[string][]float64{}}
+	for name, v := range o.Values {
+		if short, ok := strings.CutPrefix(name, q.names[i]+"/"); ok {
+			mine.Values[short] = v
+		}
+	}
+	return mine
+}
+
 // Update implements Analysis.
 func (q *sequence) Update(s *State, o Opened) (*State, error) {
 	states, active, err := q.active(s)
@@ -267,17 +291,46 @@ func (q *sequence) Update(s *State, o Opened) (*State, error) {
 		return nil, err
 	}
 	for _, i := range active {
-		mine := Opened{Round: o.Round, Contributors: o.Contributors, Values: map[string][]float64{}}
-		for name, v := range o.Values {
-			if short, ok := strings.CutPrefix(name, q.names[i]+"/"); ok {
-				mine.Values[short] = v
-			}
-		}
-		if states[i], err = q.parts[i].Update(states[i], mine); err != nil {
+		if states[i], err = q.parts[i].Update(states[i], q.of(i, o)); err != nil {
 			return nil, fmt.Errorf("analysis %s: %w", q.names[i], err)
 		}
 	}
 	return q.join(&State{Phase: s.Phase, Iteration: s.Iteration + 1}, states)
+}
+
+// Advance implements Streamed. Analyses that are not streamed get their blocks
+// whole.
+func (q *sequence) Advance(s *State, o Stream) (*State, error) {
+	states, active, err := q.active(s)
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range active {
+		mine := Stream{Opened: q.of(i, o.Opened), Each: func(block string, piece func([]float64) error) error {
+			return o.Each(q.names[i]+"/"+block, piece)
+		}}
+		if part, ok := q.parts[i].(Streamed); ok {
+			states[i], err = part.Advance(states[i], mine)
+		} else {
+			states[i], err = updateWhole(q.parts[i], states[i], mine)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("analysis %s: %w", q.names[i], err)
+		}
+	}
+	return q.join(&State{Phase: s.Phase, Iteration: s.Iteration + 1}, states)
+}
+
+func updateWhole(a Analysis, s *State, o Stream) (*State, error) {
+	layout, err := a.Layout(s)
+	if err != nil {
+		return nil, err
+	}
+	whole, err := o.Whole(layout)
+	if err != nil {
+		return nil, err
+	}
+	return a.Update(s, whole)
 }
 
 // Result implements Analysis: of one analysis its own object, of several

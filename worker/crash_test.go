@@ -179,6 +179,30 @@ func TestCrashPoints(t *testing.T) {
 	}
 }
 
+// TestLostState: a vault whose update ends in the middle has no state. The gate
+// hands over the one that the round began with, and the sums again, in the first
+// round and in later ones, and the study ends as without it.
+func TestLostState(t *testing.T) {
+	h, ctx := start(t, needed)
+	must(t, h.StartAll())
+	want := done(t, ctx, h, submit(t, h, rounds, ""))
+	for _, lost := range []int{1, 3} {
+		h, ctx := start(t, needed)
+		must(t, h.StartAll())
+		left := h.Lose(victim, lost)
+		if got := done(t, ctx, h, submit(t, h, rounds, "")); !bytes.Equal(got, want) {
+			t.Errorf("the result is %s, without a loss it is %s", got, want)
+		}
+		if left() != 0 {
+			t.Error("no update was lost: the test shows nothing")
+		}
+		onePromise(t, h)
+		if sentBy(h, victim)[consilium.KindWithdraw] != 0 {
+			t.Error("the hospital left the study")
+		}
+	}
+}
+
 // announced says what must not have left the hospital when it comes to a
 // crash point for the first time.
 var announced = map[string][]consilium.MessageKind{
@@ -187,7 +211,7 @@ var announced = map[string][]consilium.MessageKind{
 	"contribute/before-spool": {consilium.KindHeader}, "contribute/before-promise": {consilium.KindHeader}, "contribute/after-promise": {consilium.KindHeader},
 	"vote/before-promise": {consilium.KindVote}, "vote/after-promise": {consilium.KindVote},
 	"open/before-lock": {consilium.KindOpening}, "open/before-promise": {consilium.KindOpening}, "open/after-promise": {consilium.KindOpening},
-	"update/before-promise": {consilium.KindStateVote}, "update/after-promise": {consilium.KindStateVote},
+	"update/in-sums": {consilium.KindStateVote}, "update/before-secret": {consilium.KindStateVote}, "update/before-promise": {consilium.KindStateVote}, "update/after-promise": {consilium.KindStateVote},
 	"release/after-promise": {consilium.KindRelease},
 }
 

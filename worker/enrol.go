@@ -349,7 +349,10 @@ func (a *actor) start(ctx context.Context) error {
 	}
 	switch {
 	case a.sec.State == nil && a.sec.Round == 1:
-		a.sec.State, a.sec.Enrol = shape.State, nil
+		if a.sec.State, err = hatch.ReadState(ctx, a.gate.cfg.Vault, a.study, &shape); err != nil {
+			return err
+		}
+		a.sec.Enrol = nil
 		if err := a.gate.secrets.save(a.study, a.sec); err != nil {
 			return fmt.Errorf("%w: %w", errDisk, err)
 		}

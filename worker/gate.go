@@ -82,7 +82,7 @@ var CrashPoints = []string{
 	"contribute/before-spool", "contribute/before-promise", "contribute/after-promise", "contribute/after-upload",
 	"vote/before-promise", "vote/after-promise",
 	"open/before-lock", "open/before-promise", "open/after-promise",
-	"update/before-promise", "update/after-promise",
+	"update/in-sums", "update/before-secret", "update/before-promise", "update/after-promise",
 	"close/before-secret", "close/after-secret",
 	"release/after-promise",
 }

@@ -39,6 +39,7 @@ type attempt struct {
 	next           *hatch.Shape
 	rejected       bool
 	lastRefused    consilium.Digest
+	moved          bool // the vault may not have the state of the round any more
 	openings       map[consilium.Position]*party.OpeningShare
 	tried          int       // openings when the sum last did not open
 	failed         time.Time // when it first did not
@@ -757,18 +758,22 @@ func (a *actor) tryOpen(ctx context.Context, aggregate io.ReadSeeker, openings [
 	r, rd, now := a.rep, a.rep.round, a.now
 	odd, _ := party.Suspects(openings, r.charter.Threshold)
 	openings = slices.DeleteFunc(openings, func(o *party.OpeningShare) bool { return slices.Contains(odd, o.Position()) })
-	offset := 0
-	sink := party.SinkFunc(func(sums []int64) error {
-		err := a.gate.cfg.Vault.Sums(ctx, a.study, rd.opened.Round, offset, sums)
-		offset += len(sums)
-		return err
-	})
+	if now.moved {
+		if _, err := a.gate.cfg.Vault.Adopt(ctx, hatch.AdoptRequest{Study: a.study, Round: rd.opened.Round - 1, State: a.sec.State}); err != nil {
+			return false, err
+		}
+		now.moved = false
+	}
+	sink := &sumSink{ctx: ctx, gate: a.gate, study: a.study, round: rd.opened.Round, buf: make([]int64, 0, min(now.lanes, lanesPerCall))}
 	err := party.Open(ctx, &party.Decryption{
 		Profile: now.profile, Lanes: now.lanes, Threshold: r.charter.Threshold, Members: len(r.charter.Members),
 		State: rd.opened.State, Set: rd.proposed, Group: now.group, Openings: openings,
 	}, aggregate, sink)
 	if errors.Is(err, consilium.ErrAggregateRejected) {
 		return false, nil
+	}
+	if err == nil {
+		err = sink.flush()
 	}
 	if err != nil {
 		return false, err
@@ -783,19 +788,62 @@ func (a *actor) tryOpen(ctx context.Context, aggregate io.ReadSeeker, openings [
 	return true, nil
 }
 
-// takeNext lets the vault update and makes the next state durable.
+// sumSink hands opened sums to the vault, as many at once as lanes come from it.
+type sumSink struct {
+	ctx    context.Context
+	gate   *Gate
+	study  consilium.StudyID
+	round  uint32
+	offset int
+	buf    []int64
+}
+
+func (s *sumSink) Write(sums []int64) error {
+	for len(sums) > 0 {
+		n := min(len(sums), cap(s.buf)-len(s.buf))
+		s.buf, sums = append(s.buf, sums[:n]...), sums[n:]
+		if len(s.buf) == cap(s.buf) {
+			if err := s.flush(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (s *sumSink) flush() error {
+	if len(s.buf) == 0 {
+		return nil
+	}
+	err := s.gate.cfg.Vault.Sums(s.ctx, s.study, s.round, s.offset, s.buf)
+	s.offset += len(s.buf)
+	s.buf = s.buf[:0]
+	s.gate.cfg.Crash("update/in-sums")
+	return err
+}
+
+// takeNext lets the vault update and makes the next state durable. A vault that
+// fails may have lost the state of the round, or have the next one already: it gets
+// the state of the round again before the sums.
 func (a *actor) takeNext(ctx context.Context) error {
 	rd := a.rep.round
+	a.now.moved = true
 	shape, err := a.gate.cfg.Vault.Update(ctx, hatch.UpdateRequest{Study: a.study, Round: rd.opened.Round, Contributors: rd.proposed.Positions()})
 	if err != nil {
 		a.now.tried = 0
 		return err
 	}
-	a.sec.Next = shape.State
+	a.gate.cfg.Crash("update/before-secret")
+	next, err := hatch.ReadState(ctx, a.gate.cfg.Vault, a.study, &shape)
+	if err != nil {
+		a.now.tried = 0
+		return err
+	}
+	a.sec.Next = next
 	if err := a.gate.secrets.save(a.study, a.sec); err != nil {
 		return fmt.Errorf("%w: %w", errDisk, err)
 	}
-	a.now.next = &shape
+	a.now.next, a.now.moved = &shape, false
 	return nil
 }
 

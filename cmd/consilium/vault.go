@@ -398,6 +398,11 @@ func (v *vaultCalls) Sums(ctx context.Context, study consilium.StudyID, round ui
 	return v.outward(ctx, v.pipe.Sums(ctx, study, round, offset, sums))
 }
 
+func (v *vaultCalls) State(ctx context.Context, study consilium.StudyID, offset, count int) ([]byte, error) {
+	r, err := v.pipe.State(ctx, study, offset, count)
+	return carried(ctx, v, r, err)
+}
+
 func (v *vaultCalls) Update(ctx context.Context, a hatch.UpdateRequest) (hatch.Shape, error) {
 	r, err := v.pipe.Update(ctx, a)
 	return carried(ctx, v, r, err)

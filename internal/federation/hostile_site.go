@@ -249,6 +249,7 @@ type Tally struct {
 	mu      sync.Mutex // guards the rest
 	broken  error
 	audits  int // vectors that were asked for to audit a contribution
+	lose    int // updates that are still to lose the state
 	studies map[consilium.StudyID]*tallyStudy
 }
 
@@ -266,6 +267,23 @@ func (h *Hostile) Change(id consilium.SiteID, values []int32) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.values = values
+}
+
+// Lose makes the next updates of a hospital's vault fail and lose the state of
+// their study, as an update does that ends in the middle. It returns how many are
+// left.
+func (h *Hostile) Lose(id consilium.SiteID, updates int) func() int {
+	h.mu.Lock()
+	t := h.sites[id].vault
+	h.mu.Unlock()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.lose = updates
+	return func() int {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		return t.lose
+	}
 }
 
 type tallyStudy struct {
@@ -431,6 +449,11 @@ func (t *Tally) Sums(_ context.Context, study consilium.StudyID, _ uint32, offse
 	return nil
 }
 
+// State is never asked for: every state fits a shape.
+func (t *Tally) State(context.Context, consilium.StudyID, int, int) ([]byte, error) {
+	return nil, errors.New("a tally's state is short")
+}
+
 func (t *Tally) Update(_ context.Context, r hatch.UpdateRequest) (hatch.Shape, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -440,6 +463,11 @@ func (t *Tally) Update(_ context.Context, r hatch.UpdateRequest) (hatch.Shape, e
 	}
 	if len(s.sums) != s.members+4 {
 		return hatch.Shape{}, fmt.Errorf("%d sums for %d lanes", len(s.sums), s.members+4)
+	}
+	if t.lose > 0 {
+		t.lose--
+		s.state, s.sums = tallyState{Round: r.Round + 100}, nil
+		return hatch.Shape{}, consilium.ErrUnavailable.Withf("the update did not end")
 	}
 	if s.state.Round+1 != r.Round {
 		return hatch.Shape{}, fmt.Errorf("an update with round %d of the state after round %d", r.Round, s.state.Round)

@@ -246,23 +246,28 @@ func Open[S int32 | int64](layout consilium.Layout, sums []S, n int) (map[string
 	out := make(map[string][]float64, len(layout.Blocks))
 	for _, b := range layout.Blocks {
 		values := make([]float64, b.Length)
-		if b.Kind == consilium.Exact {
-			for i := range values {
-				w2, w1, w0 := combine(sums, int64(n))
-				values[i] = toFloat(w2, w1, w0)
-				sums = sums[consilium.ExactLanes:]
-			}
-		} else {
-			limit := learnedMax(b.Kind)
-			for i := range values {
-				// The sum is below 2^30: exact in float64. Two roundings, in a fixed order.
-				values[i] = float64(float64(sums[i])*b.Clip) / limit
-			}
-			sums = sums[b.Length:]
-		}
+		openBlock(values, b, sums, n)
 		out[b.Name] = values
+		sums = sums[lanesOf(b):]
 	}
 	return out, nil
+}
+
+// openBlock opens as many values of a block as there is room for.
+func openBlock[S int32 | int64](values []float64, b consilium.Block, sums []S, n int) {
+	if b.Kind == consilium.Exact {
+		for i := range values {
+			w2, w1, w0 := combine(sums, int64(n))
+			values[i] = toFloat(w2, w1, w0)
+			sums = sums[consilium.ExactLanes:]
+		}
+		return
+	}
+	limit := learnedMax(b.Kind)
+	for i := range values {
+		// The sum is below 2^30: exact in float64. Two roundings, in a fixed order.
+		values[i] = float64(float64(sums[i])*b.Clip) / limit
+	}
 }
 
 // Integers returns the exact sums of all Exact blocks by name, in units of
@@ -299,27 +304,39 @@ func check[S int32 | int64](layout consilium.Layout, sums []S, n int) error {
 	if err := layout.Validate(); err != nil {
 		return err
 	}
-	if n < 1 || n > consilium.MaxSites {
-		return fmt.Errorf("fixed: a sum of %d contributions, want 1 to %d", n, consilium.MaxSites)
+	if err := checkNumber(n); err != nil {
+		return err
 	}
 	if want := layout.Lanes(); len(sums) != want {
 		return fmt.Errorf("fixed: %d summed lanes, the layout has %d", len(sums), want)
 	}
-	at := 0
 	for _, b := range layout.Blocks {
-		lanes, lo, hi := b.Length, int64(-digitBias), int64(digitBias-1)
-		if b.Kind == consilium.Exact {
-			lanes *= consilium.ExactLanes
-		} else {
-			hi = int64(learnedMax(b.Kind))
-			lo = -hi
+		if err := checkLanes(b, 0, sums[:lanesOf(b)], n); err != nil {
+			return err
 		}
-		for i, s := range sums[at : at+lanes] {
-			if v := int64(s); v < lo*int64(n) || v > hi*int64(n) {
-				return fmt.Errorf("fixed: block %s, lane %d: no %d contributions sum to this", b.Name, i, n)
-			}
+		sums = sums[lanesOf(b):]
+	}
+	return nil
+}
+
+func checkNumber(n int) error {
+	if n < 1 || n > consilium.MaxSites {
+		return fmt.Errorf("fixed: a sum of %d contributions, want 1 to %d", n, consilium.MaxSites)
+	}
+	return nil
+}
+
+// checkLanes is check for some lanes of a block, the first of which is lane at.
+func checkLanes[S int32 | int64](b consilium.Block, at int, sums []S, n int) error {
+	lo, hi := int64(-digitBias), int64(digitBias-1)
+	if b.Kind != consilium.Exact {
+		hi = int64(learnedMax(b.Kind))
+		lo = -hi
+	}
+	for i, s := range sums {
+		if v := int64(s); v < lo*int64(n) || v > hi*int64(n) {
+			return fmt.Errorf("fixed: block %s, lane %d: no %d contributions sum to this", b.Name, at+i, n)
 		}
-		at += lanes
 	}
 	return nil
 }

@@ -131,7 +131,9 @@ func blocks[T Float](p *path[T], m, n, k int, a, b matrix[T], c []T, ldc int, lo
 						run = p.edge
 					}
 					t.mask = uint32(1<<cols - 1)
-					t.columns = unsafe.Add(p.masks, (p.cols-cols)*size)
+					if p.masks != nil {
+						t.columns = unsafe.Add(p.masks, (p.cols-cols)*size)
+					}
 					switch {
 					case !inPlace:
 						t.b, t.bStep = unsafe.Pointer(&panel[j*kb]), uintptr(p.cols*size)

@@ -13,6 +13,7 @@ package hatch
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"consilium"
 )
@@ -36,8 +37,12 @@ type Vault interface {
 	Local(context.Context, LocalRequest) (LocalReply, error)
 	// Lanes reads count lanes of the last computed vector from offset.
 	Lanes(ctx context.Context, study consilium.StudyID, round uint32, offset, count int) ([]int32, error)
-	// Sums hands over opened sums, in order; Update uses them.
+	// Sums hands over opened sums, in order; Update uses them. The vault does not
+	// keep the slice.
 	Sums(ctx context.Context, study consilium.StudyID, round uint32, offset int, sums []int64) error
+	// State reads count bytes, at most WholeState, of the state that the study has,
+	// from offset. The slice is the caller's.
+	State(ctx context.Context, study consilium.StudyID, offset, count int) ([]byte, error)
 	// Update turns the opened sums into the next state.
 	Update(context.Context, UpdateRequest) (Shape, error)
 	// Adopt takes over a certified state that this hospital missed.
@@ -97,10 +102,35 @@ type StartRequest struct {
 // Shape is where an analysis stands and the shape of the vector that its next
 // round asks for.
 type Shape struct {
-	State  []byte // the one encoding of the analysis state
+	State  []byte // the one encoding of the analysis state; nil if it is longer than WholeState
+	Size   int    // of the state's encoding
 	Layout consilium.Layout
 	Frozen bool // contributors and row sets are frozen by the first opening
 	Done   bool // the analysis has ended; Layout is empty
+}
+
+// WholeState is the longest state that passes as one message. ReadState reads a
+// longer one piece by piece.
+const WholeState = 1 << 20
+
+// ReadState is the state that a shape is of. The vault goes on holding it.
+func ReadState(ctx context.Context, v Vault, study consilium.StudyID, s *Shape) ([]byte, error) {
+	if s.State != nil || s.Size == 0 {
+		return s.State, nil
+	}
+	out := make([]byte, 0, s.Size)
+	for len(out) < s.Size {
+		n := min(s.Size-len(out), WholeState)
+		b, err := v.State(ctx, study, len(out), n)
+		if err != nil {
+			return nil, err
+		}
+		if len(b) != n {
+			return nil, fmt.Errorf("hatch: %d bytes of a state, asked for %d", len(b), n)
+		}
+		out = append(out, b...)
+	}
+	return out, nil
 }
 
 // LocalRequest asks for the vector of one round.
@@ -108,7 +138,8 @@ type LocalRequest struct {
 	Study    consilium.StudyID
 	Round    uint32
 	State    []byte
-	Included uint32 // the last closed round with this hospital in its set; 0: none. It says which memory of the site counts
+	Held     consilium.Digest // instead of State, under DomainState: a vault that has another state fails with ErrBlobMissing
+	Included uint32           // the last closed round with this hospital in its set; 0: none. It says which memory of the site counts
 	// Audit asks for the vector of a round that was contributed before, to compare
 	// it with what was sent: the rows are used as ever, and nothing of it takes the
 	// place of what the contribution left.
@@ -138,6 +169,7 @@ type AdoptRequest struct {
 	Study consilium.StudyID
 	Round uint32 // the round whose closing made the state
 	State []byte
+	Held  consilium.Digest // as of LocalRequest
 }
 
 // ReleaseRequest asks for the release decision of a finished analysis.

@@ -200,6 +200,9 @@ type machineKey struct {
 const (
 	idlePerKey = 16
 	idleTotal  = 64
+	// idleParams bounds the model of a kept machine. A machine holds its model's
+	// length several times over, and between two local steps a round is opened.
+	idleParams = 1 << 20
 )
 
 var (
@@ -231,6 +234,9 @@ func take[T real](net *network, batch int, train bool) (*machine[T], error) {
 // give hands a machine back. A machine whose run failed is not given back.
 func give[T real](m *machine[T]) {
 	m.wipe()
+	if m.net.params > idleParams {
+		return
+	}
 	key := machineKey{m.net.digest, m.batch, dtypeOf[T](), m.grads != nil}
 	idleMu.Lock()
 	defer idleMu.Unlock()

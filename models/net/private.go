@@ -469,7 +469,7 @@ func (a *train) privateUpdate(n *models.State, v view, o models.Opened) (*models
 		}
 		n.Phase = phaseTrain
 	case phaseTrain:
-		return a.privateStep(n, v, o), nil
+		return a.privateStep(n, v, o)
 	case phaseEvaluate:
 		return a.privateEvaluated(n, v, o), nil
 	}
@@ -484,7 +484,7 @@ const (
 
 // privateStep moves the weights against the mean gradient. Of the later half of
 // the rounds it keeps the mean of the weights.
-func (a *train) privateStep(n *models.State, v view, o models.Opened) *models.State {
+func (a *train) privateStep(n *models.State, v view, o models.Opened) (*models.State, error) {
 	gradient := o.Values["gradient"]
 	update := make([]float64, len(gradient))
 	square := 0.0
@@ -494,9 +494,12 @@ func (a *train) privateStep(n *models.State, v view, o models.Opened) *models.St
 	}
 	sd := a.private.gradient.SDOf(len(o.Contributors))
 	v.head[headSignal] += square / float64(float64(sd*sd)*float64(len(gradient)))
-	norm, code := a.step(v, models.Opened{Values: map[string][]float64{"update": update, "weight": {v.head[headRows], 0, 0}}})
+	norm, code, err := a.step(v, models.Opened{Values: map[string][]float64{"update": update, "weight": {v.head[headRows], 0, 0}}}.Stream())
+	if err != nil {
+		return nil, err
+	}
 	if code != 0 {
-		return failed(n.Iteration, code, 0)
+		return failed(n.Iteration, code, 0), nil
 	}
 	first := uint32(a.strategy.rounds / 2)
 	if n.Iteration >= first {
@@ -508,8 +511,8 @@ func (a *train) privateStep(n *models.State, v view, o models.Opened) *models.St
 	}
 	// From here on v is of the old slice.
 	point := [curveLength]float64{0: math.NaN(), 1: math.NaN(), 2: math.NaN(), 3: math.NaN(), 4: math.NaN(), 5: math.NaN(), curveLength - 1: norm}
-	n.F64 = append(n.F64, point[:]...)
-	return n
+	n.F64 = extend(n.F64, point[:])
+	return n, nil
 }
 
 // average takes the weights into the mean of count of them.
@@ -535,8 +538,7 @@ func (a *train) privateEvaluated(n *models.State, v view, o models.Opened) *mode
 		o.Values[name] = e
 	}
 	point := a.point(o)
-	n.F64 = append(n.F64, point[:]...)
-	n.F64 = append(append(n.F64, o.Values["training"]...), o.Values["holdout"]...)
+	n.F64 = extend(n.F64, point[:], o.Values["training"], o.Values["holdout"])
 	n.Done = true
 	return n
 }

@@ -15,11 +15,12 @@ import (
 const (
 	maxLayers      = 64
 	maxUnits       = 1 << 14
-	maxParams      = 1 << 26
+	maxParams      = consilium.MaxValues - 1<<12 // beside them a round has a few exact values
 	maxInputs      = 1 << 14
 	maxBatch       = 1 << 12
-	maxActivations = 1 << 22 // values of one layer for one row
-	maxFootprint   = 1 << 28 // values of all layers for one batch, with their slopes
+	maxActivations = 1 << 22       // values of one layer for one row
+	maxFootprint   = 1 << 28       // values of all layers for one batch, with their slopes
+	maxState       = 1<<31 - 1<<24 // bytes of a state: a longer one could not be handed to a hospital that missed a round
 )
 
 // network is a validated model for a number of inputs.
@@ -97,7 +98,7 @@ func newNetwork(m *consilium.ModelSpec, inputs int, ties string) (*network, erro
 		}
 		for k := range v.tensors {
 			v.tensors[k].at = n.params
-			n.params += v.tensors[k].size() // at most 2^26 and 2^28 more
+			n.params += v.tensors[k].size() // at most 2^27 and 2^28 more
 			if n.params > maxParams {
 				return nil, consilium.ErrInvalid.Withf("model has more than %d parameters at layer %d", maxParams, i)
 			}

@@ -76,6 +76,15 @@ func (a *train) copies() int {
 	return 1
 }
 
+// stateBytes is the length of what a state holds for each parameter.
+func (a *train) stateBytes() int {
+	weight := 4
+	if a.net.double {
+		weight = 8
+	}
+	return 8*a.momentLength() + weight*a.copies()*a.net.params
+}
+
 // view checks every length, so that a state of another model is an error and
 // not a panic.
 func (a *train) view(s *models.State) (view, error) {

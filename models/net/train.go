@@ -25,6 +25,7 @@ type train struct {
 }
 
 var _ models.Constructor = New
+var _ models.Streamed = (*train)(nil)
 
 // New makes the analysis of type train. It refuses keys that training does
 // not use, unknown layers and shapes that do not fit, before anything is
@@ -75,6 +76,9 @@ func newTrain(facts consilium.Facts, spec *consilium.AnalysisSpec) (*train, erro
 	}
 	if n := a.net.footprint(a.strategy.batch); n > maxFootprint {
 		return nil, consilium.ErrInvalid.Withf("analysis %s: a batch of %d rows takes %d values of memory in this model, at most %d: lower strategy.batch, or use fewer units", spec.Name, a.strategy.batch, n, maxFootprint)
+	}
+	if n := a.stateBytes(); n > maxState {
+		return nil, consilium.ErrInvalid.Withf("analysis %s: with strategy %s a model of %d parameters has a state of %d bytes, at most %d: use fewer units, float32, or fedavg without patience", spec.Name, a.strategy.name, a.net.params, n, maxState)
 	}
 	if need := a.strategy.needs(); facts.Spec.Rounds.Max < need {
 		return nil, consilium.ErrInvalid.Withf("analysis %s needs %d rounds (%d of training, one before and the rest after), rounds.max is %d",
@@ -170,9 +174,10 @@ func (a *train) Start(consilium.Facts) (*models.State, error) {
 		}
 		weights = nil
 	}
-	s.F64 = append(s.F64, weights...)
 	if a.copies() > 1 {
-		s.F64, s.F32 = append(s.F64, weights...), append(s.F32, s.F32...)
+		s.F64, s.F32 = extend(s.F64, weights, weights), append(s.F32, s.F32...)
+	} else {
+		s.F64 = extend(s.F64, weights)
 	}
 	v, err := a.view(s)
 	if err != nil {
@@ -333,49 +338,84 @@ func (a *train) Update(s *models.State, o models.Opened) (*models.State, error) 
 		return nil, err
 	}
 	for _, b := range layout.Blocks {
-		values, ok := o.Values[b.Name]
-		if !ok || len(values) != b.Length {
-			return nil, fmt.Errorf("opened block %s has %d values, want %d", b.Name, len(values), b.Length)
+		if err := checkBlock(b, o.Values); err != nil {
+			return nil, err
 		}
-		for _, x := range values {
-			if math.IsNaN(x) || math.IsInf(x, 0) {
-				return nil, fmt.Errorf("opened block %s holds a value that is not a number", b.Name)
+	}
+	return a.next(clone(s), o.Stream())
+}
+
+// Advance is Update in the memory of s (models.Streamed).
+func (a *train) Advance(s *models.State, o models.Stream) (*models.State, error) {
+	if _, err := a.view(s); err != nil {
+		return nil, err
+	}
+	if s.Done {
+		return nil, consilium.ErrWrongPhase.Withf("training is finished")
+	}
+	layout, err := a.Layout(s)
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range layout.Blocks {
+		if b.Kind == consilium.Exact { // the others are sums of integers, each checked
+			if err := checkBlock(b, o.Values); err != nil {
+				return nil, err
 			}
 		}
 	}
-	n := clone(s)
+	return a.next(s, o)
+}
+
+// checkBlock refuses a block of another length, or with a value that is not a
+// number.
+func checkBlock(b consilium.Block, all map[string][]float64) error {
+	values, ok := all[b.Name]
+	if !ok || len(values) != b.Length {
+		return fmt.Errorf("opened block %s has %d values, want %d", b.Name, len(values), b.Length)
+	}
+	for _, x := range values {
+		if math.IsNaN(x) || math.IsInf(x, 0) {
+			return fmt.Errorf("opened block %s holds a value that is not a number", b.Name)
+		}
+	}
+	return nil
+}
+
+// next makes the next state of n, in n.
+func (a *train) next(n *models.State, o models.Stream) (*models.State, error) {
 	v, err := a.view(n)
 	if err != nil {
 		return nil, err
 	}
 	if a.private != nil {
-		return a.privateUpdate(n, v, o)
+		return a.privateUpdate(n, v, o.Opened)
 	}
-	switch s.Phase {
+	switch n.Phase {
 	case phasePrepare:
-		code, index, err := a.prepared(v, o)
+		code, index, err := a.prepared(v, o.Opened)
 		if err != nil {
 			return nil, err
 		}
 		if code != 0 {
-			return failed(s.Iteration, code, index), nil
+			return failed(n.Iteration, code, index), nil
 		}
 		n.Phase = phaseTrain
 	case phaseTrain:
-		return a.trained(n, v, o), nil
+		return a.trained(n, v, o)
 	case phaseEvaluate:
-		return a.evaluated(n, v, o), nil
+		return a.evaluated(n, v, o.Opened), nil
 	}
 	return n, nil
 }
 
 // trained makes the next state of a round of training: its evaluation is of
 // the model before the step.
-func (a *train) trained(n *models.State, v view, o models.Opened) *models.State {
-	if wild(o) {
-		return failed(n.Iteration, problemDiverged, 0)
+func (a *train) trained(n *models.State, v view, o models.Stream) (*models.State, error) {
+	if wild(o.Opened) {
+		return failed(n.Iteration, problemDiverged, 0), nil
 	}
-	point := a.point(o)
+	point := a.point(o.Opened)
 	if a.strategy.patience > 0 {
 		if loss := a.watched(v, point); loss < v.head[headBestLoss]-a.strategy.minDelta {
 			v.head[headBest], v.head[headBestLoss] = float64(n.Iteration), loss
@@ -384,21 +424,35 @@ func (a *train) trained(n *models.State, v view, o models.Opened) *models.State 
 			v.restore()
 			v.head[headRestored] = 1
 			n.Phase = phaseEvaluate
-			n.F64 = append(n.F64, point[:]...)
-			return n
+			n.F64 = extend(n.F64, point[:])
+			return n, nil
 		}
 	}
-	norm, code := a.step(v, o)
+	norm, code, err := a.step(v, o)
+	if err != nil {
+		return nil, err
+	}
 	if code != 0 {
-		return failed(n.Iteration, code, 0)
+		return failed(n.Iteration, code, 0), nil
 	}
 	point[curveLength-1] = norm
-	n.F64 = append(n.F64, point[:]...)
+	n.F64 = extend(n.F64, point[:])
 	n.Iteration++
 	if int(n.Iteration) == a.strategy.rounds {
 		n.Phase = phaseEvaluate
 	}
-	return n
+	return n, nil
+}
+
+// extend appends to a state's list.
+func extend(f []float64, values ...[]float64) []float64 {
+	for _, v := range values {
+		if len(f)+len(v) > cap(f) {
+			f = append(make([]float64, 0, models.Room(len(f)+len(v))), f...)
+		}
+		f = append(f, v...)
+	}
+	return f
 }
 
 // evaluated ends the study, unless an earlier model was better and strategy.patience
@@ -419,12 +473,12 @@ func (a *train) evaluated(n *models.State, v view, o models.Opened) *models.Stat
 				again = true
 			}
 		}
-		n.F64 = append(n.F64, point[:]...) // from here on v is of the old slice
+		n.F64 = extend(n.F64, point[:]) // from here on v is of the old slice
 		if again {
 			return n
 		}
 	}
-	n.F64 = append(append(n.F64, o.Values["training"]...), o.Values["holdout"]...)
+	n.F64 = extend(n.F64, o.Values["training"], o.Values["holdout"])
 	n.Done = true
 	return n
 }

@@ -314,8 +314,8 @@ func TestServerSteps(t *testing.T) {
 				update[i] = 0.1 * src.uniform()
 			}
 			// Half of the training rows came: the mean is over those.
-			if _, code := a.step(v, models.Opened{Values: map[string][]float64{"update": update, "weight": {25, 0, 0}}}); code != 0 {
-				t.Fatalf("problem %d", code)
+			if _, code, err := a.step(v, models.Opened{Values: map[string][]float64{"update": update, "weight": {25, 0, 0}}}.Stream()); code != 0 || err != nil {
+				t.Fatalf("problem %d, %v", code, err)
 			}
 			for i, u := range update {
 				d := 2 * u

@@ -181,9 +181,9 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 	if err != nil {
 		return hatch.LocalReply{}, err
 	}
-	state, err := models.ParseState(r.State)
+	state, err := st.take(r.State, r.Held)
 	if err != nil {
-		return hatch.LocalReply{}, consilium.ErrInvalid.With(err)
+		return hatch.LocalReply{}, err
 	}
 	if !r.Audit {
 		st.state, st.round = state, r.Round
@@ -334,10 +334,18 @@ func (v *Vault) Lanes(_ context.Context, id consilium.StudyID, round uint32, off
 }
 
 // Update implements hatch.Vault.
+//
+// The sums were verified by the gate before the first of them came: noise, ranges
+// and tags. Here all of them are held against the layout and the number of
+// contributors before the state changes. Of a long vector the next state is made in
+// the memory of the one before; from the first change on until the update has
+// ended, the study has no state at all, so that nobody can go on with half of one.
+// If we crash there, or fail, the gate hands over the state that the round began
+// with, which it keeps until the round has closed, and opens the sum again.
 func (v *Vault) Update(_ context.Context, r hatch.UpdateRequest) (hatch.Shape, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	st, err := v.find(r.Study)
+	st, err := v.findState(r.Study)
 	if err != nil {
 		return hatch.Shape{}, err
 	}
@@ -345,16 +353,9 @@ func (v *Vault) Update(_ context.Context, r hatch.UpdateRequest) (hatch.Shape, e
 	if err != nil {
 		return hatch.Shape{}, err
 	}
-	if r.Round != st.round || st.opened != r.Round || len(st.sums) != layout.Lanes() {
-		return hatch.Shape{}, consilium.ErrInvalid.Withf("%d sums of round %d, round %d asks for %d", len(st.sums), st.opened, st.round, layout.Lanes())
+	if r.Round != st.round || st.opened != r.Round || !st.sums.complete() || st.sums.want != layout.Lanes() {
+		return hatch.Shape{}, consilium.ErrInvalid.Withf("the sums of round %d are not all here, or the vault is at round %d", r.Round, st.round)
 	}
-	values, err := fixed.Open(layout, st.sums, len(r.Contributors))
-	if err != nil {
-		return hatch.Shape{}, err
-	}
-	// If Update fails, the gate hands the sums over again.
-	sums := st.sums
-	st.sums = nil
 	places := make([]consilium.Position, len(r.Contributors))
 	for i, p := range r.Contributors {
 		if p < 1 || int(p) > len(st.places) {
@@ -362,12 +363,24 @@ func (v *Vault) Update(_ context.Context, r hatch.UpdateRequest) (hatch.Shape, e
 		}
 		places[i] = st.places[p-1]
 	}
-	next, err := st.analysis.Update(st.state, models.Opened{Round: r.Round, Contributors: places, Values: values})
+	// If Update fails, the gate hands the sums over again.
+	sums := st.sums
+	st.sums = nil
+	defer sums.close()
+	sum, err := sums.open(layout, len(places))
+	if err != nil {
+		return hatch.Shape{}, err
+	}
+	opened := models.Stream{Opened: models.Opened{Round: r.Round, Contributors: places}, Each: sum.Each}
+	if opened.Values, err = sum.Exact(); err != nil {
+		return hatch.Shape{}, err
+	}
+	next, err := st.advance(layout, opened, sums.file != nil)
 	if err != nil {
 		return hatch.Shape{}, err
 	}
 	if keepable(next, layout) {
-		kept, err := v.replays.addSums(st.id, r.Round, sums)
+		kept, err := v.replays.addSums(st.id, r.Round, sums, func(n int) { st.tidier.pass(n, next.Size()) })
 		if err != nil {
 			return hatch.Shape{}, err
 		}
@@ -377,6 +390,21 @@ func (v *Vault) Update(_ context.Context, r hatch.UpdateRequest) (hatch.Shape, e
 	}
 	st.state, st.round = next, r.Round+1
 	return st.shape()
+}
+
+// advance makes the next state: with long in the memory of the study's own, which
+// is then gone.
+func (st *study) advance(layout consilium.Layout, o models.Stream, long bool) (*models.State, error) {
+	if a, ok := st.analysis.(models.Streamed); ok && long {
+		state := st.state
+		st.state = nil
+		return a.Advance(state, o)
+	}
+	whole, err := o.Whole(layout)
+	if err != nil {
+		return nil, err
+	}
+	return st.analysis.Update(st.state, whole)
 }
 
 // integrityRecords names what the ledger check found. Rows appear by salted

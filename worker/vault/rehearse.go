@@ -16,7 +16,8 @@ import (
 
 // needs estimates the memory of a study at this hospital: its columns, what its
 // analyses keep of them from round to round, and for its largest round the vector as lanes, the sums as they come and as they are
-// added, their values, and the state before and after.
+// added, their values, and the state before and after. A long round of training holds less when it is opened (openedSums), and about as much in its
+// local step: weights, gradients, and how far the weights moved.
 func (v *Vault) needs(facts consilium.Facts, rows arrow.Record) (uint64, error) {
 	const perLane, perValue = 4 + 4 + 8, 8 + 2*8
 	list, err := models.Describe(facts, v.cfg.Learned)

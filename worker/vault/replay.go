@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -45,7 +46,7 @@ const (
 	// not kept, and the replay says so.
 	maxReplay = 256 << 20
 	// replayChunk is how many sums stand in one record.
-	replayChunk = 1 << 20
+	replayChunk = 1 << 18
 	// maxKept bounds the values of a state, and of a vector, of which anything is
 	// kept: digests of larger ones would cost more than they tell.
 	maxKept   = 1 << 24
@@ -150,18 +151,25 @@ func (r *replays) add(id consilium.StudyID, kind uint8, v any) error {
 	return stored(f.log.Append(kind, b))
 }
 
-// addSums keeps a round's sums, or says that there are too many.
-func (r *replays) addSums(id consilium.StudyID, round uint32, sums []int32) (int, error) {
+// addSums keeps a round's sums, or says that there are too many. passed is told how
+// many bytes are about to pass.
+func (r *replays) addSums(id consilium.StudyID, round uint32, sums *openedSums, passed func(bytes int)) (int, error) {
 	if r.keep <= 0 {
 		return 0, nil
 	}
 	f, err := r.file(id)
-	if err != nil || f.size+4*int64(len(sums)) > maxReplay {
+	if err != nil || f.size+4*int64(sums.want) > maxReplay {
 		return 0, stored(err)
 	}
-	for from := 0; from < len(sums); from += replayChunk {
-		part := sums[from:min(from+replayChunk, len(sums))]
-		b := binary.BigEndian.AppendUint32(make([]byte, 0, 4+4*len(part)), round)
+	part := make([]int32, min(sums.want, replayChunk))
+	b := make([]byte, 0, 4+4*len(part))
+	for from := 0; from < sums.want; from += len(part) {
+		part = part[:min(len(part), sums.want-from)]
+		if err := sums.read(part, from); err != nil {
+			return 0, err
+		}
+		passed(4 * len(part))
+		b = binary.BigEndian.AppendUint32(b[:0], round)
 		for _, x := range part {
 			b = binary.BigEndian.AppendUint32(b, uint32(x))
 		}
@@ -169,7 +177,7 @@ func (r *replays) addSums(id consilium.StudyID, round uint32, sums []int32) (int
 			return 0, err
 		}
 	}
-	return len(sums), nil
+	return sums.want, nil
 }
 
 func (r *replays) close(id consilium.StudyID) error {
@@ -267,12 +275,17 @@ func deleteBy(spec *consilium.Spec) int64 {
 }
 
 func stateDigest(s *models.State) consilium.Digest {
-	return consilium.DomainState.Digest(s.Append(nil))
+	size := int64(s.Size())
+	d, err := consilium.DomainState.DigestReader(io.NewSectionReader(s, 0, size), uint64(size))
+	if err != nil {
+		panic(fmt.Sprintf("a state in memory cannot be read: %v", err)) // State.ReadAt fails at its end alone
+	}
+	return d
 }
 
 // keepable reports whether a round of this size is kept.
 func keepable(s *models.State, l consilium.Layout) bool {
-	return len(s.F64)+len(s.F32) <= maxKept && len(s.Sub) <= 8*maxKept && l.Lanes() <= maxKept
+	return len(s.F64)+len(s.F32) <= maxKept && s.Size() <= 8*maxKept && l.Lanes() <= maxKept
 }
 
 // notKept says why nothing is known of how a round closed. last is the last round
@@ -466,7 +479,7 @@ func (v *Vault) Replay(ctx context.Context, id consilium.StudyID) (*Replayed, er
 		switch {
 		case r.update == nil:
 			done.State = "adopted: this hospital missed the round"
-			if st.state, err = models.ParseState(r.adopt.State); err != nil {
+			if st.state, err = models.Parse(st.analysis, r.adopt.State); err != nil {
 				return nil, err
 			}
 		case len(r.sums) == 0:

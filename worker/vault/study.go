@@ -35,8 +35,8 @@ type study struct {
 	places   []consilium.Position // of the charter's members among facts.Sites, by position
 	facts    consilium.Facts
 	analysis models.Analysis
-	state    *models.State
-	round    uint32 // the round that state is for
+	state    *models.State // nil: lost in an update that did not end; Adopt brings it back
+	round    uint32        // the round that state is for
 
 	// The rows, from the first use on.
 	data    *dataset
@@ -48,9 +48,10 @@ type study struct {
 	memory *siteMemory
 	given  *pendingCohort // of the last contribution computed, as it is on disk; nil: the disk says
 	lanes  *fixed.Vector
-	made   uint32  // the round of lanes, contributed or audited
-	sums   []int32 // a sum of 128 lanes of 24 bits fits
-	opened uint32  // the round of sums
+	made   uint32 // the round of lanes, contributed or audited
+	sums   *openedSums
+	opened uint32 // the round of sums
+	tidier tidier
 }
 
 // begin parses what a request names and finds the pinned policy.
@@ -92,7 +93,7 @@ func (v *Vault) Start(ctx context.Context, r hatch.StartRequest) (hatch.Shape, e
 		return hatch.Shape{}, err
 	}
 	old := v.studies[r.Study]
-	if old != nil && old.digest == consilium.CharterDigest(r.Charter) {
+	if old != nil && old.digest == consilium.CharterDigest(r.Charter) && old.state != nil {
 		return old.shape()
 	}
 	st, err := v.begin(r.Study, r.Submission, r.Approval, r.Roster)
@@ -151,6 +152,7 @@ func (v *Vault) Start(ctx context.Context, r hatch.StartRequest) (hatch.Shape, e
 	if old != nil { // another epoch: the rows, and what is remembered of them, are the study's
 		st.data, st.record, st.people, st.given = old.data, old.record, old.people, old.given
 		st.memory = old.memory
+		old.drop()
 	}
 	v.studies[r.Study] = st
 	return st.shape()
@@ -171,14 +173,44 @@ func (st *study) frozen() bool {
 	return st.spec.Sites.Missing != "continue"
 }
 
+// shape describes the state that the study has. A long one is not part of it:
+// State reads it.
 func (st *study) shape() (hatch.Shape, error) {
-	out := hatch.Shape{State: st.state.Append(nil), Frozen: st.frozen(), Done: st.state.Done}
+	out := hatch.Shape{Size: st.state.Size(), Frozen: st.frozen(), Done: st.state.Done}
+	if out.Size <= hatch.WholeState {
+		out.State = st.state.Append(nil)
+	}
 	if out.Done {
 		return out, nil
 	}
 	var err error
 	out.Layout, err = st.analysis.Layout(st.state)
 	return out, err
+}
+
+// take is the state that the gate hands over or names: the one that is here, if it
+// is that.
+func (st *study) take(b []byte, held consilium.Digest) (*models.State, error) {
+	if !held.IsZero() {
+		if st.state == nil || stateDigest(st.state) != held {
+			return nil, consilium.ErrBlobMissing.Withf("the vault does not have this state")
+		}
+		return st.state, nil
+	}
+	if st.state != nil && st.state.Is(b) {
+		return st.state, nil
+	}
+	s, err := models.Parse(st.analysis, b)
+	if err != nil {
+		return nil, consilium.ErrInvalid.With(err)
+	}
+	return s, nil
+}
+
+// drop lets go of what is about one round.
+func (st *study) drop() {
+	st.sums.close()
+	st.sums, st.lanes = nil, nil
 }
 
 func (v *Vault) find(id consilium.StudyID) (*study, error) {
@@ -189,6 +221,39 @@ func (v *Vault) find(id consilium.StudyID) (*study, error) {
 	return st, nil
 }
 
+// errLost is what a study without a state says. The gate has the state of every
+// open round on its disk.
+var errLost = &consilium.Error{Code: consilium.ErrUnavailable.Code, Msg: "the study's state was lost in an update that did not end", Next: "the gate hands it over again"}
+
+// findState is find for what needs the study's state.
+func (v *Vault) findState(id consilium.StudyID) (*study, error) {
+	st, err := v.find(id)
+	if err == nil && st.state == nil {
+		return nil, errLost
+	}
+	return st, err
+}
+
+// State implements hatch.Vault.
+func (v *Vault) State(_ context.Context, id consilium.StudyID, offset, count int) ([]byte, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	st, err := v.findState(id)
+	if err != nil {
+		return nil, err
+	}
+	have := st.state.Size()
+	if offset < 0 || count < 0 || offset > have || count > min(have-offset, hatch.WholeState) {
+		return nil, consilium.ErrInvalid.Withf("%d bytes from %d of a state of %d, %d at a time", count, offset, have, hatch.WholeState)
+	}
+	st.tidier.pass(count, have)
+	b := make([]byte, count)
+	if _, err := st.state.ReadAt(b, int64(offset)); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
 // Adopt implements hatch.Vault.
 func (v *Vault) Adopt(_ context.Context, r hatch.AdoptRequest) (hatch.Shape, error) {
 	v.mu.Lock()
@@ -197,13 +262,13 @@ func (v *Vault) Adopt(_ context.Context, r hatch.AdoptRequest) (hatch.Shape, err
 	if err != nil {
 		return hatch.Shape{}, err
 	}
-	state, err := models.ParseState(r.State)
+	state, err := st.take(r.State, r.Held)
 	if err != nil {
-		return hatch.Shape{}, consilium.ErrInvalid.With(err)
+		return hatch.Shape{}, err
 	}
-	// What Update made here is known.
-	if keepable(state, consilium.Layout{}) && (st.round != r.Round+1 || stateDigest(state) != stateDigest(st.state)) {
-		if err := v.replays.add(st.id, replayAdopt, adoptReplay{r.Round, r.State}); err != nil {
+	// What Update made here is known, and what was lost is what it began with.
+	if keepable(state, consilium.Layout{}) && (st.round != r.Round+1 || state != st.state && st.state != nil) {
+		if err := v.replays.add(st.id, replayAdopt, adoptReplay{r.Round, state.Append(nil)}); err != nil {
 			return hatch.Shape{}, err
 		}
 	}
@@ -215,7 +280,7 @@ func (v *Vault) Adopt(_ context.Context, r hatch.AdoptRequest) (hatch.Shape, err
 func (v *Vault) Sums(_ context.Context, id consilium.StudyID, round uint32, offset int, sums []int64) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	st, err := v.find(id)
+	st, err := v.findState(id)
 	if err != nil {
 		return err
 	}
@@ -227,26 +292,17 @@ func (v *Vault) Sums(_ context.Context, id consilium.StudyID, round uint32, offs
 		if err != nil {
 			return err
 		}
-		// The vector is spooled, encrypted, by now; an attempt that must make it again
-		// asks for Local again. Sums and lanes are never held together.
-		st.lanes = nil
-		st.sums, st.opened = make([]int32, 0, layout.Lanes()), round
-	}
-	if offset != len(st.sums) || st.opened != round {
-		return consilium.ErrInvalid.Withf("sums from %d, want from %d", offset, len(st.sums))
-	}
-	for _, x := range sums {
-		if x != int64(int32(x)) {
-			return consilium.ErrInvalid.Withf("a sum of %d: no lanes sum to this", x)
+		st.drop()
+		if st.sums, err = newOpenedSums(v.cfg.Dir, layout.Lanes()); err != nil {
+			return err
 		}
+		st.opened = round
 	}
-	if len(sums) > cap(st.sums)-len(st.sums) {
-		return consilium.ErrInvalid.Withf("%d sums, the round asks for %d", len(st.sums)+len(sums), cap(st.sums))
+	if st.sums == nil || st.opened != round {
+		return consilium.ErrInvalid.Withf("sums from %d, want from 0", offset)
 	}
-	for _, x := range sums {
-		st.sums = append(st.sums, int32(x))
-	}
-	return nil
+	st.tidier.pass(len(sums), st.state.Size())
+	return st.sums.add(offset, sums)
 }
 
 // Opened implements hatch.Vault.
@@ -276,14 +332,22 @@ func (v *Vault) Opening(_ context.Context, id consilium.StudyID, round uint32) e
 	if err := v.stopped(st, policy.PointTransfer); err != nil {
 		return err
 	}
-	return v.book.add(*cohort)
+	if err := v.book.add(*cohort); err != nil {
+		return err
+	}
+	// The vector is spooled, encrypted, by now; an attempt that must make it again
+	// asks for Local again. Sums and lanes are never held together.
+	if st.lanes = nil; st.state != nil {
+		st.tidier.pass(st.state.Size(), st.state.Size()) // what the local step left
+	}
+	return nil
 }
 
 // Release implements hatch.Vault.
 func (v *Vault) Release(ctx context.Context, r hatch.ReleaseRequest) (hatch.ReleaseReply, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	st, err := v.find(r.Study)
+	st, err := v.findState(r.Study)
 	if err != nil {
 		return hatch.ReleaseReply{}, err
 	}

@@ -103,6 +103,9 @@ func Open(cfg Config) (*Vault, error) {
 		v.Close()
 		return nil, err
 	}
+	if err = sweepSums(cfg.Dir); err != nil {
+		return fail(err)
+	}
 	if v.book, err = openCohortBook(filepath.Join(cfg.Dir, "cohorts")); err != nil {
 		return fail(err)
 	}
@@ -148,6 +151,9 @@ func Prepare(dir string) (*durable.Dir, error) {
 // Close releases the directory.
 func (v *Vault) Close() error {
 	var errs []error
+	for _, st := range v.studies {
+		st.drop()
+	}
 	if v.book != nil {
 		errs = append(errs, v.book.close())
 	}
@@ -244,6 +250,9 @@ func (v *Vault) Reload() {
 func (v *Vault) Forget(_ context.Context, id consilium.StudyID) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	if st := v.studies[id]; st != nil {
+		st.drop()
+	}
 	delete(v.studies, id)
 	v.budget.end(id)
 	return errors.Join(v.replays.close(id), v.replays.sweep(), forgetMemory(v.cfg.Dir, id), v.forgetCohort(id))
