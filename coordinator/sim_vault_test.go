@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 	"sync"
 
 	"consilium"
@@ -209,7 +210,8 @@ type simLedger struct{}
 func (simLedger) Append(context.Context, []byte) (uint64, error) { return 0, nil }
 
 // simFS is a hospital's disk, with errors on demand. Journal, trail and secrets are
-// in memory; what the gate writes beside durable.FS is on the machine's.
+// in memory. The spool is on the machine's: the gate writes it here, and reads and
+// removes it there.
 type simFS struct {
 	simFiles
 	mu   sync.Mutex
@@ -244,7 +246,11 @@ func (f *simFS) take(sync bool) fileFault {
 
 // OpenFile implements durable.FS.
 func (f *simFS) OpenFile(name string, flag int, perm fs.FileMode) (durable.File, error) {
-	file, err := f.simFiles.OpenFile(name, flag, perm)
+	var files durable.FS = &f.simFiles
+	if strings.Contains(name, "/spool/") {
+		files = durable.OS
+	}
+	file, err := files.OpenFile(name, flag, perm)
 	if err != nil {
 		return nil, err
 	}

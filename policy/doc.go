@@ -47,6 +47,10 @@
 // again (rowgate.go); one row too many refuses the bundle. docs/policy-engine.md
 // says which constructs compile, and the figures.
 //
+// A question that a study asks in every round may be answered from memory for as
+// long as no date that the rules compared with the moment has come (moment.go,
+// recall.go).
+//
 // Every decision is recorded (audit.go) before it is acted upon, and the board's
 // stops (stop.go) are read before every use, whatever policy a study began with.
 //
