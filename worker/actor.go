@@ -216,7 +216,7 @@ func (a *actor) contributed() bool {
 // retryable tells what may come right by itself from what may not.
 func retryable(err error) bool {
 	return errors.Is(err, consilium.ErrUnavailable) || errors.Is(err, consilium.ErrNotLeader) ||
-		errors.Is(err, consilium.ErrBlobMissing) || errors.Is(err, context.DeadlineExceeded)
+		errors.Is(err, consilium.ErrBlobMissing) || shutOut(err) || errors.Is(err, context.DeadlineExceeded)
 }
 
 // waitsFor logs what the study waits for: when it changes, and once a minute.

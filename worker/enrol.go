@@ -29,10 +29,29 @@ func (a *actor) asked() bool {
 	return len(only) == 0 || slices.Contains(only, a.gate.cfg.Site)
 }
 
+// pastTry reports whether this hospital has committed itself to a later try of the
+// enrolment than the log is at: history is still being replayed, or a coordinator
+// hides what came since. The later commitment's secret is neither given up for a try
+// that is over nor revealed in it.
+func (a *actor) pastTry() bool {
+	have := a.sec.Enrol
+	if have == nil {
+		return false
+	}
+	var epoch, try uint32
+	if v := a.rep.renewal; v != nil {
+		epoch, try = a.rep.making(), v.Try
+	}
+	return have.Epoch > epoch || have.Epoch == epoch && have.Try > try
+}
+
 // enrol brings a study from its submission to its charter.
 func (a *actor) enrol(ctx context.Context) error {
 	r := a.rep
 	if !a.asked() {
+		return nil
+	}
+	if a.pastTry() {
 		return nil
 	}
 	if v := r.renewal; v != nil && v.Roster != a.gate.rosterD {

@@ -117,6 +117,7 @@ type Gate struct {
 	last   time.Time // when the last event came
 	live   bool      // history has been replayed
 	stale  string    // why the directory is not the newest, or ""
+	barred error     // why the coordinators do not let this hospital in, or nil
 }
 
 // Open recovers a gate from its directory. It refuses a roster that the
@@ -225,9 +226,14 @@ func (g *Gate) Run(ctx context.Context) error {
 	g.touch()
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
+		wait := firstKnock
 		for {
+			// Who is not refused for so long is in, though there be no event to show it.
+			in := time.AfterFunc(lastKnock/2, func() { g.bar(nil) })
 			err := g.cfg.Coordinator.Follow(ctx, 0, func(ev *consilium.Event) error {
 				g.touch()
+				wait = firstKnock
+				g.bar(nil)
 				if ev.Study == "" || g.journal.hasEnded(ev.Study) {
 					return nil
 				}
@@ -240,10 +246,22 @@ func (g *Gate) Run(ctx context.Context) error {
 				}
 				return nil
 			})
+			in.Stop()
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
-			if !errors.Is(err, errMissed) {
+			switch {
+			case errors.Is(err, errMissed):
+			case shutOut(err):
+				g.bar(err)
+				g.log.Error("the coordinators do not let this hospital in; it knocks again: is this machine's clock right, is the certificate valid and in the roster? `consilium worker check` tells", "err", err, "wait", wait)
+				select {
+				case <-time.After(wait):
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+				wait = min(2*wait, lastKnock)
+			default:
 				return err
 			}
 			g.mu.Lock()
@@ -258,6 +276,34 @@ func (g *Gate) Run(ctx context.Context) error {
 		return nil
 	}
 	return err
+}
+
+// shutOut tells that the coordinators and this hospital do not trust each other's
+// certificates now. A clock that jumped, here or there, does that too, and passes;
+// so it ends nothing. A hospital whose certificate is revoked knocks in vain, and
+// Barred says so.
+func shutOut(err error) bool {
+	return errors.Is(err, consilium.ErrUnauthenticated) || errors.Is(err, consilium.ErrKeyExchange)
+}
+
+// How long a hospital that is shut out waits before it knocks again.
+const (
+	firstKnock = time.Second
+	lastKnock  = time.Minute
+)
+
+func (g *Gate) bar(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.barred = err
+}
+
+// Barred says why all coordinators refuse this hospital, or nil. It takes no part
+// in any study while they do, and leaves none.
+func (g *Gate) Barred() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.barred
 }
 
 // errMissed reads the log again from its beginning: a study has become visible

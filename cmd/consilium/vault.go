@@ -180,14 +180,19 @@ type child struct {
 // directory: after a kill the kernel takes a moment.
 const lockedWait = 20 * time.Second
 
-// startVault starts a vault and waits for its greeting. With isolation "required"
-// it fails where the child cannot have its own network; otherwise it says so
-// in the log.
+// greetingWait is how long a vault may take to open what it has on disk. One that
+// stands still is ended.
+const greetingWait = 10 * time.Minute
+
+// startVault starts a vault and waits for its greeting, or until ctx ends. With
+// isolation "required" it fails where the child cannot have its own network;
+// otherwise it says so in the log. A child that ended before it said anything is
+// an errVaultEnded: somebody killed it, or the system did.
 func startVault(ctx context.Context, s *vaultSettings, isolation string, stderr io.Writer, log *slog.Logger) (*child, error) {
 	deadline := time.Now().Add(lockedWait)
 	netless := true
 	for {
-		c, err := spawnVault(s, netless, stderr)
+		c, err := spawnVault(netless, stderr)
 		if err != nil && netless {
 			if isolation == "required" {
 				return nil, fmt.Errorf("the vault cannot get its own network here: %w; allow user namespaces, or set isolation: best", err)
@@ -199,10 +204,9 @@ func startVault(ctx context.Context, s *vaultSettings, isolation string, stderr 
 		if err != nil {
 			return nil, fmt.Errorf("the vault does not start: %w", err)
 		}
-		var g greeting
-		if err := readFrame(c.out, &g); err != nil {
-			c.kill()
-			return nil, fmt.Errorf("the vault does not start: %w: %w", err, c.err)
+		g, err := c.meet(ctx, s)
+		if err != nil {
+			return nil, err
 		}
 		if g.Error == "" {
 			return c, nil
@@ -219,8 +223,31 @@ func startVault(ctx context.Context, s *vaultSettings, isolation string, stderr 
 	}
 }
 
-func spawnVault(s *vaultSettings, netless bool, stderr io.Writer) (*child, error) {
-	self, err := os.Executable()
+// meet gives a child its settings and waits for its greeting. A child that takes
+// neither, such as a stopped process, fills the pipe and stays silent: the end of
+// ctx ends it, and so what waits for it here.
+func (c *child) meet(ctx context.Context, s *vaultSettings) (g greeting, err error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, greetingWait, fmt.Errorf("%w: it did not greet within %v", errVaultEnded, greetingWait))
+	defer cancel()
+	defer context.AfterFunc(ctx, c.kill)()
+	if err = writeFrame(c.in, s); err == nil {
+		err = readFrame(c.out, &g)
+	}
+	if err == nil {
+		return g, nil
+	}
+	c.kill()
+	if ctx.Err() != nil {
+		return g, context.Cause(ctx)
+	}
+	return g, fmt.Errorf("%w before it said why: %w: %w", errVaultEnded, err, c.err)
+}
+
+// vaultProgram is what a vault's process runs: this very binary, but in tests.
+var vaultProgram = os.Executable
+
+func spawnVault(netless bool, stderr io.Writer) (*child, error) {
+	self, err := vaultProgram()
 	if err != nil {
 		return nil, err
 	}
@@ -266,10 +293,6 @@ func spawnVault(s *vaultSettings, netless bool, stderr io.Writer) (*child, error
 	if err := <-started; err != nil {
 		return nil, err
 	}
-	if err := writeFrame(in, s); err != nil {
-		c.kill()
-		return nil, err
-	}
 	return c, nil
 }
 
@@ -277,6 +300,20 @@ func spawnVault(s *vaultSettings, netless bool, stderr io.Writer) (*child, error
 func (c *child) kill() {
 	c.cmd.Process.Kill()
 	<-c.ended
+}
+
+// killAfter ends a process that has not ended by itself so long after ctx. Whoever
+// writes into the pipe of one that stands still waits until then.
+func (c *child) killAfter(ctx context.Context, patience time.Duration) {
+	context.AfterFunc(ctx, func() {
+		t := time.NewTimer(patience)
+		defer t.Stop()
+		select {
+		case <-c.ended:
+		case <-t.C:
+			c.kill()
+		}
+	})
 }
 
 // stop lets the process finish what it does: its input ends.

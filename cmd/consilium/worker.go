@@ -310,22 +310,27 @@ const (
 // run keeps a gate and its vault running until ctx ends. When the vault dies
 // both start again: the gate's journal and the vault's books hold every promise,
 // and what was only in memory is recomputed to the same bytes.
-func (w *runningWorker) run(ctx context.Context) error {
-	wait := firstRestart
+func (w *runningWorker) run(ctx context.Context) error { return w.again(ctx, w.once) }
+
+// again is run for a given once. Until a gate has run with its vault, a vault that
+// ends is a trouble of the start, which whoever starts the worker must see;
+// afterwards it is one that passes, wherever the next vault is by then.
+func (w *runningWorker) again(ctx context.Context, once func(context.Context) error) error {
+	wait, ran := firstRestart, false
 	for {
 		started := time.Now()
 		err := w.adopt(ctx)
 		if err != nil {
 			return err
 		}
-		err = w.once(ctx)
+		err = once(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
 		if errors.Is(err, errNewRoster) {
 			continue
 		}
-		if !errors.Is(err, errVaultEnded) || !w.up.Swap(false) {
+		if ran = w.up.Swap(false) || ran; !ran || !errors.Is(err, errVaultEnded) {
 			return err
 		}
 		if time.Since(started) > healthyAfter {
@@ -391,6 +396,7 @@ func (w *runningWorker) once(ctx context.Context) error {
 		cancel(errNewRoster)
 	}
 	w.mu.Unlock()
+	c.killAfter(running, 5*time.Second)
 	go func() {
 		<-calls.dead
 		cancel(errVaultEnded)

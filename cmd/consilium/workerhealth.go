@@ -49,6 +49,9 @@ func (w *runningWorker) ready() error {
 	if w.config.isPaused() {
 		return errors.New("paused: `consilium worker resume` ends it")
 	}
+	if err := g.Barred(); err != nil {
+		return fmt.Errorf("the coordinators refuse this hospital: %w", err)
+	}
 	return g.Stale()
 }
 
@@ -57,6 +60,7 @@ func (w *runningWorker) ready() error {
 var (
 	descUp       = prometheus.NewDesc("consilium_worker_up", "Gate and vault are running.", nil, nil)
 	descStale    = prometheus.NewDesc("consilium_worker_stale", "1 if the gate's directory is an older copy: no part is taken in any study.", nil, nil)
+	descBarred   = prometheus.NewDesc("consilium_worker_barred", "1 if all coordinators refuse this hospital's certificate, or it theirs.", nil, nil)
 	descRestarts = prometheus.NewDesc("consilium_vault_restarts_total", "Vaults that ended by themselves.", nil, nil)
 	descExpires  = prometheus.NewDesc("consilium_roster_expires_seconds", "Unix time at which the installed roster ends.", nil, nil)
 	descLive     = prometheus.NewDesc("consilium_worker_studies", "Studies that this hospital follows, by what it does in them.", []string{"doing"}, nil)
@@ -64,7 +68,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (w *runningWorker) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descUp, descStale, descRestarts, descExpires, descLive} {
+	for _, d := range []*prometheus.Desc{descUp, descStale, descBarred, descRestarts, descExpires, descLive} {
 		ch <- d
 	}
 }
@@ -83,6 +87,7 @@ func (w *runningWorker) Collect(ch chan<- prometheus.Metric) {
 	g := w.gate.Load()
 	gauge(descUp, yes(w.up.Load()))
 	gauge(descStale, yes(g != nil && g.Stale() != nil))
+	gauge(descBarred, yes(g != nil && g.Barred() != nil))
 	ch <- prometheus.MustNewConstMetric(descRestarts, prometheus.CounterValue, float64(w.restarts.Load()))
 	gauge(descExpires, float64(w.kit.book.Roster().NotAfter))
 	if g != nil {

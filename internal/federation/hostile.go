@@ -61,6 +61,7 @@ type Hostile struct {
 	deaf    map[deafTo]int
 	excused map[consilium.SiteID]bool
 	disks   map[consilium.SiteID]durable.FS
+	shut    map[consilium.SiteID][2]int // how often it is refused: when it follows, when it posts
 	memory  map[consilium.SiteID]uint64 // limits, in studies: Tally needs a byte for each
 	pauseAt uint32
 	paused  *course
@@ -99,7 +100,7 @@ func NewHostile(dir string, ids []consilium.SiteID) (*Hostile, error) {
 		dir: dir, ids: slices.Sorted(slices.Values(ids)), now: time.Now, moved: make(chan struct{}),
 		views: map[consilium.SiteID][]*consilium.Event{}, blobs: map[consilium.Digest][]byte{},
 		rule: consilium.SiteRule{Min: 3, Missing: "wait"}, courses: map[consilium.StudyID]*course{}, sites: map[consilium.SiteID]*hostileSite{}, excused: map[consilium.SiteID]bool{},
-		disks: map[consilium.SiteID]durable.FS{}, memory: map[consilium.SiteID]uint64{}, deaf: map[deafTo]int{},
+		shut: map[consilium.SiteID][2]int{}, disks: map[consilium.SiteID]durable.FS{}, memory: map[consilium.SiteID]uint64{}, deaf: map[deafTo]int{},
 	}
 	now := h.now()
 	r := &consilium.Roster{
@@ -268,6 +269,9 @@ type link struct {
 
 // Follow delivers this hospital's version of the log.
 func (l link) Follow(ctx context.Context, from uint64, fn func(*consilium.Event) error) error {
+	if err := l.h.turnAway(l.site, 0); err != nil {
+		return err
+	}
 	for next := 0; ; {
 		l.h.mu.Lock()
 		moved, view := l.h.moved, l.h.views[l.site]
@@ -290,6 +294,9 @@ func (l link) Follow(ctx context.Context, from uint64, fn func(*consilium.Event)
 
 func (l link) Post(ctx context.Context, m *consilium.Message) error {
 	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := l.h.turnAway(l.site, 1); err != nil {
 		return err
 	}
 	l.h.mu.Lock()
@@ -1066,6 +1073,26 @@ func (h *Hostile) Limit(id consilium.SiteID, studies uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.memory[id] = studies
+}
+
+// ShutOut refuses a hospital's certificate when it follows, so many times, and when
+// it posts, so many times: as all coordinators do while a clock is wrong.
+func (h *Hostile) ShutOut(id consilium.SiteID, follows, posts int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.shut[id] = [2]int{follows, posts}
+}
+
+func (h *Hostile) turnAway(id consilium.SiteID, at int) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	left := h.shut[id]
+	if left[at] == 0 {
+		return nil
+	}
+	left[at]--
+	h.shut[id] = left
+	return consilium.ErrUnauthenticated.Withf("certificate valid from 2027-01-01 to 2028-01-01")
 }
 
 // Disk puts a file system under what a hospital's gate writes, from its next start
