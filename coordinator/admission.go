@@ -44,7 +44,14 @@ func (d *Decisions) Append(e policy.AuditEntry) (policy.AuditRecord, error) {
 		}
 		d.log = log
 	}
-	return d.log.Append(e)
+	rec, err := d.log.Append(e)
+	if err != nil {
+		// How far the record got is unknown, and this log takes no more. Opening it
+		// anew cuts off what is torn; admission is asked again.
+		d.log.Close()
+		d.log = nil
+	}
+	return rec, err
 }
 
 // Close closes the log.

@@ -22,10 +22,9 @@ func (deadLog) Append(policy.AuditEntry) (policy.AuditRecord, error) {
 	return policy.AuditRecord{}, errors.New("no space left")
 }
 
-// TestAdmissionIsLogged: the advisory decision is in the node's log, masked and
-// chained as the hospitals' are, before it is proposed; without the log there is
-// none.
-func TestAdmissionIsLogged(t *testing.T) {
+// admissible is a study that the default board's policy admits, and that policy.
+func admissible(t *testing.T) (AdmissionRequest, func(consilium.Digest) (*policy.Engine, error)) {
+	t.Helper()
 	spec := &consilium.Spec{
 		APIVersion: consilium.APIVersion, Kind: "Study", Name: "interferon", Question: "Does it help this one patient?", Purpose: policy.DefaultPurpose(),
 		Data: consilium.DataRef{Dataset: "cgd", Patient: "id"}, Sites: consilium.SiteRule{Min: 5, Missing: "wait"},
@@ -54,7 +53,14 @@ func TestAdmissionIsLogged(t *testing.T) {
 		t.Fatal(err)
 	}
 	req := AdmissionRequest{Study: consilium.NewStudyID(consilium.DomainSubmission.Digest(submission)), Submission: submission, Roster: roster}
-	find := func(consilium.Digest) (*policy.Engine, error) { return engine, nil }
+	return req, func(consilium.Digest) (*policy.Engine, error) { return engine, nil }
+}
+
+// TestAdmissionIsLogged: the advisory decision is in the node's log, masked and
+// chained as the hospitals' are, before it is proposed; without the log there is
+// none.
+func TestAdmissionIsLogged(t *testing.T) {
+	req, find := admissible(t)
 	dir := t.TempDir()
 	log := NewDecisions(dir, []byte("the node's secret"))
 	for range 2 { // a leader that tries again logs again

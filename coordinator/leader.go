@@ -301,7 +301,7 @@ func (n *Node) decide(ctx context.Context, study consilium.StudyID) error {
 	}
 	allow, record, err := n.cfg.Admission(ctx, req)
 	if err != nil {
-		return fmt.Errorf("admission of %s: %w", study, err)
+		return fmt.Errorf("admission of %s: %w", study, n.outOfRoom(err))
 	}
 	if len(record) > consilium.MaxDocumentSize {
 		return consilium.ErrTooLarge.Withf("a decision record of %d bytes", len(record))

@@ -29,8 +29,8 @@ type raftStores struct {
 	close  func() error
 }
 
-// openRaftStores opens them under dir, or in memory if dir is "".
-func openRaftStores(dir string, c *Config) (*raftStores, error) {
+// openRaftStores opens them under dir, or in memory if dir is "". fatal ends the node.
+func openRaftStores(dir string, c *Config, fatal func(error)) (*raftStores, error) {
 	if dir == "" {
 		m := raft.NewInmemStore()
 		return &raftStores{log: m, stable: m, snaps: raft.NewInmemSnapshotStore(), close: func() error { return nil }}, nil
@@ -46,17 +46,19 @@ func openRaftStores(dir string, c *Config) (*raftStores, error) {
 		return nil, fmt.Errorf("raft log in %s: %w", logDir, durable.Full(err))
 	}
 	shut := w.Close
-	cache, err := raft.NewLogCache(256, w)
+	firm := &firmLog{BoltStore: w, fatal: fatal}
+	cache, err := raft.NewLogCache(256, firm)
 	if err != nil {
 		shut()
 		return nil, err
 	}
-	snaps, err := raft.NewFileSnapshotStoreWithLogger(dir, 2, raftLogger(c.Logger))
-	if err != nil {
+	snaps := &snapshotStore{dir: filepath.Join(dir, "snapshots"), open: map[string]bool{}}
+	snaps.sweep() // what a crash left; before anything asks for room
+	if snaps.SnapshotStore, err = raft.NewFileSnapshotStoreWithLogger(dir, 2, raftLogger(c.Logger)); err != nil {
 		shut()
 		return nil, fmt.Errorf("raft snapshots in %s: %w", dir, durable.Full(err))
 	}
-	return &raftStores{log: cache, stable: w, snaps: snaps, close: shut}, nil
+	return &raftStores{log: cache, stable: firm, snaps: snaps, close: shut}, nil
 }
 
 // eventLog keeps the federation's events by sequence number, for those who

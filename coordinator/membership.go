@@ -115,10 +115,10 @@ func (n *Node) addLearner(ctx context.Context, id consilium.NodeID, conf raft.Co
 	if err != nil {
 		return fmt.Errorf("new node %s does not answer: %w", id, err)
 	}
-	if h.Started {
+	sid := serverID(id, h.Incarnation)
+	if h.Started && !added(h.Members, sid, conf) {
 		return consilium.ErrStale.Withf("new node %s belongs to another cluster; give it an empty directory", id)
 	}
-	sid := serverID(id, h.Incarnation)
 	if err := n.still(conf); err != nil {
 		return err
 	}
@@ -127,6 +127,16 @@ func (n *Node) addLearner(ctx context.Context, id consilium.NodeID, conf raft.Co
 	}
 	n.log.Info("node added as a learner", "id", string(id))
 	return nil
+}
+
+// added reports whether a node that has begun was added to this very cluster by a
+// leader that died before that was committed: it knows itself as a member, under the
+// name of its directory, and beside it a node of ours under the name of its. A
+// directory belongs to one cluster, so the members of another know none of ours.
+func added(members []string, sid raft.ServerID, conf raft.Configuration) bool {
+	return slices.Contains(members, string(sid)) && slices.ContainsFunc(conf.Servers, func(s raft.Server) bool {
+		return s.ID != sid && slices.Contains(members, string(s.ID))
+	})
 }
 
 // promote gives a learner its vote once it has the log and every live blob.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -278,6 +279,83 @@ func TestLearnerIsNoVoter(t *testing.T) {
 	c.gone("c4")
 	c.voters(ctx, "c1", "c2", "c3")
 	c.take(ctx, p, 1, nil)
+}
+
+// TestLearnerOfDeadLeader: a leader adds a node, tells nobody else, and dies. The node
+// has begun, and the next leader adds it all the same; one that belongs to another
+// cluster it does not add.
+func TestLearnerOfDeadLeader(t *testing.T) {
+	c := newCluster(t, 3, 3, true, false)
+	ctx := limit(t, 60*time.Second)
+	c.runAll()
+	p := c.proposal("one")
+	c.submit(ctx, p)
+	c.chartered(ctx, p)
+	c.settle(ctx, 1)
+	lead := c.leader(ctx)
+	var last uint64
+	for all := false; !all; { // until everybody has the whole log
+		var err error
+		if last, err = lead.stores.log.LastIndex(); err != nil {
+			t.Fatal(err)
+		}
+		all = true
+		for _, o := range c.alive() {
+			have, err := o.stores.log.LastIndex()
+			all = all && err == nil && have == last
+		}
+		if err := pause(ctx, 50*time.Millisecond); err != nil {
+			t.Fatal(err)
+		}
+	}
+	entries := make([]*raft.Log, last)
+	for i := range entries {
+		entries[i] = new(raft.Log)
+		if err := lead.stores.log.GetLog(uint64(i+1), entries[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	conf, err := lead.cluster()
+	if err != nil {
+		t.Fatal(err)
+	}
+	term := lead.raftNode().CurrentTerm()
+	c.kill(lead.ID())
+	for _, o := range c.alive() {
+		var e raft.Log
+		if o.stores.log.GetLog(last+1, &e) == nil && e.Term == term {
+			t.Fatalf("%s has another entry %d of the dead leader", o.ID(), last+1)
+		}
+	}
+	c4 := c.coordinator("c4")
+	c.install(c.nextRoster(func(r *consilium.Roster) { r.Coordinators = append(r.Coordinators, c4) }))
+	n, err := Open(ctx, c.config("c4"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// What the dead leader wrote into the new node's log, and into no other.
+	conf.Servers = append(slices.Clone(conf.Servers), raft.Server{ID: n.self, Address: raft.ServerAddress(n.self), Suffrage: raft.Nonvoter})
+	entries = append(entries, &raft.Log{Index: last + 1, Term: term, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(conf)})
+	if err := n.stores.log.StoreLogs(entries); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.stores.stable.SetUint64([]byte("CurrentTerm"), term); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- n.Run(context.Background()) }()
+	c.mu.Lock()
+	c.nodes["c4"], c.ended["c4"] = n, done
+	c.mu.Unlock()
+	c.voters(ctx, "c1", "c2", "c3", "c4")
+	c.take(ctx, p, 1, nil)
+
+	mine := raft.Configuration{Servers: []raft.Server{{ID: "c1.a"}, {ID: "c2.b"}, {ID: "c3.c"}}}
+	for members, want := range map[string]bool{"c1.a c2.b c3.c c4.d": true, "c3.c c4.d": true, "c1.x c2.y c4.d": false, "c1.a c2.b c4.x": false, "c4.d": false, "": false} {
+		if added(strings.Fields(members), "c4.d", mine) != want {
+			t.Errorf("a node that knows %q is taken: %v", members, !want)
+		}
+	}
 }
 
 // TestRosterKeepsMajority: a roster that keeps too few nodes is refused and

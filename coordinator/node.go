@@ -65,11 +65,12 @@ type Node struct {
 	spawn func(func(context.Context)) // runs beside, and is waited for
 	wg    sync.WaitGroup
 
-	mu     sync.Mutex // guards the two below
-	ran    bool
-	abrupt bool
-	done   chan struct{} // closed when everything is released
-	once   sync.Once
+	mu      sync.Mutex // guards the three below
+	ran     bool
+	abrupt  bool
+	yielded time.Time     // when this node last found its disk full
+	done    chan struct{} // closed when everything is released
+	once    sync.Once
 }
 
 // namingAlone is a weight of naming that leaves nothing for others.
@@ -128,7 +129,7 @@ func Open(ctx context.Context, c Config) (_ *Node, err error) {
 	if n.events, err = openEvents(durable.OS, eventsPath); err != nil {
 		return nil, err
 	}
-	if n.stores, err = openRaftStores(raftDir, &n.cfg); err != nil {
+	if n.stores, err = openRaftStores(raftDir, &n.cfg, n.fail); err != nil {
 		return nil, err
 	}
 	if err := n.checkMember(); err != nil {
@@ -168,12 +169,15 @@ func newNode(c Config) *Node {
 // and whom it can call.
 func (n *Node) assemble(local blob.Store, p peers) {
 	n.peers = p
-	n.blobs = newReplicator(n, local, p)
-	n.fsm = newFSM(n.events, local, n.log, func(err error) {
-		n.log.Error("this node cannot go on", "error", err)
-		n.end(err)
-	})
+	n.blobs = newReplicator(n, roomStore{local, n}, p)
+	n.fsm = newFSM(n.events, local, n.log, n.fail)
 	n.server = &server{n: n}
+}
+
+// fail ends the node: what it holds is unknown until it is opened again.
+func (n *Node) fail(err error) {
+	n.log.Error("this node cannot go on", "error", err)
+	n.end(err)
 }
 
 // checkMember refuses a directory that has voted and lost its log: with an

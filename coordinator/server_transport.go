@@ -105,6 +105,10 @@ func (s *streamLayer) listen() {
 	}
 }
 
+// requestStall is how long the next bytes of a request may take. A leader that has not
+// sent them by then has been given up by the others.
+const requestStall = 10 * time.Second
+
 // preambleTimeout bounds how long a caller may take to say whom it wants.
 const preambleTimeout = 10 * time.Second
 
@@ -146,7 +150,7 @@ func (s *streamLayer) welcome(conn net.Conn) (net.Conn, error) {
 		return nil, err
 	}
 	t.SetDeadline(time.Time{})
-	return s.track(t)
+	return s.track(t, true)
 }
 
 // readName reads a server id: one byte of length, then the bytes.
@@ -211,7 +215,7 @@ func (s *streamLayer) Dial(address raft.ServerAddress, timeout time.Duration) (n
 		return nil, fmt.Errorf("replication to %s: %w", node, err)
 	}
 	t.SetDeadline(time.Time{})
-	return s.track(t)
+	return s.track(t, false)
 }
 
 // recheck cuts connections to those whom the roster in force does not pin as
@@ -227,7 +231,7 @@ func (s *streamLayer) recheck() {
 	}
 }
 
-func (s *streamLayer) track(c *tls.Conn) (net.Conn, error) {
+func (s *streamLayer) track(c *tls.Conn, accepted bool) (net.Conn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ctx.Err() != nil {
@@ -235,12 +239,47 @@ func (s *streamLayer) track(c *tls.Conn) (net.Conn, error) {
 		return nil, net.ErrClosed
 	}
 	s.open[c] = struct{}{}
+	if accepted {
+		return &acceptedConn{trackedConn: trackedConn{c, s}}, nil
+	}
 	return &trackedConn{c, s}, nil
 }
 
 type trackedConn struct {
 	*tls.Conn
 	s *streamLayer
+}
+
+// acceptedConn is the answering end of a connection. A request that has begun must go
+// on: Raft's main loop reads a snapshot itself (raft v1.8.0, Raft.installSnapshot), and
+// while it waits for the rest from a leader that stands still, its node votes for no
+// other. Between requests a connection may rest as long as it likes: the other end
+// keeps it for its next one, which may be that for a vote.
+type acceptedConn struct {
+	trackedConn
+	begun bool // a request has; owned by the goroutine that serves the connection, or the one to which it left the reading
+}
+
+func (c *acceptedConn) Read(b []byte) (int, error) {
+	var until time.Time
+	if c.begun {
+		until = time.Now().Add(requestStall)
+	}
+	if err := c.SetReadDeadline(until); err != nil {
+		return 0, err
+	}
+	n, err := c.Conn.Read(b)
+	if err != nil && c.begun {
+		c.Close() // what comes later would be taken for the next request
+	}
+	c.begun = c.begun || n > 0
+	return n, err
+}
+
+// Write sends an answer, which ends the request.
+func (c *acceptedConn) Write(b []byte) (int, error) {
+	c.begun = false
+	return c.Conn.Write(b)
 }
 
 func (c *trackedConn) Close() error {

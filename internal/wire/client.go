@@ -168,9 +168,9 @@ func (c *Client) aim(node consilium.NodeID) {
 }
 
 // retryable says that another node, or the same one later, may answer
-// differently.
+// differently. What fails for good on our own side is local.
 func retryable(err error) bool {
-	return errors.Is(err, consilium.ErrUnavailable) || errors.Is(err, consilium.ErrNotLeader) || consilium.CodeOf(err) == "internal"
+	return errors.Is(err, consilium.ErrUnavailable) || errors.Is(err, consilium.ErrNotLeader) || errors.Is(err, consilium.ErrDiskFull) || consilium.CodeOf(err) == "internal"
 }
 
 // refusedUs says that the handshake failed for good at this node.

@@ -185,6 +185,11 @@ func (s *Server) edge(ctx context.Context, method string, panicked any, err erro
 	if err == nil {
 		return nil
 	}
+	if consilium.CodeOf(err) == consilium.ErrDiskFull.Code {
+		// This node's disk, not the caller's: a hospital that is told so would leave
+		// its study, as it must when its own disk is full.
+		err = consilium.ErrUnavailable.With(err)
+	}
 	level := slog.LevelDebug
 	if code := consilium.CodeOf(err); code == "internal" && ctx.Err() == nil || code == consilium.ErrUnauthenticated.Code || code == consilium.ErrForbidden.Code {
 		level = slog.LevelWarn
@@ -574,7 +579,7 @@ func (in *inbound[T]) next() (m T, err error) {
 	case r := <-in.got:
 		return r.m, r.err
 	case <-idle.C:
-		return m, consilium.ErrStale.Withf("nothing received for %s", idleTimeout)
+		return m, consilium.ErrUnavailable.Withf("nothing received for %s", idleTimeout) // the link's fault: the caller tries again
 	case <-in.ctx.Done():
 		return m, in.ctx.Err()
 	}

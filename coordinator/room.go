@@ -1,0 +1,67 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"io"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"consilium"
+	"consilium/internal/blob"
+	"consilium/internal/durable"
+)
+
+// A node without room takes no blob, and whatever it cannot take another node may.
+// So its full disk is nobody's failure but its own: who calls hears
+// consilium.ErrUnavailable and asks again or elsewhere, and a leader hands over,
+// since contributions and sums go through the leader alone. A node whose replicated
+// log or events do not fit any more ends; those two it cannot do without.
+
+// roomStore is a node's blobs, with errors that say whose disk is full.
+type roomStore struct {
+	blob.Store
+	n *Node
+}
+
+// Put implements blob.Store.
+func (s roomStore) Put(ctx context.Context, r io.Reader, limit int64) (consilium.Digest, int64, error) {
+	d, size, err := s.Store.Put(ctx, r, limit)
+	return d, size, s.n.outOfRoom(err)
+}
+
+// PutExpect implements blob.Store.
+func (s roomStore) PutExpect(ctx context.Context, want consilium.Digest, size int64, r io.Reader) error {
+	return s.n.outOfRoom(s.Store.PutExpect(ctx, want, size, r))
+}
+
+// yieldPause is how long a leader without room keeps the lead if it got it again: if
+// no node has room, they would pass it round.
+const yieldPause = time.Minute
+
+// outOfRoom turns "no space left" on this node's disk into consilium.ErrUnavailable,
+// and makes a leader hand over. Every other error stays what it is.
+func (n *Node) outOfRoom(err error) error {
+	err = durable.Full(err)
+	if !errors.Is(err, consilium.ErrDiskFull) {
+		return err
+	}
+	n.mu.Lock()
+	again := time.Since(n.yielded) < yieldPause
+	if !again {
+		n.yielded = time.Now()
+	}
+	n.mu.Unlock()
+	if !again {
+		n.log.Error("no space left in this node's data directory: it keeps no further blobs until there is room again", "error", err)
+		if r := n.raftNode(); r != nil && r.State() == raft.Leader {
+			n.spawn(func(life context.Context) {
+				if err := await(life, r.LeadershipTransfer()); err != nil && life.Err() == nil {
+					n.log.Warn("no other node takes over from this one, which has no space left", "error", err)
+				}
+			})
+		}
+	}
+	return consilium.ErrUnavailable.With(err)
+}
