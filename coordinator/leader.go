@@ -28,7 +28,9 @@ func (n *Node) propose(op Op) error {
 	f := r.Apply(EncodeCommand(Command{At: n.cfg.Now().UnixMilli(), Op: op}), applyTimeout)
 	// Not longer than this node lives: a command that enters the queue while raft
 	// shuts down is never answered.
-	switch err := await(n.life, f); {
+	err := await(n.life, f)
+	n.transferring(err)
+	switch {
 	case err == nil:
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipTransferInProgress):
 		return n.notLeader()
@@ -44,6 +46,29 @@ func (n *Node) propose(op Op) error {
 		return consilium.ErrUnavailable.With(res)
 	default:
 		return fmt.Errorf("apply answered with %T", res)
+	}
+}
+
+// longTransfer is how many election time-outs a leader may refuse everything because it
+// hands over. Raft gives a transfer one.
+const longTransfer = 10
+
+var errTransferring = errors.New("coordinator: this node leads and refuses everything, because it has not ended a transfer of its leadership; nothing acknowledged is lost: start it again")
+
+// transferring ends a node that hands over and does not come to the end of it. In raft
+// v1.8.0 the flag that says so may stay set for ever (github.com/hashicorp/raft, issue
+// 696): the node can be elected again, its heartbeats keep the others from electing
+// anyone else, and no command is taken. Started again, it has no such flag.
+func (n *Node) transferring(err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	switch {
+	case !errors.Is(err, raft.ErrLeadershipTransferInProgress) || n.raftNode().State() != raft.Leader:
+		n.handing = time.Time{}
+	case n.handing.IsZero():
+		n.handing = time.Now()
+	case time.Since(n.handing) > longTransfer*n.cfg.Timing.Heartbeat:
+		n.fail(errTransferring)
 	}
 }
 
@@ -124,7 +149,9 @@ func (n *Node) leadTerm(ctx context.Context) error {
 	// loses the lead and wins it back between two looks has a new term, and other
 	// entries to apply before it.
 	term := n.raftNode().CurrentTerm()
-	if err := await(ctx, n.raftNode().Barrier(applyTimeout)); err != nil {
+	err := await(ctx, n.raftNode().Barrier(applyTimeout))
+	n.transferring(err)
+	if err != nil {
 		return consilium.ErrUnavailable.With(err)
 	}
 	if err := n.proposeRoster(); err != nil {

@@ -65,10 +65,11 @@ type Node struct {
 	spawn func(func(context.Context)) // runs beside, and is waited for
 	wg    sync.WaitGroup
 
-	mu      sync.Mutex // guards the three below
+	mu      sync.Mutex // guards the four below
 	ran     bool
 	abrupt  bool
 	yielded time.Time     // when this node last found its disk full
+	handing time.Time     // since when this leader refuses everything because it hands over
 	done    chan struct{} // closed when everything is released
 	once    sync.Once
 }
