@@ -88,13 +88,12 @@ func newRoundOf(b testing.TB, lanes, bits, n int) *round {
 // digest is what a hospital does with its vector before its first attempt: the digest
 // that it journals, and the fingerprint by which Contribute knows the vector again.
 func (r *round) digest(b testing.TB) {
-	r.vector = party.VectorDigest(r.salt, r.lanes)
-	f, err := party.NewFingerprint()
+	f, err := party.NewFingerprint(r.salt)
 	if err != nil {
 		b.Fatal(err)
 	}
 	f.Write(r.lanes)
-	r.again = f
+	r.vector, r.again = f.Digest(), f
 }
 
 func (r *round) at(pos int) consilium.At {

@@ -245,8 +245,7 @@ func (j job) work(site int) error {
 	if err != nil {
 		return err
 	}
-	h := party.NewVectorHash(salt)
-	again, err := party.NewFingerprint()
+	again, err := party.NewFingerprint(salt)
 	if err != nil {
 		return err
 	}
@@ -256,10 +255,9 @@ func (j job) work(site int) error {
 		if err == io.EOF {
 			break
 		}
-		h.Write(buf[:n])
 		again.Write(buf[:n])
 	}
-	digest := h.Digest()
+	digest := again.Digest()
 	seed, err := party.NewSeed(make([]byte, 32), j.at(site), digest)
 	if err != nil {
 		return err
