@@ -98,6 +98,112 @@ func TestSplitViewIsRefused(t *testing.T) {
 	}
 }
 
+// What contradicts the ledger as it was seen is told from what no witness has
+// cosigned yet or lately: the second may pass and is waited for, the first never
+// does, since no witness will cosign it.
+func TestContradictionNeedsNoWitness(t *testing.T) {
+	h := newHospital(t)
+	h.anchor(testRows()[:4])
+	old := copyDir(t, h.dir)
+	h.anchor(testRows()[4:])
+	now := time.Now()
+	gate := func() *Gate {
+		t.Helper()
+		g, err := NewGate(GateConfig{Ledger: h.log.Verifier(), Site: h.key.Public(), Witnesses: h.policy(), Now: func() time.Time { return now }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := g.Update(t.Context(), DirView(h.dir)); err != nil {
+			t.Fatal(err)
+		}
+		return g
+	}
+	g := gate()
+	// A corrupt witness without memory lets the log's key write another history; its
+	// word is taken off again below.
+	fork := *h
+	var err error
+	if fork.witness, err = OpenWitness(WitnessConfig{Key: h.board, Dir: t.TempDir(), Logs: []string{h.log.Verifier()}}); err != nil {
+		t.Fatal(err)
+	}
+	fork.server.Config.Handler = fork.witness
+	fork.dir, fork.batches, fork.salts = t.TempDir(), nil, NewSalts()
+	fork.open()
+	fork.append(fork.record("one"))
+	fork.append(fork.record("two"))
+	alone := func(dir string, edit func(*Checkpoint)) string {
+		t.Helper()
+		to := copyDir(t, dir)
+		raw, err := os.ReadFile(filepath.Join(to, "checkpoint"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := ParseCheckpoint(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if edit != nil {
+			edit(c)
+		}
+		if raw, err = SignCheckpoint(c.Origin, c.Size, c.Root, h.log); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(to, "checkpoint"), raw, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return to
+	}
+	same := alone(fork.dir, nil)
+	fork.append(fork.record("three"))
+	larger := alone(fork.dir, nil)
+	h.server.Config.Handler = h.witness
+	h.append(h.record("more"))
+	stranger := copyDir(t, old)
+	raw, err := os.ReadFile(filepath.Join(stranger, "checkpoint"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	board := bytes.Index(raw, []byte("\n\n— "+h.log.Name())) // the log's line stands first
+	if board < 0 {
+		t.Fatalf("a checkpoint of another form:\n%s", raw)
+	}
+	end := board + 2 + bytes.IndexByte(raw[board+2:], '\n') + 1
+	if err := os.WriteFile(filepath.Join(stranger, "checkpoint"), slices.Concat(raw[:board+2], raw[end:]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		dir  string
+		late time.Duration
+		want error
+	}{
+		"an old copy":                            {old, 0, ErrRollback},
+		"yesterday's copy":                       {old, 24 * time.Hour, ErrRollback},
+		"an old copy that the log signs anew":    {alone(old, nil), 0, ErrRollback},
+		"another history":                        {same, 0, ErrSplitView},
+		"another history, larger":                {larger, 0, ErrSplitView},
+		"the same ledger, late":                  {copyDir(t, h.dir), 20 * time.Minute, ErrStaleCheckpoint},
+		"the same ledger, not cosigned":          {alone(h.dir, nil), 0, ErrQuorum},
+		"a larger one that gives no proof of it": {alone(h.dir, func(c *Checkpoint) { c.Size += 1000 }), 0, ErrQuorum},
+	} {
+		now = time.Now().Add(c.late)
+		_, err := g.Update(t.Context(), DirView(c.dir))
+		if !errors.Is(err, c.want) || !errors.Is(err, consilium.ErrLedger) {
+			t.Errorf("%s: %v, want %v", name, err, c.want)
+		}
+		if passes := c.want == ErrStaleCheckpoint || c.want == ErrQuorum; !passes && (errors.Is(err, ErrStaleCheckpoint) || errors.Is(err, ErrQuorum)) {
+			t.Errorf("%s would be waited for: %v", name, err)
+		}
+	}
+	now = time.Now()
+	if _, err := g.Update(t.Context(), DirView(stranger)); err == nil || errors.Is(err, ErrRollback) {
+		t.Errorf("a rollback that the log did not sign: %v", err)
+	}
+	// What was refused is not forgotten, and changed nothing.
+	if _, err := g.Update(t.Context(), DirView(h.dir)); err != nil {
+		t.Errorf("the true ledger is refused afterwards: %v", err)
+	}
+}
+
 // A ledger that no witness saw for long is refused: somebody may be holding
 // back what came after.
 func TestStaleCheckpointIsRefused(t *testing.T) {

@@ -26,6 +26,7 @@ type GateConfig struct {
 type Gate struct {
 	checkpoint *checkpointVerifier
 	seenPolicy *checkpointVerifier // the same, any age
+	own        *checkpointVerifier // the log's own signature: enough against a ledger, never for it
 	site       consilium.PublicKey
 	now        func() time.Time
 
@@ -82,16 +83,16 @@ func NewGate(cfg GateConfig) (*Gate, error) {
 	if g.seenPolicy, err = (CheckpointPolicy{Log: cfg.Ledger, Witnesses: cfg.Witnesses.AnyAge()}).compile(); err != nil {
 		return nil, consilium.ErrInvalid.Withf("gate: %w", err)
 	}
+	if g.own, err = (CheckpointPolicy{Log: cfg.Ledger, Unwitnessed: true}).compile(); err != nil {
+		return nil, consilium.ErrInvalid.Withf("gate: %w", err)
+	}
 	if cfg.Seen != nil {
 		g.seen, err = g.seenPolicy.verify(cfg.Seen, g.now())
 		if errors.Is(err, ErrQuorum) {
 			// The witnesses of its time are not those of this roster. What was seen
 			// is a floor and lets no row through, so the log's own signature will do:
 			// whoever could put another one here could as well put an older one.
-			var own *checkpointVerifier
-			if own, err = (CheckpointPolicy{Log: cfg.Ledger, Unwitnessed: true}).compile(); err == nil {
-				g.seen, err = own.verify(cfg.Seen, g.now())
-			}
+			g.seen, err = g.own.verify(cfg.Seen, g.now())
 		}
 		if err != nil {
 			return nil, fmt.Errorf("gate: the checkpoint seen last: %w", err)
@@ -128,16 +129,18 @@ func (g *Gate) update(ctx context.Context, view View) (*Checkpoint, *knowledge, 
 		return nil, nil, consilium.ErrLedger.With(err)
 	}
 	c, err := g.checkpoint.verify(raw, g.now())
+	if errors.Is(err, ErrStaleCheckpoint) || errors.Is(err, ErrQuorum) {
+		// These may pass. What contradicts the ledger as it was seen does not: no
+		// witness will ever cosign it, however long one waits.
+		if bad := g.denied(ctx, view, raw); bad != nil {
+			return nil, nil, bad
+		}
+	}
 	if err != nil {
 		return nil, nil, err
 	}
-	if g.seen != nil {
-		switch {
-		case c.Size < g.seen.Size:
-			return nil, nil, consilium.ErrLedger.Withf("%w: size %d, was %d", ErrRollback, c.Size, g.seen.Size)
-		case c.Size == g.seen.Size && c.Root != g.seen.Root:
-			return nil, nil, consilium.ErrLedger.Withf("%w: two roots at size %d", ErrSplitView, c.Size)
-		}
+	if err := g.against(c); err != nil {
+		return nil, nil, err
 	}
 	// The stored tree is extended entry by entry. That proves consistency with
 	// what was seen and inclusion of every entry at once, and it is complete.
@@ -164,6 +167,40 @@ func (g *Gate) update(ctx context.Context, view View) (*Checkpoint, *knowledge, 
 	}
 	g.seen, g.know = c, k
 	return c, k, nil
+}
+
+// against compares a checkpoint with the one that was seen last.
+func (g *Gate) against(c *Checkpoint) error {
+	switch {
+	case g.seen == nil:
+		return nil
+	case c.Size < g.seen.Size:
+		return consilium.ErrLedger.Withf("%w: size %d, was %d", ErrRollback, c.Size, g.seen.Size)
+	case c.Size == g.seen.Size && c.Root != g.seen.Root:
+		return consilium.ErrLedger.Withf("%w: two roots at size %d", ErrSplitView, c.Size)
+	}
+	return nil
+}
+
+// denied holds a checkpoint that lacks witnesses, which is raw, against what was
+// seen: the log's own signature is enough to convict it. A larger tree is convicted
+// by its own proof alone; one that gives none lets no row through either.
+func (g *Gate) denied(ctx context.Context, view View, raw []byte) error {
+	c, err := g.own.verify(raw, g.now())
+	if err != nil {
+		return nil // not the log's word at all: verify has said what is wrong
+	}
+	if err := g.against(c); err != nil || g.seen == nil || g.seen.Size == 0 {
+		return err
+	}
+	path, err := view.Consistency(ctx, g.seen.Size, c.Size)
+	if err != nil {
+		return nil
+	}
+	if err := VerifyConsistency(g.seen.Size, g.seen.Root, c.Size, c.Root, path); err != nil {
+		return consilium.ErrLedger.Withf("%w: sizes %d and %d: %w", ErrSplitView, g.seen.Size, c.Size, err)
+	}
+	return nil
 }
 
 // explain tells a log that shows two histories from one whose stored entries

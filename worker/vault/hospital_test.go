@@ -30,6 +30,7 @@ type hospital struct {
 	cfg     Config
 	key     *hybrid.Key
 	ledger  *provenance.Ledger
+	log     *provenance.NoteKey    // the ledger's
 	patient map[string]*hybrid.Key // by the hospital's own number
 	consent map[string]consilium.Digest
 
@@ -96,16 +97,16 @@ func newHospital(t *testing.T, rows [][2]string, change func(*consilium.Spec)) *
 	must(err)
 
 	// The ledger, and the witness that cosigns it.
-	log, err := provenance.NewLogKey("vault.test/h0")
+	h.log, err = provenance.NewLogKey("vault.test/h0")
 	must(err)
 	board, err := provenance.NewWitnessKey("vault.test/board")
 	must(err)
-	witness, err := provenance.OpenWitness(provenance.WitnessConfig{Key: board, Dir: t.TempDir(), Logs: []string{log.Verifier()}})
+	witness, err := provenance.OpenWitness(provenance.WitnessConfig{Key: board, Dir: t.TempDir(), Logs: []string{h.log.Verifier()}})
 	must(err)
 	server := httptest.NewServer(witness)
 	t.Cleanup(server.Close)
 	witnesses := provenance.SingleWitness(board.Verifier(), server.URL)
-	h.ledger, err = provenance.OpenLedger(t.Context(), provenance.LedgerConfig{Dir: filepath.Join(dir, "ledger"), Key: log, Site: h.key.Public(), Witnesses: witnesses})
+	h.ledger, err = provenance.OpenLedger(t.Context(), provenance.LedgerConfig{Dir: filepath.Join(dir, "ledger"), Key: h.log, Site: h.key.Public(), Witnesses: witnesses})
 	must(err)
 	t.Cleanup(func() { h.ledger.Close() })
 
@@ -128,7 +129,7 @@ func newHospital(t *testing.T, rows [][2]string, change func(*consilium.Spec)) *
 		if i > 0 {
 			key = nobody(t, id)
 		}
-		roster.Sites = append(roster.Sites, consilium.Site{ID: consilium.SiteID(id), Operator: id, Country: policy.DefaultCountry, Regimes: policy.DefaultRegimes(), Key: key, Ledger: log.Verifier()})
+		roster.Sites = append(roster.Sites, consilium.Site{ID: consilium.SiteID(id), Operator: id, Country: policy.DefaultCountry, Regimes: policy.DefaultRegimes(), Key: key, Ledger: h.log.Verifier()})
 		any := consilium.DomainEnrol.Digest([]byte(id))
 		charter.Members = append(charter.Members, consilium.Member{Site: consilium.SiteID(id), Operator: id, Key: key, Sealing: sealing.Public(), Nonce: any, Commitment: any, Decision: any})
 	}

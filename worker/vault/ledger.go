@@ -91,8 +91,14 @@ func (v *Vault) witnessed(ctx context.Context, site *consilium.Site) error {
 	if err != nil {
 		return err
 	}
-	if _, err := l.gate.Update(ctx, l.view); err != nil {
+	c, err := l.gate.Update(ctx, l.view)
+	if err != nil {
 		return waiting(err)
+	}
+	if v.cfg.Anchors != nil {
+		if _, err := v.cfg.Anchors.Check(ctx, l.view, c, v.cfg.Now()); err != nil {
+			return waiting(err)
+		}
 	}
 	return l.remember()
 }

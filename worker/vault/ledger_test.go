@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -10,6 +11,8 @@ import (
 	"consilium"
 	"consilium/internal/hatch"
 	"consilium/provenance"
+	"consilium/provenance/chain"
+	"consilium/provenance/chain/chaintest"
 )
 
 // TestLedgerIsWaitedFor: a witness that is down, a clock that is wrong and a
@@ -72,11 +75,53 @@ func TestLedgerIsWaitedFor(t *testing.T) {
 	v = h.open()
 	h.start(v)
 	h.round(v, 1, shape.State)
+	v.Close()
+
+	// An anchor that is too old is waited for like a witness.
+	raw, err := os.ReadFile(filepath.Join(h.cfg.LedgerDir, "checkpoint"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := provenance.ParseCheckpoint(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.cfg.Anchors = &chain.Watch{Dir: t.TempDir(), Contract: chain.Address{0xc0}, Blocks: filepath.Join(t.TempDir(), "blocks"), MaxAge: time.Hour}
+	anchor := func(age time.Duration) {
+		t.Helper()
+		a, block, err := chaintest.Anchor(h.cfg.Anchors.Contract, 1, []provenance.Head{{Origin: c.Origin, Size: c.Size, Root: c.Root}}, 100, time.Now().Add(-age))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := json.Marshal(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(h.cfg.Anchors.Dir, "epoch-1.json"), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(h.cfg.Anchors.Blocks, []byte(block.String()+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	v = h.open()
+	anchor(2 * time.Hour)
+	waits("enrolment, the newest anchor is too old", v, nil)
+	anchor(time.Minute)
+	if r, err := h.admit(v); err != nil || !r.Allow {
+		t.Errorf("under an anchor that is new the study is answered %+v, %v", r, err)
+	}
+	h.start(v)
+	anchor(2 * time.Hour)
+	waits("the newest anchor is too old", v, &shape)
 }
 
-// TestRollbackIsNoWait: a ledger that got smaller is no trouble that passes.
+// TestRollbackIsNoWait: a ledger that got smaller is no trouble that passes, nor is
+// another history, whatever their witnesses say or leave unsaid.
 func TestRollbackIsNoWait(t *testing.T) {
 	h := newHospital(t, someAges(24), nil)
+	var ahead time.Duration
+	h.cfg.Now = func() time.Time { return time.Now().Add(ahead) }
 	v := h.open()
 	at := filepath.Join(h.cfg.LedgerDir, "checkpoint")
 	early, err := os.ReadFile(at)
@@ -89,14 +134,38 @@ func TestRollbackIsNoWait(t *testing.T) {
 	}
 	shape := h.start(v)
 	h.ledger.Close()
-	if err := os.WriteFile(at, early, 0o600); err != nil {
+	last, err := os.ReadFile(at)
+	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = v.Local(t.Context(), hatch.LocalRequest{Study: h.study, Round: 1, State: shape.State})
-	if !errors.Is(err, provenance.ErrRollback) || errors.Is(err, consilium.ErrUnavailable) {
-		t.Errorf("a ledger that was rolled back: %v", err)
+	c, err := provenance.ParseCheckpoint(last)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if r, err := h.admit(v); err != nil || r.Allow || r.Code != string(consilium.ErrLedger.Code) {
-		t.Errorf("a study on a ledger that was rolled back: %+v, %v", r, err)
+	fork, err := provenance.SignCheckpoint(c.Origin, c.Size, consilium.DomainCohort.Digest([]byte("another root")), h.log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, x := range []struct {
+		name  string
+		bytes []byte
+		late  time.Duration
+		want  error
+	}{
+		{"a ledger that was rolled back", early, 0, provenance.ErrRollback},
+		{"yesterday's copy", early, 20 * time.Minute, provenance.ErrRollback},
+		{"another history, which the log alone signed", fork, 0, provenance.ErrSplitView},
+	} {
+		ahead = x.late
+		if err := os.WriteFile(at, x.bytes, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err = v.Local(t.Context(), hatch.LocalRequest{Study: h.study, Round: 1, State: shape.State})
+		if !errors.Is(err, x.want) || errors.Is(err, consilium.ErrUnavailable) {
+			t.Errorf("%s: %v", x.name, err)
+		}
+		if r, err := h.admit(v); err != nil || r.Allow || r.Code != string(consilium.ErrLedger.Code) {
+			t.Errorf("a study on %s: %+v, %v", x.name, r, err)
+		}
 	}
 }
