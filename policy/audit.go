@@ -83,11 +83,8 @@ type Audit struct {
 	prev  consilium.Digest
 	bad   error // after a failed append the log's end is unknown
 	file  *auditFile
-	masks struct {
-		mu   sync.Mutex
-		list map[consilium.Digest][2][]byte // what stands before and after the moment, by questionKey
-	}
-	held map[consilium.Digest]bool // digests of every line that this log was opened with or took
+	masks masks
+	held  map[consilium.Digest]bool // digests of every line that this log was opened with or took
 }
 
 func (a *Audit) String() string       { return "Audit(redacted)" }
@@ -328,8 +325,43 @@ func (a *Audit) mac(what string, b []byte) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// maxMasks is how many masked inputs a log remembers.
-const maxMasks = 256
+// masks are masked inputs that a log remembers: what stands before and after the
+// moment, by questionKey.
+type masks struct {
+	mu   sync.Mutex
+	list map[consilium.Digest][2][]byte
+	size int // of what list holds, in bytes
+}
+
+const (
+	// maxMasks bounds the bytes of them, not their number: one may take as much as
+	// MaxInput, and nothing says how many a hospital's studies ask. When full, all are
+	// forgotten: each is masked again when it is asked again.
+	maxMasks = 16 << 20
+	// maskCost is what one takes beside its own bytes: a key, two slices, their place.
+	maskCost = 128
+)
+
+func (m *masks) find(key consilium.Digest) (around [2][]byte, ok bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	around, ok = m.list[key]
+	return around, ok
+}
+
+func (m *masks) keep(key consilium.Digest, head, tail []byte) {
+	size := maskCost + len(head) + len(tail)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if _, ok := m.list[key]; ok || size > maxMasks {
+		return
+	}
+	if m.list == nil || m.size+size > maxMasks {
+		m.list, m.size = map[consilium.Digest][2][]byte{}, 0
+	}
+	m.list[key] = [2][]byte{bytes.Clone(head), bytes.Clone(tail)}
+	m.size += size
+}
 
 // maskedAgain is masked. An input that differs in its moment alone from one that was
 // masked before, which the log keeps, is masked alike.
@@ -339,10 +371,7 @@ func (a *Audit) maskedAgain(p Point, input []byte, now int64) (json.RawMessage, 
 		return a.masked(p, input)
 	}
 	key := questionKey(p, head, tail)
-	a.masks.mu.Lock()
-	have, ok := a.masks.list[key]
-	a.masks.mu.Unlock()
-	if ok {
+	if have, ok := a.masks.find(key); ok {
 		return slices.Concat(have[0], momentText(p, now), have[1]), nil
 	}
 	m, err := a.masked(p, input)
@@ -350,12 +379,7 @@ func (a *Audit) maskedAgain(p Point, input []byte, now int64) (json.RawMessage, 
 		return nil, err
 	}
 	if head, tail, ok := cutMoment(m, p, now); ok {
-		a.masks.mu.Lock()
-		defer a.masks.mu.Unlock()
-		if a.masks.list == nil || len(a.masks.list) >= maxMasks {
-			a.masks.list = map[consilium.Digest][2][]byte{}
-		}
-		a.masks.list[key] = [2][]byte{bytes.Clone(head), bytes.Clone(tail)}
+		a.masks.keep(key, head, tail)
 	}
 	return m, nil
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 )
@@ -40,10 +41,28 @@ func capabilities(names []string) *ast.Capabilities {
 	return caps
 }
 
+// builtinHeads maps the first name of every built-in that a policy may call, and of
+// those that note the moment, to one that it begins.
+var builtinHeads = sync.OnceValue(func() map[string]string {
+	out := map[string]string{}
+	for _, b := range momentCapabilities().Builtins {
+		first, _, _ := strings.Cut(b.Name, ".")
+		if have, ok := out[first]; !ok || b.Name < have {
+			out[first] = b.Name
+		}
+	}
+	return out
+})
+
+// shadowed names a built-in for which a rule would stand. OPA calls the rule, also
+// where an operator is written, and whatever here knows a built-in by its name takes
+// it for the built-in still.
+func shadowed(r *ast.Rule) string { return builtinHeads()[ruleName(r)] }
+
 // lintOverlay refuses what a board's module may not hold, before it is
 // compiled together with the core: another package, another version of the
-// language, rules of another name or form, references to anything but the
-// input, the dated law and the module's own rules.
+// language, rules of another name or form or with the name of a built-in,
+// references to anything but the input, the dated law and the module's own rules.
 func lintOverlay(m *ast.Module, board string) error {
 	own := "data.consilium.board." + board
 	if board != strings.ReplaceAll(board, "-", "_") {
@@ -70,6 +89,9 @@ func lintOverlay(m *ast.Module, board string) error {
 			if r.Head.Name.String() != "row_include" || !r.Head.Value.Equal(ast.BooleanTerm(false)) {
 				return fmt.Errorf("line %d: the only default is `default row_include := false`", r.Location.Row)
 			}
+		}
+		if b := shadowed(r); b != "" {
+			return fmt.Errorf("line %d: a rule named %s would stand for the built-in %s", r.Location.Row, ruleName(r), b)
 		}
 		ref := r.Head.Ref()
 		switch name := ref[:1].String(); name {

@@ -199,6 +199,8 @@ func lintHint(msg string) string {
 	switch {
 	case strings.Contains(msg, "imports rego.v2 and data.law only"):
 		return "remove the import: a policy reads its question, the dated law and its own rules"
+	case strings.Contains(msg, "would stand for the built-in"):
+		return "give the rule another name, such as is_" + strings.Fields(msg)[3]
 	case strings.Contains(msg, "nothing uses the rule"):
 		return "correct the name, or remove the rule"
 	case strings.Contains(msg, "package"):

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -201,7 +202,7 @@ func noteMoments(m *ast.Module) (other string) {
 func (p *compiled) watchedQuery() *rego.PreparedEvalQuery {
 	p.watchOnce.Do(func() {
 		// A failure here is no failure of the policy: it is asked anew each time.
-		_ = recovering(func() error {
+		err := recovering(func() error {
 			c, err := watched(p.modules)
 			if err != nil {
 				return err
@@ -212,6 +213,9 @@ func (p *compiled) watchedQuery() *rego.PreparedEvalQuery {
 			}
 			return err
 		})
+		if err != nil {
+			slog.Info("answers are not remembered under this policy", "policy", p.digest.Short(), "why", firstLine(err))
+		}
 	})
 	return p.watched
 }

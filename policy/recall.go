@@ -10,8 +10,9 @@ import (
 	"consilium"
 )
 
-// maxAnswers is how many answers an engine remembers. A study takes four at a
-// hospital and one for each transfer; when they are full all are forgotten.
+// maxAnswers is how many answers an engine remembers. A study takes one for each
+// point that its hospital asks, and one more for every cohort that differs; transfers
+// are not remembered. When full, all are forgotten.
 const maxAnswers = 4096
 
 // posed is an encoded question.

@@ -1,8 +1,11 @@
 package policy
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"log"
+	"log/slog"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -429,7 +432,8 @@ func TestRecallOtherUses(t *testing.T) {
 			t.Errorf("%s: taken for a comparison", imports)
 		}
 	}
-	// Such a policy decides as before.
+	// Such a policy decides as before, and says once why nothing of it is remembered.
+	said := watchLog(t)
 	e, err := Compile(overlay(head + "deny contains {\"code\": \"ODD\"} if input.now == " + fmt.Sprint(testNow+1) + "\n"))
 	if err != nil {
 		t.Fatal(err)
@@ -440,6 +444,144 @@ func TestRecallOtherUses(t *testing.T) {
 		for range 2 {
 			if d, recalled := e.again(t, PointSite, in); recalled || d.Has("ODD") != (i == 1) {
 				t.Error(Explain(d), recalled)
+			}
+		}
+	}
+	want := "level=INFO msg=\"answers are not remembered under this policy\" policy=" + e.Digest().Short() + " why=\"board/x/rules.rego: reads input.now\"\n"
+	if said.String() != want {
+		t.Errorf("the log says %q, want %q", said, want)
+	}
+	e = demoEngine(t) // of which answers are remembered
+	e.again(t, PointSite, testInput(t, "amsterdam", nil))
+	if said.String() != want {
+		t.Errorf("and %q", said)
+	}
+}
+
+// watchLog collects what is logged until the test ends, without its time.
+func watchLog(t *testing.T) *bytes.Buffer {
+	var out bytes.Buffer
+	before, to, flags := slog.Default(), log.Writer(), log.Flags()
+	t.Cleanup(func() {
+		slog.SetDefault(before)
+		// slog led package log into the handler that is gone.
+		log.SetOutput(to)
+		log.SetFlags(flags)
+	})
+	slog.SetDefault(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey {
+			return slog.Attr{}
+		}
+		return a
+	}})))
+	return &out
+}
+
+// TestMasksAreBounded: masked inputs are remembered up to so many bytes, whatever
+// their number, and forgotten all at once.
+func TestMasksAreBounded(t *testing.T) {
+	var m masks
+	big, name := make([]byte, MaxInput/2), func(i int) consilium.Digest { return consilium.DomainDecision.Digest([]byte(fmt.Sprint(i))) }
+	held := func() (n int) {
+		for _, x := range m.list {
+			n += maskCost + len(x[0]) + len(x[1])
+		}
+		return n
+	}
+	most, forgot := 0, 0
+	for i := range 100 {
+		before := len(m.list)
+		m.keep(name(i), big, big[i:])
+		m.keep(name(i), big, big[i:]) // as two that ask at once
+		if len(m.list) < before {
+			forgot++
+		}
+		if _, ok := m.find(name(i)); !ok {
+			t.Fatalf("%d is not kept", i)
+		}
+		most = max(most, held())
+		if m.size != held() {
+			t.Fatalf("after %d: %d bytes are counted, %d held", i, m.size, held())
+		}
+	}
+	if most > maxMasks || most < maxMasks/2 || forgot == 0 {
+		t.Errorf("at most %d bytes were held, forgotten %d times", most, forgot)
+	}
+	m.keep(name(-1), make([]byte, maxMasks), nil)
+	if _, ok := m.find(name(-1)); ok {
+		t.Error("one that is larger than all is kept")
+	}
+	for i := range 2 * maxMasks / maskCost {
+		if m.keep(name(i), nil, nil); m.size > maxMasks || len(m.list) > maxMasks/maskCost {
+			t.Fatalf("%d small ones are kept", len(m.list))
+		}
+	}
+}
+
+// TestNoRuleShadowsABuiltin: OPA lets a rule take a built-in's name, and then calls
+// the rule where `<` is written. What finds comparisons with the moment finds them by
+// name, so a policy with such a rule would decide otherwise when it is asked again,
+// or about rows, than when it is asked once: it does not load.
+func TestNoRuleShadowsABuiltin(t *testing.T) {
+	deny := "\ndeny contains {\"code\": \"ODD\", \"message\": \"\", \"article\": \"\"} if "
+	later := fmt.Sprint(testNow + 1000)
+	for _, rule := range []string{
+		"lt(a, b) if a == b" + deny + "not input.now < " + later,
+		"lte(a, b) if a == b" + deny + "not input.now <= " + later,
+		"gt(a, b) if a < b" + deny + "input.now > " + later,
+		"gte(a, b) if a < b" + deny + "input.now >= " + later,
+		"lt(a, b) if a == b" + deny + "not " + later + " < input.now", // turned round
+		"gt(a, b) if a < b\nrow_include if input.now > " + later,
+		"consilium.moment.lt(a, b) if a == b\nused if not consilium.moment.lt(1, 2)" + deny + "{used; not input.now < " + later + "}",
+		"equal(a, b) if a != b" + deny + "input.study.min_sites == 3", "neq(a, b) if a == b" + deny + "input.study.min_sites != 3",
+		"internal.member_2(a, b) if a != b" + deny + "3 in [5]", "object.get(a, b, c) := c if a == b" + deny + "object.get(1, 1, 1) == 1",
+		"max := 3" + deny + "max == 3", "sum contains 3" + deny + "3 in sum",
+	} {
+		want := "would stand for the built-in"
+		if _, err := Compile(overlay(head + rule)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", rule, err)
+		}
+		found := Check(overlay(head + rule))
+		if len(found) != 1 || !strings.Contains(found[0].Message, want) || found[0].Line != 3 || found[0].Suggestion == "" {
+			t.Errorf("%s: %v", rule, found)
+		}
+	}
+	// The naive twin rewrites what it finds: OPA would call the rule, and it the built-in.
+	m, err := parse("p.rego", []byte(head+"gt(a, b) if a < b"+deny+"input.now > "+later), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := newCompiler(capabilities(boardBuiltins))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Compile(map[string]*ast.Module{"p.rego": m.Copy()})
+	if other := noteMoments(m); other != "" || !strings.Contains(m.String(), momentBuiltin("gt")) || c.Failed() ||
+		!strings.Contains(c.Modules["p.rego"].String(), "data.consilium.board.x.gt(") {
+		t.Errorf("the naive twin noticed: %s\n%s\n%s", other, m, c.Modules["p.rego"])
+	}
+	// From another file of the same board it would stand for the built-in as well.
+	two := overlay(head+deny+"input.now > "+later).With("board/x/more.rego", []byte(head+"gt(a, b) if a < b"+deny+"gt(3, 2)"))
+	if _, err := Compile(two); err == nil || !strings.Contains(err.Error(), "board/x/more.rego: line 3: a rule named gt") {
+		t.Errorf("in another file: %v", err)
+	}
+	// Names within a rule take no built-in's place: OPA refuses the comparison.
+	for _, rule := range []string{
+		deny + "{lt := 3; lt == 3; input.now < " + later + "}", deny + "{some lt in [3]; lt == 3; input.now < " + later + "}",
+		"f(lt) if {lt == 3; input.now < " + later + "}" + deny + "f(3)", "import data.law as lt" + deny + "input.now < " + later,
+	} {
+		if _, err := Compile(overlay(head + rule)); err == nil {
+			t.Errorf("%s: loads", rule)
+		}
+	}
+	own, err := coreModules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, m := range own {
+		for _, r := range m.Rules {
+			if b := shadowed(r); b != "" {
+				t.Errorf("%s: a rule stands for the built-in %s", name, b)
 			}
 		}
 	}

@@ -18,8 +18,10 @@ import (
 // Gate.Verify finds depends on the entries of the ledger, the patients' keys, the
 // batches that the hospital keeps and the bytes of the table. The ledger is read each
 // time, and the rest is hashed each time; where all of it is as it was when every
-// row verified, the rows are not re-derived once more, which takes four times as long
-// as hashing them. Anything else, and any finding, is verified anew.
+// row verified, the rows are not re-derived once more, which takes about four times as
+// long as hashing them (BenchmarkAgain, 10 000 rows: 3.8 ms and 1.0 ms, the least of
+// five runs on two cores, other work beside). Anything else, and any finding, is
+// verified anew.
 //
 // The zero Again is ready. It is safe for concurrent use.
 type Again struct {

@@ -192,7 +192,7 @@ func (a *Anchorer) send(ctx context.Context, s *sent) error {
 		return nil
 	}
 	if lookup = indexing(lookup); errors.Is(lookup, ErrIndexing) {
-		return lookup
+		return fmt.Errorf("%w; the node refused epoch %d: %w", ErrIndexing, s.Anchor.Epoch, err)
 	}
 	return fmt.Errorf("anchor: epoch %d: %w", s.Anchor.Epoch, err)
 }

@@ -484,3 +484,32 @@ type deaf struct{ Chain }
 func (deaf) SendTransaction(context.Context, *types.Transaction) error {
 	return errors.New("connection refused")
 }
+
+// A node that refuses a transaction while it still indexes is asked again, and what it
+// refused for is told: without money in the account, asking again would not end.
+func TestRefusedWhileIndexing(t *testing.T) {
+	w := newWorld(t)
+	cfg := w.cfg
+	cfg.Chain = indexes{w.chain.Client()}
+	a, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, what := range []string{"the first time", "kept, and sent again"} {
+		_, err := a.Put(t.Context(), 1, heads(1))
+		if !errors.Is(err, ErrIndexing) || !errors.Is(err, errPoor) || !strings.Contains(err.Error(), "epoch 1") {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+}
+
+var errPoor = errors.New("insufficient funds for gas * price + value")
+
+// indexes is a node that still indexes and refuses what it is sent.
+type indexes struct{ Chain }
+
+func (indexes) SendTransaction(context.Context, *types.Transaction) error { return errPoor }
+
+func (indexes) TransactionByHash(context.Context, common.Hash) (*types.Transaction, bool, error) {
+	return nil, false, errors.New("transaction indexing is in progress")
+}
