@@ -122,6 +122,7 @@ func runVault(ctx context.Context, e *env, args []string) error {
 	if err := readFrame(e.stdin, &s); err != nil {
 		return fmt.Errorf("settings: %w; the worker starts its vault itself", err)
 	}
+	slog.SetDefault(s.logger(e.stderr)) // of the engines, which have none of their own
 	switch s.Task {
 	case "anchor":
 		return s.anchor(context.WithoutCancel(ctx), e)
@@ -162,8 +163,12 @@ func (s *vaultSettings) open(stderr io.Writer) (*vault.Vault, error) {
 		Site: s.Site, Dir: s.Dir, Datasets: s.Datasets, Pseudonym: s.Pseudonym, KEK: kek, LedgerDir: s.LedgerDir,
 		Witnesses: s.Witnesses, Anchors: s.Anchors, BoardKeys: s.BoardKeys, Threshold: s.Threshold,
 		Keep: s.Keep, Facts: facts, Register: s.Register.of, Policies: policies.find, Learned: learned(), Budget: s.Budget,
-		Log: slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: s.Log})).With("room", "vault"),
+		Log: s.logger(stderr),
 	})
+}
+
+func (s *vaultSettings) logger(stderr io.Writer) *slog.Logger {
+	return slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: s.Log})).With("room", "vault")
 }
 
 // child is a running vault process.
