@@ -286,7 +286,7 @@ func TestLearnerIsNoVoter(t *testing.T) {
 // cluster it does not add.
 func TestLearnerOfDeadLeader(t *testing.T) {
 	c := newCluster(t, 3, 3, true, false)
-	ctx := limit(t, 60*time.Second)
+	ctx := limit(t, 5*time.Minute)
 	c.runAll()
 	p := c.proposal("one")
 	c.submit(ctx, p)
