@@ -412,7 +412,9 @@ func TestRosterKeepsMajority(t *testing.T) {
 			if err := n.cfg.Book.Update(next); err != nil {
 				t.Fatal(err)
 			}
-			n.layer.Load().recheck()
+			if l := n.layer.Load(); l != nil { // it has begun
+				l.recheck()
+			}
 			if n.ID() != "c3" {
 				n.end(errLeft)
 			}
