@@ -405,7 +405,7 @@ func (n *Node) sum(ctx context.Context, w Work) (err error) {
 		return err
 	}
 	readers := make([]io.Reader, len(w.Parts))
-	hashes := make([]*he.CiphertextHash, len(w.Parts))
+	inputs := make([]*he.Input, len(w.Parts))
 	for i, part := range w.Parts {
 		u := part.Upload
 		if u.LogN != first.LogN || u.Bits != first.Bits || u.Capacity != first.Capacity || u.Lanes != first.Lanes {
@@ -416,8 +416,8 @@ func (n *Node) sum(ctx context.Context, w Work) (err error) {
 			return fmt.Errorf("contribution of position %d: %w", part.Position, err)
 		}
 		defer f.Close()
-		hashes[i] = he.NewCiphertextHash()
-		readers[i] = io.TeeReader(contextReader{ctx, f}, hashes[i])
+		inputs[i] = he.NewInput(contextReader{ctx, f})
+		readers[i] = inputs[i]
 	}
 	ref, err := n.blobs.produce(ctx, vectorSize(p, int(first.Lanes)), func(out io.Writer) error {
 		if err := sumVectors(p, int(first.Lanes), readers, out); err != nil {
@@ -427,7 +427,7 @@ func (n *Node) sum(ctx context.Context, w Work) (err error) {
 			return err
 		}
 		for i, part := range w.Parts {
-			if got := hashes[i].Digest(); got != part.Ciphertext {
+			if got := inputs[i].Digest(); got != part.Ciphertext {
 				n.blobs.doubt(part.Upload.Ciphertext.Digest)
 				return consilium.ErrBlobCorrupt.Withf("stored contribution of position %d", part.Position)
 			}
