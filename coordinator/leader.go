@@ -90,6 +90,31 @@ func (n *Node) handOver(ctx context.Context) error {
 	return err
 }
 
+// abreast returns once this node, which leads, has applied what was committed when it
+// was asked. Followers may be ahead of it there, and tell their clients so: a leader
+// commits an entry, and another node can have applied it first.
+func (n *Node) abreast(ctx context.Context) error {
+	r := n.raftNode()
+	if committed := r.CommitIndex(); max(n.fsm.applied.Load(), n.barred.Load()) >= committed {
+		return nil
+	}
+	f := r.Barrier(applyTimeout)
+	err := await(ctx, f)
+	n.transferring(err)
+	switch {
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		return n.notLeader()
+	case err != nil:
+		return consilium.ErrUnavailable.With(err)
+	}
+	// The log may end in entries that are no commands: the next call need not wait.
+	if at, ok := f.(raft.IndexFuture); ok {
+		for old := n.barred.Load(); old < at.Index() && !n.barred.CompareAndSwap(old, at.Index()); old = n.barred.Load() {
+		}
+	}
+	return nil
+}
+
 // notLeader says where the leader is, if this node knows.
 func (n *Node) notLeader() error {
 	leader, _ := n.Leader()
@@ -380,7 +405,7 @@ func (n *Node) sum(ctx context.Context, w Work) (err error) {
 		return err
 	}
 	readers := make([]io.Reader, len(w.Parts))
-	hashes := make([]*he.CiphertextHash, len(w.Parts))
+	inputs := make([]*he.Input, len(w.Parts))
 	for i, part := range w.Parts {
 		u := part.Upload
 		if u.LogN != first.LogN || u.Bits != first.Bits || u.Capacity != first.Capacity || u.Lanes != first.Lanes {
@@ -391,8 +416,8 @@ func (n *Node) sum(ctx context.Context, w Work) (err error) {
 			return fmt.Errorf("contribution of position %d: %w", part.Position, err)
 		}
 		defer f.Close()
-		hashes[i] = he.NewCiphertextHash()
-		readers[i] = io.TeeReader(contextReader{ctx, f}, hashes[i])
+		inputs[i] = he.NewInput(contextReader{ctx, f})
+		readers[i] = inputs[i]
 	}
 	ref, err := n.blobs.produce(ctx, vectorSize(p, int(first.Lanes)), func(out io.Writer) error {
 		if err := sumVectors(p, int(first.Lanes), readers, out); err != nil {
@@ -402,7 +427,7 @@ func (n *Node) sum(ctx context.Context, w Work) (err error) {
 			return err
 		}
 		for i, part := range w.Parts {
-			if got := hashes[i].Digest(); got != part.Ciphertext {
+			if got := inputs[i].Digest(); got != part.Ciphertext {
 				n.blobs.doubt(part.Upload.Ciphertext.Digest)
 				return consilium.ErrBlobCorrupt.Withf("stored contribution of position %d", part.Position)
 			}
