@@ -101,9 +101,8 @@ type Charter struct {
 	Confirmation Digest       `json:"confirmation"` // of the group key
 }
 
-// ProtocolVersion is the version of the round protocol, and of the bits of the analyses: 2 counted
-// rows of a hospital with more than 8,192 twice in the deviance of a Poisson model.
-const ProtocolVersion = 3
+// ProtocolVersion is the version of the round protocol.
+const ProtocolVersion = 2
 
 // KEMX25519MLKEM768 is the HPKE KEM id of X25519 with ML-KEM-768
 // (draft-ietf-hpke-pq), the only one accepted.
