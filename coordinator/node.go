@@ -65,13 +65,14 @@ type Node struct {
 	spawn func(func(context.Context)) // runs beside, and is waited for
 	wg    sync.WaitGroup
 
-	mu      sync.Mutex // guards the four below
-	ran     bool
-	abrupt  bool
-	yielded time.Time     // when this node last found its disk full
-	handing time.Time     // since when this leader refuses everything because it hands over
-	done    chan struct{} // closed when everything is released
-	once    sync.Once
+	mu       sync.Mutex // guards the five below
+	ran      bool
+	abrupt   bool
+	saidFull time.Time // when the log last said that this node's disk is full
+	yielding yielding
+	handing  handing
+	done     chan struct{} // closed when everything is released
+	once     sync.Once
 }
 
 // namingAlone is a weight of naming that leaves nothing for others.
@@ -505,7 +506,7 @@ func (n *Node) start(ctx context.Context) error {
 	n.layer.Store(layer)
 	layer.recheck() // the roster may have changed in between
 	logger := raftLogger(n.log)
-	transport := newTransport(layer, logger)
+	transport := newTransport(layer, n.cfg.Timing.Peer, logger)
 	context.AfterFunc(n.life, func() { transport.Close() })
 
 	rc := raft.DefaultConfig()

@@ -132,11 +132,12 @@ func (a *actor) makeContribution(ctx context.Context, name string) (bool, error)
 	if err != nil {
 		return false, err
 	}
-	digest, fingerprint, err := digestLanes(salt, source)
+	fingerprint, err := digestLanes(salt, source)
 	if err != nil {
 		return false, err
 	}
 	defer fingerprint.Wipe()
+	digest := fingerprint.Digest()
 	// One vector per round, in whatever attempt and epoch: the same numbers under
 	// fresh keys. Two different vectors would give away their difference.
 	if have, ok := a.gate.journal.vectorOf(a.study, round); !ok {
@@ -223,22 +224,20 @@ func (a *actor) salted(domain consilium.Domain, d consilium.Digest) consilium.Di
 
 // digestLanes reads a vector for its digest, and so that Contribute recognises it when
 // it reads it again.
-func digestLanes(salt [32]byte, s *laneSource) (consilium.Digest, *party.Fingerprint, error) {
-	h := party.NewVectorHash(salt)
-	defer h.Wipe()
-	f, err := party.NewFingerprint()
+func digestLanes(salt [32]byte, s *laneSource) (*party.Fingerprint, error) {
+	f, err := party.NewFingerprint(salt)
 	if err != nil {
-		return consilium.Digest{}, nil, err
+		return nil, err
 	}
 	for {
 		lanes, err := s.Next(lanesPerCall)
-		h.Write(lanes)
 		f.Write(lanes)
 		if err == io.EOF {
-			return h.Digest(), f, nil
+			return f, nil
 		}
 		if err != nil {
-			return consilium.Digest{}, nil, err
+			f.Wipe()
+			return nil, err
 		}
 	}
 }

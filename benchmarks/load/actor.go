@@ -297,10 +297,15 @@ func (a *actor) encrypt(ctx context.Context, h *consilium.Header) ([][]byte, fun
 	if err != nil {
 		return nil, nil, err
 	}
-	hash, buf := party.NewVectorHash(salt), make([]int32, 1<<12)
+	again, err := party.NewFingerprint(salt)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer again.Wipe()
+	buf := make([]int32, 1<<12)
 	for src := a.work.source(); ; {
 		n, err := src.Read(buf)
-		hash.Write(buf[:n])
+		again.Write(buf[:n])
 		if err == io.EOF {
 			break
 		}
@@ -308,7 +313,7 @@ func (a *actor) encrypt(ctx context.Context, h *consilium.Header) ([][]byte, fun
 			return nil, nil, err
 		}
 	}
-	vector := hash.Digest()
+	vector := again.Digest()
 	seed, err := party.NewSeed(secret, a.at, vector)
 	if err != nil {
 		return nil, nil, err
@@ -326,7 +331,7 @@ func (a *actor) encrypt(ctx context.Context, h *consilium.Header) ([][]byte, fun
 	}
 	out := bytes.NewBuffer(make([]byte, 0, a.profile.Size(a.work.lanes())))
 	dealing, err := party.Contribute(ctx, &party.Encryption{Profile: a.profile, Lanes: a.work.lanes(), At: a.at, Threshold: a.charter.Threshold,
-		State: a.opened.State, Salt: salt, Vector: vector, Holders: holders, Group: a.group, Seed: seed, Source: a.work.source()}, out)
+		State: a.opened.State, Salt: salt, Vector: vector, Holders: holders, Group: a.group, Seed: seed, Source: a.work.source(), Fingerprint: again}, out)
 	if err != nil {
 		return nil, nil, err
 	}

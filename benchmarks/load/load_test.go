@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -24,7 +25,7 @@ func TestLoad(t *testing.T) {
 	}
 	for _, m := range []struct{ what, want string }{
 		{"ratio", "ratio  "}, {"load", "write and sync on 3 nodes"}, {"studies", "12 studies known, 4 of them done"},
-		{"slow", " uploads came late"}, {"training", "signing and verifying statements"},
+		{"slow", "rounds of 4 sites"}, {"training", "signing and verifying statements"},
 	} {
 		t.Run(m.what, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
@@ -57,4 +58,30 @@ func TestLoad(t *testing.T) {
 			t.Errorf("a vector in the open: %v", err)
 		}
 	})
+}
+
+// TestLeftOut: the measurement of a slow site fails where the short deadline left nobody
+// out.
+func TestLeftOut(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		laps     []lap
+		needs    float64
+		deadline int64
+		fails    bool
+	}{
+		{"left out of both rounds", []lap{{members: 4}, {members: 4}}, 10, 5, false},
+		{"in the second round after all", []lap{{members: 4}, {members: 5}}, 10, 5, true},
+		{"no round", nil, 10, 5, true},
+		{"a deadline that is kept", []lap{{members: 5}}, 10, 30, false},
+	} {
+		if err := leftOut(c.laps, 5, c.needs, c.deadline); (err != nil) != c.fails {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+	// A link that lets an upload through in less than any deadline measures nothing.
+	j := &job{dir: t.TempDir(), sites: 5, parameters: 3000, rounds: 1, repeats: 1, rate: 1 << 30, out: io.Discard}
+	if err := j.slow(t.Context()); err == nil || !strings.Contains(err.Error(), "lower -rate") {
+		t.Errorf("a fast link: %v", err)
+	}
 }

@@ -397,21 +397,44 @@ func (j *job) studies(ctx context.Context) error {
 	return nil
 }
 
+// leastDeadline is the shortest deadline, in seconds, that slow sets.
+const leastDeadline = 2
+
+// leftOut fails if an upload needs longer than the deadline and yet a round had all
+// sites: then nothing was slow, and the figures are of something else.
+func leftOut(laps []lap, sites int, needs float64, deadline int64) error {
+	if needs <= float64(deadline) {
+		return nil
+	}
+	for i, l := range laps {
+		if l.members >= sites {
+			return fmt.Errorf("round %d had all %d sites, though an upload of %.1f s cannot keep a deadline of %d s", i+1, sites, needs, deadline)
+		}
+	}
+	if len(laps) == 0 {
+		return errors.New("no round was closed")
+	}
+	return nil
+}
+
 // slow runs rounds of which one hospital's link is slow: first with a deadline
 // that it misses, then with one that it keeps.
 func (j *job) slow(ctx context.Context) error {
-	b, err := j.lay(ctx, j.sites, false, map[int]int{j.sites: j.rate})
-	if err != nil {
-		return err
-	}
-	defer b.close()
 	p, err := profileOf(j.parameters, j.sites)
 	if err != nil {
 		return err
 	}
 	needs := float64(p.Size(j.parameters)+p.BundleSize(j.sites)) / float64(j.rate)
 	fmt.Fprintf(j.out, "%d sites, %d parameters; one of them sends %d bytes a second, so its upload takes %.1f s\n", j.sites, j.parameters, j.rate, needs)
-	for _, deadline := range []int64{int64(max(needs/2, 2)), int64(needs*2 + 10)} {
+	if needs < 2*leastDeadline {
+		return fmt.Errorf("an upload of %.1f s misses no deadline: lower -rate or raise -parameters, so that it takes at least %d s", needs, 2*leastDeadline)
+	}
+	b, err := j.lay(ctx, j.sites, false, map[int]int{j.sites: j.rate})
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	for _, deadline := range []int64{int64(needs / 2), int64(needs*2 + 10)} {
 		study, err := b.propose(j.sites, least(j.sites), uint32(j.rounds), deadline)
 		if err != nil {
 			return err
@@ -427,6 +450,9 @@ func (j *job) slow(ctx context.Context) error {
 			fmt.Fprintf(j.out, " %d sites in %.2f s;", l.members, l.closed)
 		}
 		fmt.Fprintf(j.out, " %d uploads came late\n", actors[j.sites-1].tardy)
+		if err := leftOut(laps, j.sites, needs, deadline); err != nil {
+			return err
+		}
 	}
 	took, err := b.close()
 	if err != nil {

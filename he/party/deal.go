@@ -73,8 +73,8 @@ type Encryption struct {
 	Seed      *Seed                  // a new one for each call, journalled before the header is signed
 	Source    Source                 // the lanes
 
-	// Fingerprint of the lanes that Vector is the digest of, if this process has just
-	// digested them. Without it Contribute computes the digest again.
+	// Fingerprint that gave Vector as its Digest under Salt, if this process has just
+	// digested the lanes. Without it Contribute computes the digest again.
 	Fingerprint *Fingerprint
 }
 
@@ -185,8 +185,11 @@ func (e *engine) encryptStream(ctx context.Context, in *Encryption, rk key, d *D
 	hash := he.NewCiphertextHash()
 	f := &feeder{in: in, tags: newTagger(e.p, in.Group, in.At).below(e.p.Bits), offset: 1 << (e.p.Bits - 1)}
 	if in.Fingerprint != nil {
-		f.again = in.Fingerprint.again()
-		defer f.again.Wipe()
+		var err error
+		if f.again, err = in.Fingerprint.again(in); err != nil {
+			return err
+		}
+		defer f.again.wipe()
 	} else {
 		f.vector = NewVectorHash(in.Salt)
 		defer f.vector.Wipe()
@@ -230,8 +233,8 @@ func (e *engine) encryptStream(ctx context.Context, in *Encryption, rk key, d *D
 type feeder struct {
 	in     *Encryption
 	tags   *tagger
-	vector *VectorHash  // either this
-	again  *Fingerprint // or this, to see that the source is the round's vector
+	vector *VectorHash // either this
+	again  *universal  // or this, to see that the source is the round's vector
 	offset int32
 	read   int
 	ended  bool
@@ -322,7 +325,7 @@ func (f *feeder) next(most int) ([]int32, error) {
 	f.read += n
 	f.ended = f.ended || err == io.EOF
 	if f.again != nil {
-		f.again.Write(lanes)
+		f.again.write(lanes)
 	}
 	return lanes, nil
 }
@@ -330,7 +333,7 @@ func (f *feeder) next(most int) ([]int32, error) {
 // same fails unless the lanes were those that the encryption names.
 func (f *feeder) same() error {
 	if f.again != nil {
-		if f.again.sum() != f.in.Fingerprint.sum() {
+		if f.again.sum() != f.in.Fingerprint.sum {
 			return consilium.ErrInvalid.Withf("the lanes are not those that were digested as the vector of this round, %s", f.in.Vector.Short())
 		}
 		return nil

@@ -7,7 +7,7 @@
 // A round, from one hospital's side:
 //
 //	Combine          once per charter: the group key of round 1; Ratchet after each round
-//	VectorDigest     of the one vector of the round, journalled;  Fingerprint  to know it again
+//	Fingerprint      of the one vector of the round: its digest, journalled, and to know it again
 //	NewSeed          for one attempt, journalled
 //	Contribute       encrypts and deals;  Dealing.Header  completes the header to sign
 //	OpenBox          for every dealer whose header verifies

@@ -13,14 +13,23 @@ import (
 	"consilium/internal/vec"
 )
 
-func fingerprintOf(t testing.TB, lanes []int32) *Fingerprint {
+// fingerprintOf is an ended one.
+func fingerprintOf(t testing.TB, salt [32]byte, lanes []int32) *Fingerprint {
 	t.Helper()
-	f, err := NewFingerprint()
+	f, err := NewFingerprint(salt)
 	if err != nil {
 		t.Fatal(err)
 	}
 	f.Write(lanes)
+	f.Digest()
 	return f
+}
+
+// sumOf is the fingerprint of lanes under f's key.
+func (f *universal) sumOf(lanes []int32) [32]byte {
+	g := f.again()
+	g.write(lanes)
+	return g.sum()
 }
 
 // TestFingerprint: a vector has one fingerprint under one key, whatever the pieces it
@@ -29,17 +38,20 @@ func TestFingerprint(t *testing.T) {
 	r := rand.New(rand.NewPCG(20, 20))
 	for _, n := range []int{0, 1, 2, 1023, 1024, 1025, 4096, 5000} {
 		v := fill(n, 16, 3, r)
-		f := fingerprintOf(t, v)
-		pieces := f.again()
+		f := fingerprintOf(t, [32]byte{1}, v)
+		if f.Digest() != VectorDigest([32]byte{1}, v) {
+			t.Fatalf("%d lanes: another digest", n)
+		}
+		pieces := f.lanes.again()
 		for rest := v; len(rest) > 0; {
 			k := min(1+r.IntN(1<<r.IntN(12)), len(rest))
-			pieces.Write(rest[:k])
+			pieces.write(rest[:k])
 			rest = rest[k:]
 		}
-		if pieces.sum() != f.sum() {
+		if pieces.sum() != f.sum {
 			t.Fatalf("%d lanes: another fingerprint in pieces", n)
 		}
-		if n > 0 && fingerprintOf(t, v).sum() == f.sum() {
+		if n > 0 && fingerprintOf(t, [32]byte{1}, v).sum == f.sum {
 			t.Fatalf("%d lanes: two keys, one fingerprint", n)
 		}
 		others := [][]int32{append(slices.Clone(v), 0), append(slices.Clone(v), 1)}
@@ -60,9 +72,7 @@ func TestFingerprint(t *testing.T) {
 			others = append(others, other)
 		}
 		for i, other := range others {
-			g := f.again()
-			g.Write(other)
-			if g.sum() == f.sum() {
+			if f.lanes.sumOf(other) == f.sum {
 				t.Fatalf("%d lanes: other vector %d has the same fingerprint", n, i)
 			}
 		}
@@ -73,20 +83,12 @@ func TestFingerprint(t *testing.T) {
 // fingerprint, as with the naive twin's key of zeros; to a fresh key they differ.
 func TestFingerprintNeedsItsKey(t *testing.T) {
 	v, w := []int32{0, 5}, []int32{0, 7}
-	naive := &Fingerprint{}
-	sums := [2][32]byte{}
-	for i, lanes := range [][]int32{v, w} {
-		f := naive.again()
-		f.Write(lanes)
-		sums[i] = f.sum()
-	}
-	if sums[0] != sums[1] {
+	naive := &universal{}
+	if naive.sumOf(v) != naive.sumOf(w) {
 		t.Error("the attack does not work on a known key")
 	}
-	f := fingerprintOf(t, v)
-	g := f.again()
-	g.Write(w)
-	if f.sum() == g.sum() {
+	f := fingerprintOf(t, [32]byte{1}, v)
+	if f.sum != f.lanes.sumOf(v) || f.sum == f.lanes.sumOf(w) {
 		t.Error("two vectors have one fingerprint")
 	}
 }
@@ -94,7 +96,7 @@ func TestFingerprintNeedsItsKey(t *testing.T) {
 // TestFingerprintIsPortable holds both ways of computing it to the definition.
 func TestFingerprintIsPortable(t *testing.T) {
 	r := rand.New(rand.NewPCG(21, 21))
-	f := fingerprintOf(t, nil)
+	f := &fingerprintOf(t, [32]byte{1}, nil).lanes
 	for range 100 {
 		lanes := fill(fingerprintLanes, 24, r.IntN(4), r)
 		var want [3]uint64
@@ -114,7 +116,9 @@ func TestFingerprintIsPortable(t *testing.T) {
 
 // TestContributeRecognisesItsVector: under a fingerprint Contribute makes the bytes that
 // it makes without, more than once, and refuses every other source and every other
-// vector's fingerprint.
+// vector's fingerprint, even where source and fingerprint are of one: the header would
+// name a vector that nobody encrypted. It also refuses one that has not ended, one that was
+// wiped, and the zero one.
 func TestContributeRecognisesItsVector(t *testing.T) {
 	for _, bits := range []int{16, 24} {
 		const lanes = 5000
@@ -136,7 +140,7 @@ func TestContributeRecognisesItsVector(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		fp := fingerprintOf(t, v)
+		fp := fingerprintOf(t, in.Salt, v)
 		for range 2 {
 			if got, err := run(v, fp); err != nil || !bytes.Equal(got, want) {
 				t.Fatalf("%d bits: %v, or other bytes", bits, err)
@@ -154,13 +158,33 @@ func TestContributeRecognisesItsVector(t *testing.T) {
 			if _, err := run(other, fp); !errors.Is(err, consilium.ErrInvalid) {
 				t.Errorf("%d bits: another lane %d: %v", bits, at, err)
 			}
-			if _, err := run(v, fingerprintOf(t, other)); !errors.Is(err, consilium.ErrInvalid) {
+			if _, err := run(v, fingerprintOf(t, in.Salt, other)); !errors.Is(err, consilium.ErrInvalid) {
 				t.Errorf("%d bits: the fingerprint of another lane %d: %v", bits, at, err)
+			}
+			if _, err := run(other, fingerprintOf(t, in.Salt, other)); !errors.Is(err, consilium.ErrInvalid) {
+				t.Errorf("%d bits: lanes and fingerprint of another lane %d than the header's: %v", bits, at, err)
 			}
 		}
 		for _, n := range []int{0, lanes - 1, lanes + 1} {
-			if _, err := run(v, fingerprintOf(t, slices.Grow(v, 1)[:n])); !errors.Is(err, consilium.ErrInvalid) {
+			if _, err := run(v, fingerprintOf(t, in.Salt, slices.Grow(v, 1)[:n])); !errors.Is(err, consilium.ErrInvalid) {
 				t.Errorf("%d bits: the fingerprint of %d lanes: %v", bits, n, err)
+			}
+		}
+		salted := [32]byte{1}
+		if _, err := run(v, fingerprintOf(t, salted, v)); !errors.Is(err, consilium.ErrInvalid) {
+			t.Errorf("%d bits: a fingerprint under another salt: %v", bits, err)
+		}
+		open, err := NewFingerprint(in.Salt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		open.Write(v)
+		fp.Wipe()
+		for name, fp := range map[string]*Fingerprint{"zero": {}, "not ended": open, "wiped": fp} {
+			for _, source := range [][]int32{v, make([]int32, lanes)} {
+				if _, err := run(source, fp); !errors.Is(err, consilium.ErrInvalid) {
+					t.Errorf("%d bits: a fingerprint that is %s: %v", bits, name, err)
+				}
 			}
 		}
 	}

@@ -139,11 +139,11 @@ func TestSecretsDoNotPrint(t *testing.T) {
 		t.Fatal(err)
 	}
 	opening := f.openings(t, u, u[:1])[0]
-	fp := fingerprintOf(t, []int32{1, 2, 3})
+	fp := fingerprintOf(t, in.Salt, []int32{1, 2, 3})
 	in.Fingerprint = fp
 	key := make([]byte, 32)
 	for i := range 8 {
-		binary.BigEndian.PutUint32(key[4*i:], fp.key[i])
+		binary.BigEndian.PutUint32(key[4*i:], fp.lanes.key[i])
 	}
 	secrets := map[string][]byte{
 		"fingerprint": key, "seed": in.Seed.Secret(), "group": f.group.Secret()[:32], "contribution": c.Secret(),

@@ -14,12 +14,15 @@ type Sum struct {
 	read   func(dst []int32, at int) error
 }
 
-// pieceLanes is how many lanes are read at a time.
+// pieceLanes is how many lanes are read at a time: 64 KiB of them and 128 KiB of values
+// stay in the second cache, and what a read costs besides does not show. A vault's file is
+// read by as much.
 const pieceLanes = 1 << 14
 
 // NewSum reads a sum of n contributions once, from its first lane to its last,
 // and refuses what n contributions cannot sum to, as Open does. read fills dst
-// with the summed lanes from at on.
+// with the summed lanes from at on: the same whenever it is asked, or it fails, for what
+// was checked here is read again, and not checked again, by Exact and Each.
 func NewSum(layout consilium.Layout, n int, read func(dst []int32, at int) error) (*Sum, error) {
 	if err := layout.Validate(); err != nil {
 		return nil, err
@@ -28,9 +31,8 @@ func NewSum(layout consilium.Layout, n int, read func(dst []int32, at int) error
 		return nil, err
 	}
 	s := &Sum{layout, n, read}
-	at := 0
+	buf, at := make([]int32, pieceLanes), 0
 	for _, b := range layout.Blocks {
-		var buf [pieceLanes]int32
 		for i, end := 0, lanesOf(b); i < end; i += len(buf) {
 			part := buf[:min(len(buf), end-i)]
 			if err := read(part, at+i); err != nil {

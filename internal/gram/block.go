@@ -56,9 +56,13 @@ func (b *Block) Add(z, w, r, ahead []float64) {
 	if n == 0 || b.p == 0 {
 		return
 	}
+	// The kernels write weighted columns to memory of a piece's length, and check nothing.
+	if n > PieceRows {
+		panic("gram: more rows than a piece has")
+	}
 	_ = z[(b.p-1)*PieceRows+Up(n)-1]
 	if b.score {
-		r = r[:n]
+		_ = r[n-1]
 	}
 	if whole := n / Lanes; whole > 0 {
 		b.tiles(whole, z, w, r, ahead)

@@ -502,3 +502,34 @@ func TestGenerated(t *testing.T) {
 		}
 	}
 }
+
+// TestLengths: what is too long for a piece, or too short for its rows, panics before a
+// kernel has run, even where the memory behind it belongs to the same slice.
+func TestLengths(t *testing.T) {
+	paths(t, func(t *testing.T) {
+		const p, n = 3, 16
+		room := func(n int) []float64 { return make([]float64, n, 4096) }
+		panics := func(what string, f func()) {
+			t.Helper()
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%s: no panic", what)
+				}
+			}()
+			f()
+		}
+		z, long := room(p*PieceRows), room(PieceRows+1)
+		for _, products := range []bool{false, true} {
+			b := NewBlock(p, products, true)
+			panics("more rows than a piece has", func() { b.Add(room(4096), long, long, nil) })
+			panics("a residual too few", func() { b.Add(z, room(n), room(n-1), nil) })
+			panics("a piece too short", func() { b.Add(z[:2*PieceRows+n-1], room(n), room(n), nil) })
+		}
+		s := &Standard{room(p), room(p), room(p)}
+		raw := room(Len(n, p))
+		panics("a predictor too short", func() { s.Both(room(n-1), z, raw, n) })
+		panics("a coefficient too few", func() { (&Standard{room(p), room(p), room(p - 1)}).Both(room(n), z, raw, n) })
+		panics("an inverse too few", func() { (&Standard{room(p), room(p - 1), room(p)}).Values(z, raw, n) })
+		panics("more rows than a piece to read", func() { s.Values(room(4096), room(4096), PieceRows+1) })
+	})
+}

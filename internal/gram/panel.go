@@ -19,8 +19,10 @@ func (s *Standard) Values(z, raw []float64, rows int) { s.sweep(nil, z, raw, row
 
 // Both does so and adds Σ_a Beta_a·z_a to eta, column after column; eta has whole groups of rows.
 func (s *Standard) Both(eta, z, raw []float64, rows int) {
-	_ = s.Beta[:len(s.Centre)]
-	_ = eta[:Up(rows)]
+	if rows == 0 || len(s.Centre) == 0 {
+		return
+	}
+	_, _ = s.Beta[len(s.Centre)-1], eta[Up(rows)-1]
 	s.sweep(eta, z, raw, rows)
 }
 

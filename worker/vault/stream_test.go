@@ -327,6 +327,71 @@ func (f *brokenFile) ReadAt(b []byte, off int64) (int, error) {
 	return f.sumsFile.ReadAt(b, off)
 }
 
+// alteredFile gives other bytes than were written to it, once so many were read.
+type alteredFile struct {
+	sumsFile
+	left int
+}
+
+func (f *alteredFile) ReadAt(b []byte, off int64) (int, error) {
+	n, err := f.sumsFile.ReadAt(b, off)
+	if f.left -= len(b); f.left < 0 && n > 0 {
+		b[n/2] ^= 1
+	}
+	return n, err
+}
+
+// TestSumsReadAgain: whatever is read of the file of the sums, in whatever pieces and how
+// often, is what was written to it.
+func TestSumsReadAgain(t *testing.T) {
+	const lanes = memorySums + 3*sumsBuffer/8 + 5
+	s, err := newOpenedSums(t.TempDir(), lanes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	sums := make([]int64, lanes)
+	for i := range sums {
+		sums[i] = int64(int16(i * 40503))
+	}
+	for from, n := 0, 1; from < lanes; from += n {
+		n = min(from%7919+1, lanes-from)
+		if err := s.add(from, sums[from:from+n]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	layout := consilium.Layout{Blocks: []consilium.Block{{Name: "first", Kind: consilium.Exact, Length: 3}, {Name: "update", Kind: consilium.Learned16, Length: lanes - 24, Clip: 1}}}
+	if layout.Lanes() != lanes {
+		t.Fatalf("%d lanes", layout.Lanes())
+	}
+	if _, err := s.open(layout, 2); err != nil {
+		t.Fatal(err)
+	}
+	held := s.file
+	for _, at := range []int{0, 1, sumsBuffer/4 - 1, sumsBuffer / 4, 100_003, lanes - 20_000} {
+		for _, n := range []int{1, sumsBuffer / 4, 20_000} {
+			s.file = held
+			got := make([]int32, n)
+			if err := s.read(got, at); err != nil {
+				t.Fatal(err)
+			}
+			for i, x := range got {
+				if int64(x) != sums[at+i] {
+					t.Fatalf("lane %d is %d, want %d", at+i, x, sums[at+i])
+				}
+			}
+			far := make([]int32, 1) // so that a piece that was checked is not at hand
+			if err := s.read(far, (at+lanes/2)%lanes); err != nil {
+				t.Fatal(err)
+			}
+			s.file = &alteredFile{held, 0}
+			if err := s.read(got, at); !errors.Is(err, hatch.ErrStorage) {
+				t.Errorf("%d lanes from %d of an altered file: %v", n, at, err)
+			}
+		}
+	}
+}
+
 // TestHalfAnUpdate: an update that does not end, for whatever reason, leaves the
 // state that the round began with, or none. It never leaves half of one.
 func TestHalfAnUpdate(t *testing.T) {
@@ -383,22 +448,33 @@ func TestHalfAnUpdate(t *testing.T) {
 	}
 	untouched("other bytes on the disk")
 
-	// The disk fails in the middle of the step, when half of the state is the next
-	// one's.
 	all := 4 * s.Layout.Lanes()
-	if err := sums(v, nil, nil); err != nil {
-		t.Fatal(err)
-	}
+	// The disk fails in the middle of the step, when half of the state is the next
+	// one's, or gives other bytes than those that were checked.
 	half := st.state
-	st.sums.file = &brokenFile{st.sums.file, all + 4*len(exact) + all/2}
-	if _, err := h.update(v, 2); !errors.Is(err, hatch.ErrStorage) {
-		t.Errorf("a disk that fails: %v", err)
-	}
-	if half.Is(before) {
-		t.Fatal("the step did not begin: the test shows nothing")
-	}
-	if st.state != nil {
-		t.Fatal("half of a state stayed")
+	for what, bad := range map[string]func(sumsFile) sumsFile{
+		"fails":             func(f sumsFile) sumsFile { return &brokenFile{f, all + 4*len(exact) + all/2} },
+		"gives other bytes": func(f sumsFile) sumsFile { return &alteredFile{f, all + 4*len(exact) + all/2} },
+	} {
+		if st.state == nil {
+			if _, err := v.Adopt(t.Context(), hatch.AdoptRequest{Study: h.study, Round: 1, State: before}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := sums(v, nil, nil); err != nil {
+			t.Fatal(err)
+		}
+		half = st.state
+		st.sums.file = bad(st.sums.file)
+		if _, err := h.update(v, 2); !errors.Is(err, hatch.ErrStorage) {
+			t.Errorf("a disk that %s: %v", what, err)
+		}
+		if half.Is(before) {
+			t.Fatalf("a disk that %s: the step did not begin: the test shows nothing", what)
+		}
+		if st.state != nil {
+			t.Fatalf("a disk that %s: half of a state stayed", what)
+		}
 	}
 	for what, err := range map[string]error{
 		"State":   second(v.State(t.Context(), h.study, 0, 1)),

@@ -1,11 +1,9 @@
 package vault
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
-	"hash"
 	"io"
 	"io/fs"
 	"os"
@@ -19,18 +17,19 @@ import (
 )
 
 // openedSums are the opened sums of one round, in the order in which they come.
-// The sums of a long vector go to a file: an update reads those that it needs
-// first, checks all of them, and then takes them piece by piece, while the state is
-// the one long thing in memory. The file has no name: what becomes of the process,
-// nothing of it is left.
+// The sums of a long vector go to a file: an update checks all of them, and then takes
+// them again piece by piece, while the state is the one long thing in memory. Every
+// piece, whenever it is read, is held against the digest that was taken when it was
+// written: what was checked is what enters the state. The file has no name: what
+// becomes of the process, nothing of it is left.
 type openedSums struct {
 	want   int     // lanes
 	memory []int32 // a sum of 128 lanes of 24 bits fits
 	file   sumsFile
-	have   int       // lanes so far
-	hash   hash.Hash // of what was written
-	again  hash.Hash // of what is read, while it is checked
-	buf    []byte
+	have   int        // lanes so far
+	pieces [][32]byte // SHA-256 of each sumsBuffer bytes of the file, the last fewer
+	buf    []byte     // what is not written yet; after open, a piece as it was read
+	held   int        // the number of that piece, or -1
 }
 
 // sumsFile is an *os.File, or one that fails in a test.
@@ -42,7 +41,8 @@ type sumsFile interface {
 const (
 	// memorySums is the longest vector whose sums are kept in memory: 4 MiB.
 	memorySums = 1 << 20
-	// sumsBuffer is how many bytes are written and read at a time.
+	// sumsBuffer is how many bytes are written, read and digested at a time: what
+	// the digests take is a two-thousandth of the file.
 	sumsBuffer = 1 << 16
 )
 
@@ -61,7 +61,8 @@ func newOpenedSums(dir string, lanes int) (*openedSums, error) {
 	if err := os.Remove(f.Name()); err != nil {
 		return nil, stored(errors.Join(err, f.Close()))
 	}
-	s.file, s.hash, s.buf = f, sha256.New(), make([]byte, 0, sumsBuffer)
+	s.file, s.buf = f, make([]byte, 0, sumsBuffer)
+	s.pieces = make([][32]byte, 0, (4*lanes+sumsBuffer-1)/sumsBuffer)
 	return s, nil
 }
 
@@ -114,7 +115,10 @@ func (s *openedSums) add(offset int, sums []int64) error {
 }
 
 func (s *openedSums) flush() error {
-	s.hash.Write(s.buf)
+	if len(s.buf) == 0 {
+		return nil
+	}
+	s.pieces = append(s.pieces, sha256.Sum256(s.buf))
 	_, err := s.file.Write(s.buf)
 	s.buf = s.buf[:0]
 	if err != nil {
@@ -126,47 +130,52 @@ func (s *openedSums) flush() error {
 // complete reports whether all sums have come.
 func (s *openedSums) complete() bool { return s != nil && s.have == s.want }
 
-// open checks all sums, and that a file still holds what was written to it.
+// open checks all sums. Nothing is added afterwards.
 func (s *openedSums) open(layout consilium.Layout, contributors int) (*fixed.Sum, error) {
-	if s.file == nil {
-		return fixed.NewSum(layout, contributors, s.read)
+	if s.file != nil {
+		if err := s.flush(); err != nil {
+			return nil, err
+		}
+		s.held = -1
 	}
-	if err := s.flush(); err != nil {
-		return nil, err
-	}
-	s.buf, s.again = s.buf[:sumsBuffer], sha256.New()
-	sum, err := fixed.NewSum(layout, contributors, s.read)
-	if err != nil {
-		return nil, err
-	}
-	if !bytes.Equal(s.again.Sum(nil), s.hash.Sum(nil)) {
-		return nil, stored(errors.New("the file of the opened sums gives other bytes than were written to it"))
-	}
-	s.again = nil
-	return sum, nil
+	return fixed.NewSum(layout, contributors, s.read)
 }
 
-// read fills dst with the sums from at on.
+// read fills dst with the sums from at on, all of which exist, once open has begun.
 func (s *openedSums) read(dst []int32, at int) error {
 	if s.file == nil {
 		copy(dst, s.memory[at:at+len(dst)])
 		return nil
 	}
 	for len(dst) > 0 {
-		n := min(len(dst), sumsBuffer/4)
-		b := s.buf[:4*n]
-		if _, err := s.file.ReadAt(b, 4*int64(at)); err != nil {
-			return stored(err)
+		b, err := s.piece(4 * at / sumsBuffer)
+		if err != nil {
+			return err
 		}
-		if s.again != nil {
-			s.again.Write(b)
-		}
+		b = b[4*at%sumsBuffer:]
+		n := min(len(dst), len(b)/4)
 		for i := range dst[:n] {
 			dst[i] = int32(binary.LittleEndian.Uint32(b[4*i:]))
 		}
 		dst, at = dst[n:], at+n
 	}
 	return nil
+}
+
+// piece reads a piece of the file, as it was written or not at all.
+func (s *openedSums) piece(i int) ([]byte, error) {
+	if s.held != i {
+		s.held = -1
+		s.buf = s.buf[:min(sumsBuffer, 4*s.want-i*sumsBuffer)]
+		if _, err := s.file.ReadAt(s.buf, int64(i)*sumsBuffer); err != nil {
+			return nil, stored(err)
+		}
+		if sha256.Sum256(s.buf) != s.pieces[i] {
+			return nil, stored(errors.New("the file of the opened sums gives other bytes than were written to it"))
+		}
+		s.held = i
+	}
+	return s.buf, nil
 }
 
 // tidier runs the collector while something long passes. Left to itself it waits
