@@ -90,6 +90,31 @@ func (n *Node) handOver(ctx context.Context) error {
 	return err
 }
 
+// abreast returns once this node, which leads, has applied what was committed when it
+// was asked. Followers may be ahead of it there, and tell their clients so: a leader
+// commits an entry, and another node can have applied it first.
+func (n *Node) abreast(ctx context.Context) error {
+	r := n.raftNode()
+	if committed := r.CommitIndex(); max(n.fsm.applied.Load(), n.barred.Load()) >= committed {
+		return nil
+	}
+	f := r.Barrier(applyTimeout)
+	err := await(ctx, f)
+	n.transferring(err)
+	switch {
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		return n.notLeader()
+	case err != nil:
+		return consilium.ErrUnavailable.With(err)
+	}
+	// The log may end in entries that are no commands: the next call need not wait.
+	if at, ok := f.(raft.IndexFuture); ok {
+		for old := n.barred.Load(); old < at.Index() && !n.barred.CompareAndSwap(old, at.Index()); old = n.barred.Load() {
+		}
+	}
+	return nil
+}
+
 // notLeader says where the leader is, if this node knows.
 func (n *Node) notLeader() error {
 	leader, _ := n.Leader()

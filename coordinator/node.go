@@ -46,9 +46,10 @@ type Node struct {
 
 	members, replication, metrics net.Listener // metrics is nil without one
 
-	raft  atomic.Pointer[consensus] // nil until the cluster is formed
-	leads atomic.Uint64             // the term in which this node leads and has applied all that was committed before it; 0 if none
-	nudge chan struct{}
+	raft   atomic.Pointer[consensus] // nil until the cluster is formed
+	barred atomic.Uint64             // index of a barrier up to which everything is applied, commands or not
+	leads  atomic.Uint64             // the term in which this node leads and has applied all that was committed before it; 0 if none
+	nudge  chan struct{}
 
 	// naming is held shared from the last count of a blob's holders until the
 	// command that names it is in the log, and alone while a node is taken out of
