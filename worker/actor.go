@@ -171,7 +171,7 @@ func (a *actor) run(ctx context.Context) error {
 				case errors.Is(err, errDisk):
 					return err
 				case retryable(err): // or the others wait for this hospital
-					a.log.Warn("withdrawal not posted, will try again", "err", err)
+					a.waitsFor(fmt.Errorf("withdrawal not posted: %w", err))
 					next = 500 * time.Millisecond
 				case err != nil:
 					a.log.Warn("withdrawal not posted", "err", err)
