@@ -36,6 +36,7 @@ type actor struct {
 	posted map[string]bool
 	sec    *secrets
 	shape  *hatch.Shape // of sec.Round, once the vault has started
+	moved  bool         // the vault may not have sec.State
 	now    *attempt     // what this process knows of the open attempt
 
 	begun      bool                      // the vault of this process holds the study
