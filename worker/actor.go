@@ -353,7 +353,8 @@ func (a *actor) post(ctx context.Context, slot string, m *consilium.Message) err
 
 // slowly is how long bytes are sent before the hospital looks again: as long as the
 // slowest link that a coordinator puts up with needs for them, 64 kB a second after
-// two minutes (internal/wire, streamTimeout).
+// two minutes (internal/wire, streamTimeout). That is one try at one node: the next
+// call begins at another one.
 func slowly(size uint64) time.Duration { return 2*time.Minute + time.Duration(size>>16)*time.Second }
 
 // putBlob stores what a statement will name.
