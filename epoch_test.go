@@ -158,3 +158,32 @@ func TestFixedContributors(t *testing.T) {
 		}
 	}
 }
+
+// TestOnceDraft: a draft that was parsed is not taken for its charter afterwards, nor
+// the charter for a draft. One memo for both would.
+func TestOnceDraft(t *testing.T) {
+	c := charterOf(1, "a", "b", "c")
+	charter, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Confirmation = consilium.Digest{}
+	draft, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, err := consilium.ParseDraft(draft); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := consilium.ParseCharter(draft); err == nil {
+			t.Error("a draft is taken for a charter")
+		}
+		if _, err := consilium.ParseCharter(charter); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := consilium.ParseDraft(charter); err == nil {
+			t.Error("a charter is taken for a draft")
+		}
+	}
+}

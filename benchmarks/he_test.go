@@ -157,26 +157,56 @@ func BenchmarkWorker(b *testing.B) {
 	}
 }
 
-// BenchmarkCoordinator is Sum over 16 contributions; ns/param counts one
-// parameter of one contribution.
+// lent is a vector in memory, as a he.Lender.
+type lent []byte
+
+func (l *lent) Next(n int) ([]byte, error) {
+	if n > len(*l) {
+		return nil, io.ErrUnexpectedEOF
+	}
+	b := (*l)[:n:n]
+	*l = (*l)[n:]
+	return b, nil
+}
+
+func (l *lent) Read(b []byte) (int, error) {
+	if len(*l) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(b, *l)
+	*l = (*l)[n:]
+	return n, nil
+}
+
+// BenchmarkCoordinator is Sum over 16 contributions in memory: the addition alone, and
+// with the digest of each, as a node runs it. ns/param counts one parameter of one
+// contribution.
 func BenchmarkCoordinator(b *testing.B) {
 	r := newRound(b, params, hospitals)
 	var buf bytes.Buffer
 	r.contribute(b, 1, &buf)
-	for _, procs := range []int{1, runtime.NumCPU()} {
-		b.Run(fmt.Sprintf("procs=%d", procs), func(b *testing.B) {
-			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
-			for b.Loop() {
-				readers := make([]io.Reader, hospitals)
-				for i := range readers {
-					readers[i] = bytes.NewBuffer(buf.Bytes())
+	for _, kind := range []struct {
+		name string
+		of   func([]byte) io.Reader
+	}{
+		{"addition", func(b []byte) io.Reader { l := lent(b); return &l }},
+		{"digests-and-addition", func(b []byte) io.Reader { return he.NewInput(bytes.NewReader(b)) }},
+	} {
+		for _, procs := range []int{1, runtime.NumCPU()} {
+			b.Run(fmt.Sprintf("%s/procs=%d", kind.name, procs), func(b *testing.B) {
+				defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(procs))
+				for b.Loop() {
+					readers := make([]io.Reader, hospitals)
+					for i := range readers {
+						readers[i] = kind.of(buf.Bytes())
+					}
+					if err := he.Sum(r.p, params, readers, io.Discard); err != nil {
+						b.Fatal(err)
+					}
 				}
-				if err := he.Sum(r.p, params, readers, io.Discard); err != nil {
-					b.Fatal(err)
-				}
-			}
-			perParam(b, params*hospitals)
-		})
+				perParam(b, params*hospitals)
+			})
+		}
 	}
 	b.Run("check", func(b *testing.B) {
 		for b.Loop() {

@@ -15,7 +15,7 @@ import (
 
 // costs are processor time on one processor and bytes, all for a parameter;
 // the coordinator's are for a parameter of one contribution.
-type costs struct{ worker, coordinator, receiver, bytes, digest float64 }
+type costs struct{ worker, coordinator, node, receiver, bytes, digest float64 }
 
 // plainSum is the floor without any encryption: vectors of float32 copied once
 // by their owner and added by the coordinator.

@@ -11,7 +11,10 @@ import (
 	"fmt"
 	"io"
 	"math/bits"
+	"os"
+	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -37,6 +40,7 @@ type limits struct {
 	hash, ownHash           float64 // SHA-256 of the encrypted vector; the tree hash of it
 	read                    float64 // the encrypted vector, from memory that no cache holds, in one run
 	readers                 float64 // the same through sixteen readers in step, a polynomial each
+	files                   float64 // the same from sixteen files that the system holds in memory
 	aesKeys                 float64 // share of aes that expands a_j alone; the rest is for errors
 }
 
@@ -110,6 +114,18 @@ func measureLimits(b testing.TB, p he.Profile) limits {
 			}
 		}
 	}) / float64(len(big)) * float64(p.ChunkSize()) / per
+	dir := contributions(b, hospitals, big[:len(big)/hospitals])
+	l.files = best(func() {
+		files := openAll(b, dir, hospitals)
+		defer closeAll(files)
+		for range len(big) / hospitals / len(limb) {
+			for _, f := range files {
+				if _, err := io.ReadFull(f, limb); err != nil {
+					b.Fatal(err)
+				}
+			}
+		}
+	}) / float64(len(big)) * float64(p.ChunkSize()) / per
 	// The digest of several chunks, as Contribute makes it: from the second cache.
 	l.ownHash = best(func() {
 		h := he.NewCiphertextHash()
@@ -123,8 +139,36 @@ func measureLimits(b testing.TB, p he.Profile) limits {
 	return l
 }
 
+// contributions are n files of the same bytes, in a directory that goes with the benchmark.
+func contributions(b testing.TB, n int, body []byte) string {
+	dir := b.TempDir()
+	for i := range n {
+		if err := os.WriteFile(filepath.Join(dir, strconv.Itoa(i)), body, 0o600); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return dir
+}
+
+func openAll(b testing.TB, dir string, n int) (files []*os.File) {
+	for i := range n {
+		f, err := os.Open(filepath.Join(dir, strconv.Itoa(i)))
+		if err != nil {
+			b.Fatal(err)
+		}
+		files = append(files, f)
+	}
+	return files
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+
 // ours measures the three roles. Every contribution of the sum is in memory of
-// its own.
+// its own, for the addition, and in a file of its own, for what a node does with them.
 func ours(b testing.TB, bitsPerLane, lanes int) costs {
 	r := newRoundOf(b, lanes, bitsPerLane, hospitals)
 	var whole bytes.Buffer
@@ -144,10 +188,32 @@ func ours(b testing.TB, bitsPerLane, lanes int) costs {
 	c.coordinator = best(func() {
 		readers := make([]io.Reader, hospitals)
 		for i := range readers {
-			readers[i] = bytes.NewBuffer(each[i])
+			l := lent(each[i])
+			readers[i] = &l
 		}
 		if err := he.Sum(r.p, lanes, readers, io.Discard); err != nil {
 			b.Fatal(err)
+		}
+	}) / float64(lanes) / hospitals
+	clear(each)
+	dir, h := contributions(b, hospitals, whole.Bytes()), he.NewCiphertextHash()
+	h.Write(whole.Bytes())
+	digest := h.Digest()
+	c.node = best(func() {
+		files := openAll(b, dir, hospitals)
+		defer closeAll(files)
+		inputs, readers := make([]*he.Input, hospitals), make([]io.Reader, hospitals)
+		for i, f := range files {
+			inputs[i] = he.NewInput(f)
+			readers[i] = inputs[i]
+		}
+		if err := he.Sum(r.p, lanes, readers, io.Discard); err != nil {
+			b.Fatal(err)
+		}
+		for _, in := range inputs {
+			if in.Digest() != digest {
+				b.Fatal("another digest")
+			}
 		}
 	}) / float64(lanes) / hospitals
 	in, sum, _ := openedOf(b, lanes, bitsPerLane)
@@ -192,7 +258,7 @@ func BenchmarkTable(b *testing.B) {
 			}
 			t.WriteByte('\n')
 		}
-		t.WriteString("\n| | worker | coordinator, per contribution | receiver | bytes |\n|---|---|---|---|---|\n")
+		t.WriteString("\n| | worker | addition, per contribution | receiver | bytes |\n|---|---|---|---|---|\n")
 		for _, x := range []struct {
 			name string
 			c    costs
@@ -202,6 +268,7 @@ func BenchmarkTable(b *testing.B) {
 		row("(A) / ours", a.worker/own.worker, a.coordinator/own.coordinator, a.receiver/own.receiver, a.bytes/own.bytes)
 		row("(B) / ours", c.worker/own.worker, c.coordinator/own.coordinator, c.receiver/own.receiver, c.bytes/own.bytes)
 		fmt.Fprintf(&t, "\nbefore the first attempt of a round, digest and fingerprint: %.2f and %.2f at 16 and 24 bits\n", own.digest, wide.digest)
+		fmt.Fprintf(&t, "what a node runs, files read, digested and added, per contribution: %.3f and %.3f at 16 and 24 bits\n", own.node, wide.node)
 		t.WriteString("\n| (D) limit | transforms | AES-CTR | copy | sum | SHA-256 |\n|---|---|---|---|---|---|\n")
 		row("worker, lattigo and standard library", l.ntt, l.aes, l.copied, lattigo, l.hash)
 		row("worker, what it runs itself", l.ownNTT, l.ownAES, l.copied, vector, l.ownHash)
@@ -209,6 +276,7 @@ func BenchmarkTable(b *testing.B) {
 		row("receiver, what it runs itself", l.ownINTT, l.ownAES*l.aesKeys, l.copied, vectorBack, "")
 		row("coordinator, reading in one run", "", "", "", l.read, "")
 		row("coordinator, reading sixteen in step", "", "", "", l.readers, "")
+		row("coordinator, reading sixteen files in step", "", "", "", l.files, l.ownHash)
 		// b.Log would cut it short.
 		fmt.Print(t.String(), "\n")
 
@@ -221,8 +289,10 @@ func BenchmarkTable(b *testing.B) {
 		b.ReportMetric(own.receiver, "receiver-ns/param")
 		b.ReportMetric(own.receiver/back, "receiver/limit")
 		b.ReportMetric(own.receiver/vectorBack, "receiver/own-limit")
-		b.ReportMetric(own.coordinator/l.read, "coordinator/read-one-run")
-		b.ReportMetric(own.coordinator/l.readers, "coordinator/read")
+		b.ReportMetric(own.coordinator/l.read, "addition/read-one-run")
+		b.ReportMetric(own.coordinator/l.readers, "addition/read")
+		b.ReportMetric(own.node/l.files, "node/read-files")
+		b.ReportMetric(own.node/(l.files+l.ownHash), "node/read-files+hash")
 		b.ReportMetric(c.worker/own.worker, "CKKS/worker")
 		b.ReportMetric(a.worker/own.worker, "textbook/worker")
 		b.ReportMetric(c.bytes/own.bytes, "CKKS/bytes")

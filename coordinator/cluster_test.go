@@ -652,15 +652,38 @@ func (h *actor) contribution() (*consilium.Message, [][]byte, [][]uint64, []byte
 
 func (h *actor) upload(ctx context.Context) error {
 	m, boxes, _, packed := h.contribution()
-	err := h.client.Upload(ctx, m, boxes, wire.Shape{Lanes: testLanes, Bits: testBits}, uint64(len(packed)), func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(packed)), nil })
-	if errors.Is(err, consilium.ErrRoundClosed) || errors.Is(err, consilium.ErrWrongPhase) || errors.Is(err, consilium.ErrStudyEnded) || errors.Is(err, consilium.ErrBlobMissing) {
-		return nil // a retry that came after its round, whose blobs may be gone; if the round is still open, it waits and the test fails
+	_, err := h.whileOpen(ctx, func() error {
+		return h.client.Upload(ctx, m, boxes, wire.Shape{Lanes: testLanes, Bits: testBits}, uint64(len(packed)), func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(packed)), nil })
+	})
+	if errors.Is(err, consilium.ErrRoundClosed) || errors.Is(err, consilium.ErrWrongPhase) || errors.Is(err, consilium.ErrStudyEnded) {
+		return nil // a retry that came after its round
 	}
 	return err
 }
 
 // update runs once the sum and t openings are there, as a hospital needs both
 // for the next state. It compares the aggregate with a plain modular sum.
+// whileOpen calls again while a blob is missing and the round is open. It reports
+// false once the round is closed: its blobs are gone then.
+func (h *actor) whileOpen(ctx context.Context, call func() error) (bool, error) {
+	for {
+		err := call()
+		if !errors.Is(err, consilium.ErrBlobMissing) {
+			return true, err
+		}
+		at, err := h.client.Status(ctx, h.p.id)
+		if err != nil {
+			return false, err
+		}
+		if at.Phase < consilium.PhaseContributing || at.Phase > consilium.PhaseUpdating || at.Round != h.at.Round || at.Attempt != h.at.Attempt {
+			return false, nil
+		}
+		if err := pause(ctx, 50*time.Millisecond); err != nil {
+			return false, err
+		}
+	}
+}
+
 func (h *actor) update(ctx context.Context) error {
 	ev := h.total
 	if ev == nil || h.openings < h.charter.Threshold {
@@ -672,12 +695,13 @@ func (h *actor) update(ctx context.Context) error {
 		return err
 	}
 	h.sum = nil
-	got, err := h.client.FetchBlob(ctx, s.Blob, 1<<24)
-	if errors.Is(err, consilium.ErrBlobMissing) {
-		return nil // enough others were faster: the round is closed and its blobs are gone
-	}
-	if err != nil {
+	var got []byte
+	open, err := h.whileOpen(ctx, func() (err error) {
+		got, err = h.client.FetchBlob(ctx, s.Blob, 1<<24)
 		return err
+	})
+	if err != nil || !open {
+		return err // or enough others were faster
 	}
 	if blob.Sum(got) != s.Blob || uint64(len(got)) != s.Size {
 		return errors.New("the aggregate is not what the event names")

@@ -60,6 +60,7 @@ type Timing struct {
 	Commit    time.Duration // a quiet leader tells followers what is committed after this; default 50 ms
 	Snapshots uint64        // log entries between snapshots; default 16384
 	Drain     time.Duration // how long a stopping node lets calls finish; default 10 s
+	Peer      time.Duration // Raft waits so long for a connection to another node, and for an answer; default 10 s
 
 	// Leaderless is how long, once and again, a node without a leader keeps those
 	// who follow it; default 3 s.
@@ -143,6 +144,9 @@ func (c *Config) check() error {
 	}
 	if c.Timing.Drain == 0 {
 		c.Timing.Drain = 10 * time.Second
+	}
+	if c.Timing.Peer <= 0 {
+		c.Timing.Peer = 10 * time.Second
 	}
 	if c.Timing.Leaderless <= 0 {
 		c.Timing.Leaderless = 3 * time.Second

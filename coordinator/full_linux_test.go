@@ -192,7 +192,7 @@ func TestSnapshotWithoutRoom(t *testing.T) {
 // after it has come back nothing that was acknowledged is missing.
 func TestLogWithoutRoom(t *testing.T) {
 	c := newCluster(t, 3, 3, false, false)
-	ctx := limit(t, 60*time.Second)
+	ctx := limit(t, 5*time.Minute)
 	c.runAll()
 	one := c.proposal("one")
 	c.submit(ctx, one)

@@ -49,27 +49,70 @@ func (n *Node) propose(op Op) error {
 	}
 }
 
-// longTransfer is how many election time-outs a leader may refuse everything because it
-// hands over. Raft gives a transfer one.
-const longTransfer = 10
+// longTransfer is how long a leader may refuse everything because it hands over. Raft
+// answers a transfer after one election time-out, and keeps its flag until the call to
+// the chosen node has ended: a connection and an answer.
+func (t Timing) longTransfer() time.Duration { return 2*t.Peer + 10*t.Heartbeat }
 
 var errTransferring = errors.New("coordinator: this node leads and refuses everything, because it has not ended a transfer of its leadership; nothing acknowledged is lost: start it again")
+
+// handing is since when a leader refuses everything because it hands over.
+type handing struct {
+	since time.Time
+	term  uint64
+}
 
 // transferring ends a node that hands over and does not come to the end of it. In raft
 // v1.8.0 the flag that says so may stay set for ever (github.com/hashicorp/raft, issue
 // 696): the node can be elected again, its heartbeats keep the others from electing
-// anyone else, and no command is taken. Started again, it has no such flag.
+// anyone else, and no command is taken. Started again, it has no such flag. It is told
+// of every answer to a command and to a transfer: a flag of an ended transfer counts no
+// further, and one that stays is noticed where nobody sends commands.
 func (n *Node) transferring(err error) {
+	r := n.raftNode()
+	term := r.CurrentTerm()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	switch {
-	case !errors.Is(err, raft.ErrLeadershipTransferInProgress) || n.raftNode().State() != raft.Leader:
-		n.handing = time.Time{}
-	case n.handing.IsZero():
-		n.handing = time.Now()
-	case time.Since(n.handing) > longTransfer*n.cfg.Timing.Heartbeat:
+	case !errors.Is(err, raft.ErrLeadershipTransferInProgress) || r.State() != raft.Leader:
+		n.handing = handing{}
+	case n.handing.since.IsZero() || n.handing.term != term:
+		n.handing = handing{time.Now(), term}
+	case time.Since(n.handing.since) > n.cfg.Timing.longTransfer():
 		n.fail(errTransferring)
 	}
+}
+
+// handOver passes the lead to the voter that has most of the log.
+func (n *Node) handOver(ctx context.Context) error {
+	err := await(ctx, n.raftNode().LeadershipTransfer())
+	n.transferring(err)
+	return err
+}
+
+// abreast returns once this node, which leads, has applied what was committed when it
+// was asked. Followers may be ahead of it there, and tell their clients so: a leader
+// commits an entry, and another node can have applied it first.
+func (n *Node) abreast(ctx context.Context) error {
+	r := n.raftNode()
+	if committed := r.CommitIndex(); max(n.fsm.applied.Load(), n.barred.Load()) >= committed {
+		return nil
+	}
+	f := r.Barrier(applyTimeout)
+	err := await(ctx, f)
+	n.transferring(err)
+	switch {
+	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrLeadershipTransferInProgress):
+		return n.notLeader()
+	case err != nil:
+		return consilium.ErrUnavailable.With(err)
+	}
+	// The log may end in entries that are no commands: the next call need not wait.
+	if at, ok := f.(raft.IndexFuture); ok {
+		for old := n.barred.Load(); old < at.Index() && !n.barred.CompareAndSwap(old, at.Index()); old = n.barred.Load() {
+		}
+	}
+	return nil
 }
 
 // notLeader says where the leader is, if this node knows.
@@ -362,7 +405,7 @@ func (n *Node) sum(ctx context.Context, w Work) (err error) {
 		return err
 	}
 	readers := make([]io.Reader, len(w.Parts))
-	hashes := make([]*he.CiphertextHash, len(w.Parts))
+	inputs := make([]*he.Input, len(w.Parts))
 	for i, part := range w.Parts {
 		u := part.Upload
 		if u.LogN != first.LogN || u.Bits != first.Bits || u.Capacity != first.Capacity || u.Lanes != first.Lanes {
@@ -373,16 +416,18 @@ func (n *Node) sum(ctx context.Context, w Work) (err error) {
 			return fmt.Errorf("contribution of position %d: %w", part.Position, err)
 		}
 		defer f.Close()
-		hashes[i] = he.NewCiphertextHash()
-		readers[i] = io.TeeReader(contextReader{ctx, f}, hashes[i])
+		inputs[i] = he.NewInput(contextReader{ctx, f})
+		readers[i] = inputs[i]
 	}
 	ref, err := n.blobs.produce(ctx, vectorSize(p, int(first.Lanes)), func(out io.Writer) error {
 		if err := sumVectors(p, int(first.Lanes), readers, out); err != nil {
-			n.doubtParts(w.Parts)
+			if !errors.Is(err, consilium.ErrUnavailable) { // else the sum had no room
+				n.doubtParts(w.Parts)
+			}
 			return err
 		}
 		for i, part := range w.Parts {
-			if got := hashes[i].Digest(); got != part.Ciphertext {
+			if got := inputs[i].Digest(); got != part.Ciphertext {
 				n.blobs.doubt(part.Upload.Ciphertext.Digest)
 				return consilium.ErrBlobCorrupt.Withf("stored contribution of position %d", part.Position)
 			}

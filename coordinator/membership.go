@@ -103,7 +103,7 @@ func (n *Node) reconcileMembers(ctx context.Context) error {
 			continue
 		}
 		if s.ID == n.self {
-			return await(ctx, n.raftNode().LeadershipTransfer()) // the next leader goes on
+			return n.handOver(ctx) // the next leader goes on
 		}
 		return n.remove(ctx, s, conf)
 	}

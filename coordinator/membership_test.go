@@ -286,7 +286,7 @@ func TestLearnerIsNoVoter(t *testing.T) {
 // cluster it does not add.
 func TestLearnerOfDeadLeader(t *testing.T) {
 	c := newCluster(t, 3, 3, true, false)
-	ctx := limit(t, 60*time.Second)
+	ctx := limit(t, 5*time.Minute)
 	c.runAll()
 	p := c.proposal("one")
 	c.submit(ctx, p)
@@ -412,7 +412,9 @@ func TestRosterKeepsMajority(t *testing.T) {
 			if err := n.cfg.Book.Update(next); err != nil {
 				t.Fatal(err)
 			}
-			n.layer.Load().recheck()
+			if l := n.layer.Load(); l != nil { // it has begun
+				l.recheck()
+			}
 			if n.ID() != "c3" {
 				n.end(errLeft)
 			}

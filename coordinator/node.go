@@ -46,9 +46,10 @@ type Node struct {
 
 	members, replication, metrics net.Listener // metrics is nil without one
 
-	raft  atomic.Pointer[consensus] // nil until the cluster is formed
-	leads atomic.Uint64             // the term in which this node leads and has applied all that was committed before it; 0 if none
-	nudge chan struct{}
+	raft   atomic.Pointer[consensus] // nil until the cluster is formed
+	barred atomic.Uint64             // index of a barrier up to which everything is applied, commands or not
+	leads  atomic.Uint64             // the term in which this node leads and has applied all that was committed before it; 0 if none
+	nudge  chan struct{}
 
 	// naming is held shared from the last count of a blob's holders until the
 	// command that names it is in the log, and alone while a node is taken out of
@@ -65,13 +66,14 @@ type Node struct {
 	spawn func(func(context.Context)) // runs beside, and is waited for
 	wg    sync.WaitGroup
 
-	mu      sync.Mutex // guards the four below
-	ran     bool
-	abrupt  bool
-	yielded time.Time     // when this node last found its disk full
-	handing time.Time     // since when this leader refuses everything because it hands over
-	done    chan struct{} // closed when everything is released
-	once    sync.Once
+	mu       sync.Mutex // guards the five below
+	ran      bool
+	abrupt   bool
+	saidFull time.Time // when the log last said that this node's disk is full
+	yielding yielding
+	handing  handing
+	done     chan struct{} // closed when everything is released
+	once     sync.Once
 }
 
 // namingAlone is a weight of naming that leaves nothing for others.
@@ -505,7 +507,7 @@ func (n *Node) start(ctx context.Context) error {
 	n.layer.Store(layer)
 	layer.recheck() // the roster may have changed in between
 	logger := raftLogger(n.log)
-	transport := newTransport(layer, logger)
+	transport := newTransport(layer, n.cfg.Timing.Peer, logger)
 	context.AfterFunc(n.life, func() { transport.Close() })
 
 	rc := raft.DefaultConfig()

@@ -36,9 +36,33 @@ func (s roomStore) PutExpect(ctx context.Context, want consilium.Digest, size in
 	return s.n.outOfRoom(s.Store.PutExpect(ctx, want, size, r))
 }
 
-// yieldPause is how long a leader without room keeps the lead if it got it again: if
-// no node has room, they would pass it round.
-const yieldPause = time.Minute
+// A leader that got the lead back with its disk still full hands over again, after a
+// pause that doubles from yieldFirst election time-outs to yieldLast: if no node has
+// room, they would pass the lead round.
+const (
+	yieldFirst = 4
+	yieldLast  = time.Minute
+)
+
+// yielding is when a node without room hands over again, should it lead.
+type yielding struct {
+	next  time.Time
+	pause time.Duration
+}
+
+// due reports whether a leader without room hands over now, and counts that it does.
+func (y *yielding) due(now time.Time, first time.Duration) bool {
+	switch {
+	case now.Before(y.next):
+		return false
+	case now.Sub(y.next) > yieldLast:
+		y.pause = first
+	default:
+		y.pause = min(2*y.pause, yieldLast)
+	}
+	y.next = now.Add(y.pause)
+	return true
+}
 
 // outOfRoom turns "no space left" on this node's disk into consilium.ErrUnavailable,
 // and makes a leader hand over. Every other error stays what it is.
@@ -47,21 +71,24 @@ func (n *Node) outOfRoom(err error) error {
 	if !errors.Is(err, consilium.ErrDiskFull) {
 		return err
 	}
+	r, now := n.raftNode(), time.Now()
+	leads := r != nil && r.State() == raft.Leader
 	n.mu.Lock()
-	again := time.Since(n.yielded) < yieldPause
-	if !again {
-		n.yielded = time.Now()
+	says := now.Sub(n.saidFull) > yieldLast
+	if says {
+		n.saidFull = now
 	}
+	yields := leads && n.yielding.due(now, yieldFirst*n.cfg.Timing.Heartbeat)
 	n.mu.Unlock()
-	if !again {
+	if says {
 		n.log.Error("no space left in this node's data directory: it keeps no further blobs until there is room again", "error", err)
-		if r := n.raftNode(); r != nil && r.State() == raft.Leader {
-			n.spawn(func(life context.Context) {
-				if err := await(life, r.LeadershipTransfer()); err != nil && life.Err() == nil {
-					n.log.Warn("no other node takes over from this one, which has no space left", "error", err)
-				}
-			})
-		}
+	}
+	if yields {
+		n.spawn(func(life context.Context) {
+			if err := n.handOver(life); err != nil && life.Err() == nil {
+				n.log.Warn("no other node takes over from this one, which has no space left", "error", err)
+			}
+		})
 	}
 	return consilium.ErrUnavailable.With(err)
 }

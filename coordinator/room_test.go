@@ -6,10 +6,14 @@ import (
 	"errors"
 	"io"
 	"io/fs"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/hashicorp/raft"
 
 	"consilium"
 	"consilium/internal/blob"
@@ -68,7 +72,7 @@ func (c *cluster) runSmall() map[consilium.NodeID]smallDisk {
 // which would be its own.
 func TestLeaderWithoutRoom(t *testing.T) {
 	c := newCluster(t, 3, 4, true, false)
-	ctx := limit(t, 60*time.Second)
+	ctx := limit(t, 5*time.Minute)
 	disks := c.runSmall()
 	p := c.proposal("one")
 	c.submit(ctx, p)
@@ -109,11 +113,66 @@ func TestLeaderWithoutRoom(t *testing.T) {
 	}
 }
 
-// TestNobodyHasRoom: where no node has room, they do not pass the lead round, and
-// what waited for room goes on when there is some.
+// TestLeadWithoutRoom: a node whose disk was full before it led hands over, and does
+// so again when the lead comes back to it: neither makes a study wait.
+func TestLeadWithoutRoom(t *testing.T) {
+	c := newCluster(t, 3, 4, true, false)
+	ctx := limit(t, 5*time.Minute)
+	disks := c.runSmall()
+	full := c.alive()[0]
+	disks[full.ID()].full.Store(true)
+	lead := func() {
+		for !full.IsLeader() {
+			from := c.leader(ctx)
+			if r, ok := from.raftNode().(*raft.Raft); ok && from != full {
+				await(ctx, r.LeadershipTransferToServer(full.self, raft.ServerAddress(full.self)))
+			}
+			if err := pause(ctx, 10*time.Millisecond); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	lead()
+	await(ctx, full.raftNode().LeadershipTransfer())
+	full.outOfRoom(errNoRoom) // a copy of another node's blob
+	p := c.proposal("one")
+	c.submit(ctx, p)
+	lead()
+	var back sync.Once
+	c.take(ctx, p, 2, func(h *actor) {
+		if h.at.Round == 2 {
+			back.Do(lead)
+		}
+	})
+	if disks[full.ID()].refused.Load() == 0 {
+		t.Fatal("the full disk was not asked")
+	}
+}
+
+// TestYielding: a node without room hands over when it leads, and again after pauses
+// that double, so that nodes without room do not pass the lead round.
+func TestYielding(t *testing.T) {
+	now := time.Unix(1_000_000, 0)
+	var y yielding
+	var at []time.Duration
+	for d := time.Duration(0); d < 5*time.Minute; d += time.Second / 2 {
+		if y.due(now.Add(d), 2*time.Second) {
+			at = append(at, d/time.Second)
+		}
+	}
+	if want := []time.Duration{0, 2, 6, 14, 30, 62, 122, 182, 242}; !slices.Equal(at, want) {
+		t.Errorf("it hands over after %v s, want %v", at, want)
+	}
+	if !y.due(now.Add(time.Hour), 2*time.Second) || !y.due(now.Add(time.Hour+2*time.Second), 2*time.Second) {
+		t.Error("a disk that had room for long begins with a long pause")
+	}
+}
+
+// TestNobodyHasRoom: where no node has room, what waited for room goes on when there
+// is some.
 func TestNobodyHasRoom(t *testing.T) {
 	c := newCluster(t, 3, 3, true, false)
-	ctx := limit(t, 60*time.Second)
+	ctx := limit(t, 5*time.Minute)
 	disks := c.runSmall()
 	lead := c.leader(ctx)
 	for _, d := range disks {
@@ -135,22 +194,6 @@ func TestNobodyHasRoom(t *testing.T) {
 		if err := pause(ctx, 10*time.Millisecond); err != nil {
 			t.Fatal(err)
 		}
-	}
-	for _, n := range c.alive() {
-		n.mu.Lock()
-		yielded := n.yielded
-		n.mu.Unlock()
-		if time.Since(yielded) > yieldPause {
-			continue
-		}
-		if err := n.outOfRoom(errNoRoom); consilium.CodeOf(err) != consilium.ErrUnavailable.Code {
-			t.Error(err)
-		}
-		n.mu.Lock()
-		if n.yielded != yielded {
-			t.Error("it hands over again")
-		}
-		n.mu.Unlock()
 	}
 	for _, d := range disks {
 		d.full.Store(false)

@@ -21,6 +21,7 @@ type consensus interface {
 	VerifyLeader() raft.Future
 	State() raft.RaftState
 	CurrentTerm() uint64
+	CommitIndex() uint64
 	LeaderCh() <-chan bool
 	LeaderWithID() (raft.ServerAddress, raft.ServerID)
 	LeadershipTransfer() raft.Future

@@ -53,13 +53,16 @@ func (s *server) leading() error {
 	return nil
 }
 
-// current returns once whatever was acknowledged before the call, by whichever
-// node, is in this node's state: it leads, it has applied what earlier leaders
-// committed, and a majority has just said that nobody leads after it (Ongaro,
+// current returns once whatever was acknowledged or told before the call, by whichever
+// node, is in this node's state: it leads, a majority has just said that nobody leads
+// after it, and it has applied what was committed when it was asked (Ongaro,
 // Consensus: Bridging Theory and Practice, §6.4). What a read then finds is no
 // older than the call.
 func (s *server) current(ctx context.Context) error {
 	if err := s.leading(); err != nil {
+		return err
+	}
+	if err := s.n.abreast(ctx); err != nil {
 		return err
 	}
 	switch err := await(ctx, s.n.raftNode().VerifyLeader()); {
@@ -168,7 +171,14 @@ func (s *server) Upload(ctx context.Context, from wire.Identity, u *wire.Upload)
 	}
 	profile, err := s.precheck(u)
 	if err != nil {
-		return err
+		// The caller may have read of its round at a node that applied it earlier. What
+		// is refused now it would take for the last word, and lose its round.
+		if err := s.current(ctx); err != nil {
+			return err
+		}
+		if profile, err = s.precheck(u); err != nil {
+			return err
+		}
 	}
 	u.Boxes, u.Ciphertext = s.whileOpen(u, u.Boxes), s.whileOpen(u, u.Ciphertext)
 	boxes, err := s.receiveBoxes(ctx, u, profile)
@@ -236,9 +246,11 @@ func (s *server) precheck(u *wire.Upload) (he.Profile, error) {
 	var charter *consilium.Charter
 	var digest consilium.Digest
 	known, chartered := false, false
+	var over error
 	s.n.fsm.read(func(st *State) {
 		_, known = st.Study(u.Message.Study)
 		charter, digest, chartered = st.Charter(u.Message.Study)
+		over = st.Takes(u.Message, h.At)
 	})
 	switch {
 	case !known:
@@ -247,6 +259,8 @@ func (s *server) precheck(u *wire.Upload) (he.Profile, error) {
 		return he.Profile{}, consilium.ErrWrongPhase.Withf("study %s has no charter in force", u.Message.Study)
 	case h.Charter != digest:
 		return he.Profile{}, consilium.ErrInvalid.Withf("the header binds charter %s, the study's is %s", h.Charter.Short(), digest.Short())
+	case over != nil:
+		return he.Profile{}, over
 	}
 	member := charter.Member(h.Position)
 	if member == nil || string(member.Site) != u.Message.By {

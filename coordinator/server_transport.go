@@ -309,8 +309,8 @@ func (s *streamLayer) Close() error {
 // follower hears heartbeats and gets no more entries, and the leader's shutdown
 // does not end (github.com/hashicorp/raft, issue 612). Entries go in batches, so
 // little is lost.
-func newTransport(layer raft.StreamLayer, logger hclog.Logger) *raft.NetworkTransport {
-	return raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: layer, MaxPool: 3, MaxRPCsInFlight: 1, Timeout: 10 * time.Second, Logger: logger, MsgpackUseNewTimeFormat: true})
+func newTransport(layer raft.StreamLayer, timeout time.Duration, logger hclog.Logger) *raft.NetworkTransport {
+	return raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: layer, MaxPool: 3, MaxRPCsInFlight: 1, Timeout: timeout, Logger: logger, MsgpackUseNewTimeFormat: true})
 }
 
 // raftLogger lets Raft write to the node's log.

@@ -278,6 +278,12 @@ func (r *simRaft) CurrentTerm() uint64 {
 	return r.disk.term
 }
 
+func (r *simRaft) CommitIndex() uint64 {
+	r.c.mu.Lock()
+	defer r.c.mu.Unlock()
+	return r.commit
+}
+
 func (r *simRaft) LeaderCh() <-chan bool { return r.notify }
 
 func (r *simRaft) LeaderWithID() (raft.ServerAddress, raft.ServerID) {

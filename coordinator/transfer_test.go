@@ -23,8 +23,8 @@ func (stuck) Barrier(time.Duration) raft.Future {
 // that refuses them for ever ends, and leads again after a start.
 func TestStuckTransfer(t *testing.T) {
 	c := newCluster(t, 1, 3, false, false)
-	c.timing.Heartbeat = 20 * time.Millisecond
-	ctx := limit(t, 30*time.Second)
+	c.timing.Heartbeat, c.timing.Peer = 20*time.Millisecond, 100*time.Millisecond
+	ctx := limit(t, 5*time.Minute)
 	c.runAll()
 	n := c.leader(ctx)
 	real := n.raftNode()
@@ -38,11 +38,27 @@ func TestStuckTransfer(t *testing.T) {
 			t.Fatal(err)
 		}
 		n.mu.Lock()
-		if !n.handing.IsZero() {
+		if n.handing != (handing{}) {
 			t.Error("a transfer that has ended counts on")
 		}
-		n.handing = time.Time{}
 		n.mu.Unlock()
+	}
+	// Transfers that ended, each with a refused command in it, are no transfer that does not.
+	for i := range 3 {
+		n.setRaft(stuck{real})
+		if err := n.propose(&Tick{}); err == nil {
+			t.Fatal("a log that is stuck takes a command")
+		}
+		if err := n.handOver(ctx); err != nil && i == 0 {
+			t.Log("hand over:", err) // there is nobody to hand over to
+		}
+		time.Sleep(n.cfg.Timing.longTransfer())
+		n.setRaft(real)
+		select {
+		case err := <-c.ended[n.ID()]:
+			t.Fatalf("a node whose transfers ended has ended: %v", err)
+		default:
+		}
 	}
 	n.setRaft(stuck{real})
 	for ended := false; !ended; {

@@ -38,7 +38,7 @@ func TestNoPipelining(t *testing.T) {
 		}
 		return plainLayer{Listener: l}
 	}
-	follower := newTransport(layer(), hclog.NewNullLogger())
+	follower := newTransport(layer(), 10*time.Second, hclog.NewNullLogger())
 	t.Cleanup(func() { follower.Close() })
 	got := make(chan struct{}, 16)
 	go func() {
@@ -52,7 +52,7 @@ func TestNoPipelining(t *testing.T) {
 			}
 		}
 	}()
-	ours := newTransport(layer(), hclog.NewNullLogger())
+	ours := newTransport(layer(), 10*time.Second, hclog.NewNullLogger())
 	t.Cleanup(func() { ours.Close() })
 	to := follower.LocalAddr()
 	if _, err := ours.AppendEntriesPipeline("f", to); !errors.Is(err, raft.ErrPipelineReplicationNotSupported) {
@@ -135,9 +135,9 @@ func TestStalledSnapshot(t *testing.T) {
 			if naive {
 				receives = restless{receives.(*streamLayer)}
 			}
-			follower := newTransport(receives, hclog.NewNullLogger())
+			follower := newTransport(receives, 10*time.Second, hclog.NewNullLogger())
 			defer follower.Close()
-			leader := newTransport(layer("c1"), hclog.NewNullLogger())
+			leader := newTransport(layer("c1"), 10*time.Second, hclog.NewNullLogger())
 			defer leader.Close()
 			to := follower.LocalAddr()
 

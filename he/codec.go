@@ -227,12 +227,12 @@ func (p Profile) checkStream(chunks int, r io.Reader) (consilium.Digest, error) 
 	for j := 0; j < chunks; j++ {
 		for i, q := range p.Primes {
 			b := buf[:p.LimbSize(i)]
-			if err := readLimb(r, b, j, i); err != nil {
-				return consilium.Digest{}, err
+			if _, err := io.ReadFull(r, b); err != nil {
+				return consilium.Digest{}, inLimb(err, j, i)
 			}
 			h.Write(b)
 			if !UnpackLimb(v, b, bits.Len64(q), q) {
-				return consilium.Digest{}, unreduced(j, i)
+				return consilium.Digest{}, inLimb(errResidue, j, i)
 			}
 		}
 	}
@@ -242,18 +242,15 @@ func (p Profile) checkStream(chunks int, r io.Reader) (consilium.Digest, error) 
 	return h.Digest(), nil
 }
 
-func readLimb(r io.Reader, b []byte, chunk, limb int) error {
-	if _, err := io.ReadFull(r, b); err != nil {
-		if err == io.EOF || err == io.ErrUnexpectedEOF {
-			return endsEarly(chunk, limb)
-		}
-		return err
+// inLimb says where it was that a vector ended early or held no residue.
+func inLimb(err error, chunk, limb int) error {
+	switch err {
+	case io.EOF, io.ErrUnexpectedEOF:
+		return consilium.ErrInvalid.Withf("encrypted vector ends early, in chunk %d, limb %d", chunk, limb)
+	case errResidue:
+		return consilium.ErrInvalid.Withf("encrypted vector, chunk %d, limb %d: %w", chunk, limb, err)
 	}
-	return nil
-}
-
-func endsEarly(chunk, limb int) error {
-	return consilium.ErrInvalid.Withf("encrypted vector ends early, in chunk %d, limb %d", chunk, limb)
+	return err
 }
 
 const tooLong = "encrypted vector is longer than the study's layout"

@@ -103,10 +103,12 @@ func TestCheckIsStrict(t *testing.T) {
 		if _, err := Check(p, 100, bytes.NewReader(b)); !errors.Is(err, consilium.ErrInvalid) {
 			t.Errorf("%s: %v", name, err)
 		}
-		for _, r := range []io.Reader{bytes.NewReader(b), bytes.NewBuffer(bytes.Clone(b))} {
-			for _, readers := range [][]io.Reader{{r}, {bytes.NewReader(good), r}, {bytes.NewBuffer(bytes.Clone(good)), r}} {
+		for _, r := range []func() io.Reader{
+			func() io.Reader { return bytes.NewReader(b) }, func() io.Reader { return NewInput(bytes.NewReader(b)) }, func() io.Reader { return lend(b) },
+		} {
+			for _, readers := range [][]io.Reader{{r()}, {bytes.NewReader(good), r()}, {lend(good), r()}, {NewInput(bytes.NewReader(good)), r()}} {
 				if err := Sum(p, 100, readers, io.Discard); !errors.Is(err, consilium.ErrInvalid) {
-					t.Errorf("Sum with %s from %T: %v", name, r, err)
+					t.Errorf("Sum with %s from %T: %v", name, r(), err)
 				}
 			}
 		}
@@ -125,17 +127,128 @@ func TestCheckIsStrict(t *testing.T) {
 	}
 }
 
+// lent is a vector in memory, as a Lender. Nothing behind it may be touched.
+type lent []byte
+
+var _ Lender = (*lent)(nil)
+
+func lend(b []byte) *lent {
+	l := lent(bytes.Clone(b))
+	return &l
+}
+
+func (l *lent) Next(n int) ([]byte, error) {
+	if n > len(*l) {
+		if len(*l) == 0 {
+			return nil, io.EOF
+		}
+		return nil, io.ErrUnexpectedEOF
+	}
+	b := (*l)[:n:n]
+	*l = (*l)[n:]
+	return b, nil
+}
+
+func (l *lent) Read(b []byte) (int, error) {
+	if len(*l) == 0 {
+		return 0, io.EOF
+	}
+	n := copy(b, *l)
+	*l = (*l)[n:]
+	return n, nil
+}
+
+// TestInput: whatever it is read by and from, an Input gives every byte once and in
+// order, names them all, and ends or fails as its reader does.
+func TestInput(t *testing.T) {
+	r := rand.New(rand.NewPCG(31, 31))
+	disk := errors.New("disk")
+	for _, size := range []int{0, 1, 56, 57, inputSize - 1, inputSize, inputSize + 1, 3*inputSize + 100} {
+		b := make([]byte, size)
+		for i := range b {
+			b[i] = byte(r.Uint32())
+		}
+		h := NewCiphertextHash()
+		h.Write(b)
+		for name, from := range map[string]func() io.Reader{
+			"whole":          func() io.Reader { return bytes.NewReader(b) },
+			"in half pieces": func() io.Reader { return iotest.HalfReader(bytes.NewReader(b)) },
+			"with its end":   func() io.Reader { return iotest.DataErrReader(bytes.NewReader(b)) },
+			"then an error":  func() io.Reader { return io.MultiReader(bytes.NewReader(b), iotest.ErrReader(disk)) },
+		} {
+			end := io.EOF
+			if name == "then an error" {
+				end = disk
+			}
+			for range 20 {
+				in := NewInput(from())
+				var got []byte
+				for {
+					n := 1 + r.IntN(1<<r.IntN(18))
+					part, err := in.Next(n)
+					if r.IntN(3) == 0 && err == nil { // Read between
+						more := make([]byte, r.IntN(5000))
+						k, _ := in.Read(more)
+						part = append(part, more[:k]...)
+					}
+					got = append(got, part...)
+					if err == nil {
+						continue
+					}
+					if left := size - len(got); left >= n || err != end && (err != io.ErrUnexpectedEOF || left == 0 || end != io.EOF) {
+						t.Fatalf("%d bytes, %s: %d of %d left: %v", size, name, n, left, err)
+					}
+					rest, err := io.ReadAll(in)
+					if got = append(got, rest...); err != nil && err != end {
+						t.Fatalf("%d bytes, %s, at the end: %v", size, name, err)
+					}
+					break
+				}
+				if !bytes.Equal(got, b) {
+					t.Fatalf("%d bytes, %s: other bytes", size, name)
+				}
+				if in.Digest() != h.Digest() {
+					t.Fatalf("%d bytes, %s: another digest", size, name)
+				}
+			}
+		}
+	}
+	// What the sum adds is what the digest names; a reader's own error comes through.
+	p, b := tiny, []byte(nil)
+	b, _ = encode(p, 5, r)
+	in := NewInput(bytes.NewReader(b))
+	var sum bytes.Buffer
+	if err := p.sum(5, []io.Reader{in}, &sum); err != nil || !bytes.Equal(sum.Bytes(), b) {
+		t.Errorf("a sum of one: %v, or other bytes", err)
+	}
+	h := NewCiphertextHash()
+	h.Write(sum.Bytes())
+	if in.Digest() != h.Digest() {
+		t.Error("the digest is not of what was added")
+	}
+	for _, readers := range [][]io.Reader{
+		{NewInput(io.MultiReader(bytes.NewReader(b[:len(b)/2]), iotest.ErrReader(disk)))},
+		{NewInput(io.MultiReader(bytes.NewReader(b), iotest.ErrReader(disk)))},
+		{lend(b), io.MultiReader(bytes.NewReader(b[:len(b)-1]), iotest.ErrReader(disk))},
+	} {
+		if err := p.sum(5, readers, io.Discard); !errors.Is(err, disk) {
+			t.Errorf("a disk that fails: %v", err)
+		}
+	}
+}
+
 // TestSumIsModular compares with sums of residues one by one, for numbers of
 // contributions around the point where 64 bits are full.
 func TestSumIsModular(t *testing.T) {
 	for name, reader := range map[string]func(i int, b []byte) io.Reader{
 		"copied": func(_ int, b []byte) io.Reader { return bytes.NewReader(b) },
-		"lent":   func(_ int, b []byte) io.Reader { return bytes.NewBuffer(b) },
+		"lent":   func(_ int, b []byte) io.Reader { return lend(b) },
+		"input":  func(_ int, b []byte) io.Reader { return NewInput(bytes.NewReader(b)) },
 		"some lent": func(i int, b []byte) io.Reader {
 			if i%7 < 3 {
 				return bytes.NewReader(b)
 			}
-			return bytes.NewBuffer(b)
+			return lend(b)
 		},
 	} {
 		t.Run(name, func(t *testing.T) { testSumIsModular(t, reader) })

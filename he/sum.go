@@ -4,6 +4,7 @@ import (
 	"io"
 	"math/bits"
 	"runtime"
+	"slices"
 	"sync"
 
 	"consilium"
@@ -13,10 +14,11 @@ import (
 // Sum reads one encrypted vector from each reader, in step, and writes their
 // sum, an encrypted vector of the same size. It checks what Check checks: a
 // short, long or unreduced input is an error and the output is void. Memory is
-// a few chunks however many readers and lanes there are; residues are added as
-// 64-bit integers and reduced once.
+// a few chunks however many lanes there are, and some 70 KB for each reader; residues are
+// added as 64-bit integers and reduced once.
 //
-// A reader that is a Lender is read where its bytes lie.
+// A reader that is a Lender is read where its bytes lie, any other ahead through
+// a buffer. An Input also has the digest of what was added.
 //
 // Sum does not know whose vectors these are: that they are exactly the
 // certified set, each with its header's digest, is the caller's to ensure.
@@ -33,33 +35,34 @@ func Sum(p Profile, lanes int, readers []io.Reader, w io.Writer) error {
 	return p.sum(p.Chunks(lanes), readers, w)
 }
 
-// Lender is a reader that can give out its next bytes where they lie, as
-// bytes.Buffer does: at most n, fewer only at its end. They are read before the
-// next call.
-type Lender interface {
-	io.Reader
-	Next(n int) []byte
-}
-
-// together is how many readers are added in one pass.
+// together is how many readers are added in one pass: the kernel has registers for their
+// places, and the sum is read and written once for four of them. More would also need more of
+// each to be in the first cache at once.
 const together = 4
+
+// pieceResidues is how many residues of each reader are added before the next four
+// readers': these and the sum are 37 KB, of which the first cache holds most. Sixteen files
+// take 1.18 ns for a parameter, with their digests, in pieces of 512 or 1024, 1.27 in 256,
+// and 1.24 in whole polynomials of 8192, which fall out of the second cache between digest
+// and addition.
+const pieceResidues = 1024
 
 // adder sums a share of the readers, one chunk at a time.
 type adder struct {
 	p       Profile
-	readers []io.Reader
-	buf     []byte     // of one limb, for readers that do not lend
+	readers []Lender
+	buf     []byte     // of one piece, where there are no vector instructions
 	zero    []byte     // the same, in place of readers where fewer than together are left
 	acc     [][]uint64 // per limb
 	err     error
 }
 
-func newAdder(p Profile, readers []io.Reader) *adder {
+func newAdder(p Profile, readers []Lender) *adder {
 	a := &adder{p: p, readers: readers, acc: make([][]uint64, len(p.Primes))}
 	size := 0
-	for i := range p.Primes {
+	for i, q := range p.Primes {
 		a.acc[i] = make([]uint64, p.N())
-		size = max(size, p.LimbSize(i))
+		size = max(size, pieceResidues/8*bits.Len64(q))
 	}
 	a.buf, a.zero = LimbBuffer(size), make([]byte, size)
 	return a
@@ -70,84 +73,64 @@ func lazy(q uint64) int { return int(min(uint64(1)<<30, ^uint64(0)/(q-1)-1)) }
 
 func (a *adder) chunk(j int) {
 	for i, q := range a.p.Primes {
-		if f := fieldOf(q); f != nil {
-			a.err = a.limb(a.acc[i], q, f, j, i)
-		} else {
-			a.err = a.portable(a.acc[i], q, j, i)
-		}
-		if a.err != nil {
-			return
+		f := fieldOf(q)
+		for part := range slices.Chunk(a.acc[i], pieceResidues) {
+			size := len(part) / 8 * bits.Len64(q)
+			var err error
+			if f != nil {
+				err = a.add(part, size, q, f)
+			} else {
+				err = a.portable(part, size, q)
+			}
+			if err != nil {
+				a.err = inLimb(err, j, i)
+				return
+			}
 		}
 	}
 }
 
-// limb sums one limb of every reader into acc, reduced. Readers that lend are
-// added a few at a time, the others as they are read.
-func (a *adder) limb(acc []uint64, q uint64, f *vec.Field, chunk, limb int) error {
-	size := a.p.LimbSize(limb)
-	started, held := false, 0 // held: residues in every word beside a reduced one
-	room := func(n int) {
-		if held += n; held > lazy(q) {
-			f.Reduce(acc)
-			held = n
-		}
-	}
+// add sums a piece of size bytes of every reader into acc, reduced.
+func (a *adder) add(acc []uint64, size int, q uint64, f *vec.Field) error {
+	held := 0 // residues in every word beside a reduced one
 	var lent [together][]byte
-	n := 0
-	for i, r := range a.readers {
-		l, lends := r.(Lender)
-		if lends {
-			if lent[n] = l.Next(size); len(lent[n]) < size {
-				return endsEarly(chunk, limb)
+	for i := 0; i < len(a.readers); i += together {
+		for k := range lent {
+			lent[k] = a.zero[:size]
+			if i+k < len(a.readers) {
+				var err error
+				if lent[k], err = a.readers[i+k].Next(size); err != nil {
+					return err
+				}
 			}
-			n++
 		}
-		if n == together || n > 0 && i+1 == len(a.readers) {
-			for ; n < together; n++ {
-				lent[n] = a.zero[:size]
-			}
-			room(together)
-			if !f.Add(acc, &lent, started) {
-				return unreduced(chunk, limb)
-			}
-			started, n = true, 0
+		if held += together; held > lazy(q) {
+			f.Reduce(acc)
+			held = together
 		}
-		if lends {
-			continue
+		if !f.Add(acc, &lent, i > 0) {
+			return errResidue
 		}
-		b := a.buf[:size]
-		if err := readLimb(r, b, chunk, limb); err != nil {
-			return err
-		}
-		room(1)
-		if started && !f.UnpackAdd(acc, b) || !started && !f.Unpack(acc, b) {
-			return unreduced(chunk, limb)
-		}
-		started = true
 	}
 	f.Reduce(acc)
 	return nil
 }
 
-// portable is limb where there are no vector instructions for q.
-func (a *adder) portable(acc []uint64, q uint64, chunk, limb int) error {
-	b, room := a.buf[:a.p.LimbSize(limb)], lazy(q)
+// portable is add where there are no vector instructions for q.
+func (a *adder) portable(acc []uint64, size int, q uint64) error {
+	b, room := a.buf[:size], lazy(q)
 	for n, r := range a.readers {
-		if err := readLimb(r, b, chunk, limb); err != nil {
+		if _, err := io.ReadFull(r, b); err != nil {
 			return err
 		}
 		if !unpack(acc, b, bits.Len64(q), q, n > 0) {
-			return unreduced(chunk, limb)
+			return errResidue
 		}
 		if n > 0 && n%room == 0 || n > 0 && n+1 == len(a.readers) {
 			reduce(acc, q)
 		}
 	}
 	return nil
-}
-
-func unreduced(chunk, limb int) error {
-	return consilium.ErrInvalid.Withf("encrypted vector, chunk %d, limb %d: %w", chunk, limb, errResidue)
 }
 
 // reduce brings every word of v below q, with one multiplication: the
@@ -165,11 +148,18 @@ func reduce(v []uint64, q uint64) {
 }
 
 func (p Profile) sum(chunks int, readers []io.Reader, w io.Writer) error {
-	parts := min(runtime.GOMAXPROCS(0), len(readers), 2)
+	n := len(readers)
+	lenders := make([]Lender, n)
+	for i, r := range readers {
+		var ok bool
+		if lenders[i], ok = r.(Lender); !ok {
+			lenders[i] = &Input{r: r}
+		}
+	}
+	parts := min(runtime.GOMAXPROCS(0), n, 2)
 	adders := make([]*adder, parts)
 	for i := range adders {
-		n := len(readers)
-		adders[i] = newAdder(p, readers[n*i/parts:n*(i+1)/parts])
+		adders[i] = newAdder(p, lenders[n*i/parts:n*(i+1)/parts])
 	}
 	// A second goroutine adds its readers while this goroutine adds the others; they
 	// meet after every chunk.
@@ -213,7 +203,7 @@ func (p Profile) sum(chunks int, readers []io.Reader, w io.Writer) error {
 			return err
 		}
 	}
-	for _, r := range readers {
+	for _, r := range lenders {
 		if err := atEnd(r, tooLong); err != nil {
 			return err
 		}

@@ -36,7 +36,7 @@ func TestThirteenHospitals(t *testing.T) {
 	}
 	server := httptest.NewServer(w)
 	defer server.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	start := time.Now()
 	var wg sync.WaitGroup

@@ -137,7 +137,7 @@ func TestLedgerWaitsForItsWitness(t *testing.T) {
 	h.server = httptest.NewServer(h.witness)
 	defer h.server.Close()
 	h.open()
-	wait, cancel2 := context.WithTimeout(t.Context(), 20*time.Second)
+	wait, cancel2 := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel2()
 	if _, err := h.ledger.Await(wait, at); err != nil {
 		t.Fatal(err)
@@ -196,7 +196,7 @@ func TestLedgerConcurrent(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	if _, err := h.ledger.Await(ctx, writers*each-1); err != nil {
 		t.Fatal(err)
@@ -248,7 +248,7 @@ func TestClockSetBack(t *testing.T) {
 	}
 	published := func(l *Ledger, what string) {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 		defer cancel()
 		at, err := l.Append(ctx, h.record(what))
 		if err != nil {

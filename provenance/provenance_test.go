@@ -164,7 +164,7 @@ func (h *hospital) anchor(rows []row, supersedes ...LeafRef) Batch {
 
 func (h *hospital) append(entries ...[]byte) {
 	h.t.Helper()
-	ctx, cancel := context.WithTimeout(h.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(h.t.Context(), 2*time.Minute)
 	defer cancel()
 	at, err := h.ledger.AppendAll(ctx, entries)
 	if err != nil {

@@ -352,7 +352,7 @@ func (a *actor) aside() map[consilium.Position]bool {
 func (a *actor) addAgain(ctx context.Context) (io.ReadSeeker, func(), error) {
 	rd, now := a.rep.round, a.now
 	var readers []io.Reader
-	var hashes []*he.CiphertextHash
+	var inputs []*he.Input
 	var named []consilium.Digest
 	for _, m := range rd.proposed.Members {
 		h := rd.headers[m.Position].header
@@ -361,8 +361,8 @@ func (a *actor) addAgain(ctx context.Context) (io.ReadSeeker, func(), error) {
 			return nil, nil, a.withheld(ctx, err)
 		}
 		defer src.Close()
-		hash := he.NewCiphertextHash()
-		readers, hashes, named = append(readers, io.TeeReader(src, hash)), append(hashes, hash), append(named, h.Ciphertext)
+		in := he.NewInput(src)
+		readers, inputs, named = append(readers, in), append(inputs, in), append(named, h.Ciphertext)
 	}
 	sum := blob.NewHash()
 	var file *os.File
@@ -376,8 +376,8 @@ func (a *actor) addAgain(ctx context.Context) (io.ReadSeeker, func(), error) {
 		out, drop = onDisk{file}, func() { file.Close(); os.Remove(file.Name()) }
 	}
 	err := he.Sum(now.profile, now.lanes, readers, io.MultiWriter(out, sum))
-	for i, h := range hashes {
-		if err == nil && h.Digest() != named[i] {
+	for i, in := range inputs {
+		if err == nil && in.Digest() != named[i] {
 			err = consilium.ErrBlobCorrupt.Withf("the coordinator gave another contribution than its author's header names")
 		}
 	}

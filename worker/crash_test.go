@@ -80,6 +80,31 @@ func died(t *testing.T, ctx context.Context, h *federation.Hostile, dead <-chan 
 	must(t, h.Stop(victim))
 }
 
+// bystander is neither of those either.
+const bystander = consilium.SiteID("hospital-04")
+
+// hold stops the bystander of five before it votes, or opens, until the victim has
+// died: the others, one fewer than t, cannot close the round before the victim comes
+// to the point where it dies.
+func hold(t *testing.T, ctx context.Context, h *federation.Hostile, point string) (release func()) {
+	t.Helper()
+	at := "vote/before-promise"
+	if strings.HasPrefix(point, "open/") {
+		at = "open/before-lock"
+	}
+	dead := h.HaltAt(bystander, at)
+	return func() {
+		t.Helper()
+		select {
+		case <-dead:
+		case <-ctx.Done():
+			t.Fatal("the bystander did not come to " + at)
+		}
+		must(t, h.Stop(bystander))
+		must(t, h.Start(bystander))
+	}
+}
+
 func done(t *testing.T, ctx context.Context, h *federation.Hostile, id consilium.StudyID) []byte {
 	t.Helper()
 	phase, err := h.Wait(ctx, id)
@@ -233,10 +258,11 @@ func TestCrashThenLie(t *testing.T) {
 		t.Run(point, func(t *testing.T) {
 			t.Parallel()
 			h, ctx := start(t, sites)
-			dead := h.HaltAt(victim, point)
+			dead, release := h.HaltAt(victim, point), hold(t, ctx, h, point)
 			must(t, h.StartAll())
 			id := submit(t, h, rounds, "second-attempt")
 			died(t, ctx, h, dead)
+			release()
 			must(t, h.Start(victim))
 			must(t, h.WaitLie(ctx, id))
 			r, err := h.Report(id)
@@ -358,7 +384,7 @@ func TestRolledBackEnrolment(t *testing.T) {
 		t.Run(fmt.Sprintf("empty %v", empty), func(t *testing.T) {
 			t.Parallel()
 			h, ctx := start(t, sites)
-			dead := h.HaltAt(victim, "enrol/after-promise")
+			dead, release := h.HaltAt(victim, "enrol/after-promise"), hold(t, ctx, h, "vote/after-promise")
 			must(t, h.StartAll())
 			id := submit(t, h, rounds, "")
 			died(t, ctx, h, dead)
@@ -369,6 +395,7 @@ func TestRolledBackEnrolment(t *testing.T) {
 			dead = h.HaltAt(victim, "vote/after-promise")
 			must(t, h.Start(victim))
 			died(t, ctx, h, dead)
+			release()
 			restore(t, h.Dir(victim), old)
 			must(t, h.Start(victim))
 			must(t, h.Until(ctx, "the withdrawal", func(posts []federation.Post, _ []federation.Note) bool {
@@ -393,10 +420,11 @@ func TestRolledBackEnrolment(t *testing.T) {
 // declines the next study too.
 func TestRolledBackLock(t *testing.T) {
 	h, ctx := start(t, sites)
-	dead := h.HaltAt(victim, "vote/after-promise")
+	dead, release := h.HaltAt(victim, "vote/after-promise"), hold(t, ctx, h, "vote/after-promise")
 	must(t, h.StartAll())
 	id := submit(t, h, rounds, "second-attempt")
 	died(t, ctx, h, dead)
+	release()
 	old := copyOf(t, h.Dir(victim))
 	dead = h.HaltAt(victim, "contribute/before-promise") // of attempt 2
 	must(t, h.Start(victim))
@@ -427,10 +455,11 @@ func TestRolledBackLock(t *testing.T) {
 // the others' locks keep the second set shut.
 func TestHiddenRollback(t *testing.T) {
 	h, ctx := start(t, sites)
-	dead := h.HaltAt(victim, "vote/after-promise")
+	dead, release := h.HaltAt(victim, "vote/after-promise"), hold(t, ctx, h, "vote/after-promise")
 	must(t, h.StartAll())
 	id := submit(t, h, rounds, "second-attempt")
 	died(t, ctx, h, dead)
+	release()
 	old := copyOf(t, h.Dir(victim))
 	dead = h.HaltAt(victim, "contribute/before-promise") // of attempt 2
 	must(t, h.Start(victim))

@@ -285,15 +285,15 @@ func (j job) coordinate() error {
 		return err
 	}
 	var readers []io.Reader
-	var hashes []*he.CiphertextHash
+	var inputs []*he.Input
 	for i := range j.sites {
 		f, err := os.Open(j.path("cipher", i+1))
 		if err != nil {
 			return err
 		}
 		defer f.Close()
-		hashes = append(hashes, he.NewCiphertextHash())
-		readers = append(readers, io.TeeReader(f, hashes[i]))
+		inputs = append(inputs, he.NewInput(f))
+		readers = append(readers, inputs[i])
 	}
 	f, err := os.Create(j.path("sum", 0))
 	if err != nil {
@@ -303,7 +303,7 @@ func (j job) coordinate() error {
 	if err := he.Sum(p, j.parameters, readers, f); err != nil {
 		return err
 	}
-	for i, h := range hashes {
+	for i, in := range inputs {
 		var u upload
 		if err := load(j.path("upload", i+1), &u); err != nil {
 			return err
@@ -312,7 +312,7 @@ func (j job) coordinate() error {
 		if err != nil {
 			return err
 		}
-		if h.Digest() != header.Ciphertext {
+		if in.Digest() != header.Ciphertext {
 			return fmt.Errorf("the encrypted vector of site %d is not the one of its header", i+1)
 		}
 	}

@@ -105,7 +105,7 @@ func (s *stormy) process(id string) *process {
 // who finds a victim: the leader, a follower, a hospital or its vault.
 func (s *stormy) who(role string) string {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(s.t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(s.t.Context(), 2*time.Minute)
 	defer cancel()
 	switch role {
 	case "leader", "follower":
@@ -412,11 +412,11 @@ func damaged(t *testing.T, s *stormy) {
 			if err := os.WriteFile(path, changed, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			kind := "worker"
+			kind, runs := "worker", 2*time.Minute
 			if _, ok := s.health[p.id]; ok {
-				kind = "coordinator"
+				kind, runs = "coordinator", 15*time.Second // which may mend the file, and goes on
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), runs)
 			defer cancel()
 			out, err := exec.CommandContext(ctx, program(t), kind, "--config", s.config(p.id)).CombinedOutput()
 			if kind == "coordinator" && ctx.Err() != nil {
@@ -506,7 +506,7 @@ func full(t *testing.T, s *stormy) {
 				if log := p.log.String(); !strings.Contains(log, "no space left") || strings.Contains(log, "goroutine ") {
 					t.Errorf("%s ended without the reason: %s", id, tail(log, 1000))
 				}
-			case <-time.After(30 * time.Second):
+			case <-time.After(2 * time.Minute):
 				t.Errorf("%s goes on without a disk", id)
 				p.kill()
 			}

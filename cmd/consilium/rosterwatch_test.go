@@ -22,7 +22,7 @@ func TestRosterInstalledBeforeTheWatch(t *testing.T) {
 	if err := os.WriteFile(path, []byte("no roster, and offered all the same"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	looked := make(chan string, 1)
 	log := slog.New(slog.NewTextHandler(writerFunc(func(b []byte) (int, error) {

@@ -35,6 +35,27 @@ type engine struct {
 	modulus  [maxWords]uint64 // Q
 
 	lanes *sync.Pool // *[]uint32 for a chunk's lanes, all zero
+	kept  *sync.Pool // *[]uint32 for the lanes of all chunks of a vector, all zero
+}
+
+// stride is the room of a chunk's lanes, with what may be overwritten behind them.
+func (e *engine) stride() int { return e.p.ChunkLanes() + vec.CutSlack }
+
+// getKept is one block of memory for the lanes of so many chunks.
+func (e *engine) getKept(chunks int) *[]uint32 {
+	n := chunks * e.stride()
+	if p, ok := e.kept.Get().(*[]uint32); ok && cap(*p) >= n {
+		*p = (*p)[:n]
+		return p
+	}
+	block := make([]uint32, n)
+	return &block
+}
+
+// chunkOf is a chunk's lanes in a block from getKept.
+func (e *engine) chunkOf(block []uint32, j int) []uint32 {
+	at := j * e.stride()
+	return block[at : at+e.p.ChunkLanes() : at+e.stride()]
 }
 
 // getLanes is memory for a chunk's lanes.
@@ -42,7 +63,7 @@ func (e *engine) getLanes() []uint32 {
 	if p, ok := e.lanes.Get().(*[]uint32); ok {
 		return *p
 	}
-	return make([]uint32, e.p.ChunkLanes()+vec.CutSlack)[:e.p.ChunkLanes()]
+	return make([]uint32, e.stride())[:e.p.ChunkLanes()]
 }
 
 // putLanes overwrites what getLanes gave and gives it back.
@@ -94,7 +115,7 @@ func newEngine(p he.Profile) (*engine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ring of degree %d: %w", p.N(), err)
 	}
-	e := &engine{p: p, limbs: make([]limb, len(p.Primes)), words: (p.W*p.K + p.Delta + 63) / 64, lanes: new(sync.Pool)}
+	e := &engine{p: p, limbs: make([]limb, len(p.Primes)), words: (p.W*p.K + p.Delta + 63) / 64, lanes: new(sync.Pool), kept: new(sync.Pool)}
 	big64 := new(big.Int).Lsh(big.NewInt(1), 64)
 	Q := r.Modulus()
 	e.crtWords = (Q.BitLen() + bits.Len(uint(len(p.Primes))) + 63) / 64

@@ -75,7 +75,7 @@ func FuzzOpen(f *testing.F) {
 	f.Add(bytes.Repeat([]byte{0xff}, int(p.Size(4))))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d := (&Decryption{Profile: p, Lanes: 4, Set: set, Group: testGroup("fuzz")}).newDrainer(e)
-		d.keep = make([][]uint32, 0, 1)
+		d.kept = *e.getKept(1)
 		if err := d.in.openStream(context.Background(), e, rk, bytes.NewReader(b), d); err == nil {
 			t.Fatal("opened by chance")
 		}

@@ -65,28 +65,7 @@ func Open(ctx context.Context, in *Decryption, r io.Reader, sink Sink) error {
 		buffer = in.buffer
 	}
 	if in.Lanes <= buffer {
-		d := in.newDrainer(e)
-		d.keep = make([][]uint32, 0, e.p.Chunks(in.Lanes))
-		defer func() {
-			for _, lanes := range d.keep {
-				e.putLanes(lanes)
-			}
-		}()
-		if err := in.openStream(ctx, e, rk, r, d); err != nil {
-			return err
-		}
-		defer clear(d.buf[:])
-		rest := in.Lanes
-		for len(d.keep) > 0 && rest > 0 {
-			lanes := d.keep[0][:min(rest, e.p.ChunkLanes())]
-			if err := d.write(lanes, sink.Write); err != nil {
-				return err
-			}
-			rest -= len(lanes)
-			e.putLanes(d.keep[0]) // while the processor has it
-			d.keep = d.keep[1:]
-		}
-		return nil
+		return in.openKept(ctx, e, rk, r, sink)
 	}
 
 	seeker, ok := r.(io.ReadSeeker)
@@ -112,6 +91,33 @@ func Open(ctx context.Context, in *Decryption, r io.Reader, sink Sink) error {
 	}
 	if !bytes.Equal(first.Sum(nil), second.Sum(nil)) {
 		return consilium.ErrAggregateRejected
+	}
+	return nil
+}
+
+// openKept is Open of a vector whose sums are kept, in one block of memory, until all
+// has held.
+func (in *Decryption) openKept(ctx context.Context, e *engine, rk key, r io.Reader, sink Sink) error {
+	chunks := e.p.Chunks(in.Lanes)
+	block, wiped := e.getKept(chunks), 0
+	defer func() {
+		clear((*block)[wiped*e.stride():])
+		e.kept.Put(block)
+	}()
+	d := in.newDrainer(e)
+	d.kept = *block
+	if err := in.openStream(ctx, e, rk, r, d); err != nil {
+		return err
+	}
+	defer clear(d.buf[:])
+	for rest := in.Lanes; wiped < chunks; wiped++ {
+		lanes := e.chunkOf(*block, wiped)
+		n := min(rest, len(lanes)) // the last chunk may hold tags alone
+		if err := d.write(lanes[:n], sink.Write); err != nil {
+			return err
+		}
+		rest -= n
+		clear(lanes[:cap(lanes)]) // while the processor has it
 	}
 	return nil
 }
@@ -190,8 +196,17 @@ func (in *Decryption) openStream(ctx context.Context, e *engine, rk key, r io.Re
 	n, masks := len(in.Set.Members), newMasks(e.p.Encode(), in.attempt(), in.State)
 	chunks := e.p.Chunks(in.Lanes)
 	slots := e.newSlots(chunks, true)
+	if d.kept != nil {
+		for _, s := range slots {
+			e.putLanes(s.lanes)
+			s.lanes = nil
+		}
+	}
 	err := pipeline(ctx, chunks, slots,
-		func(_ int, s *slot) error {
+		func(j int, s *slot) error {
+			if d.kept != nil {
+				s.lanes = e.chunkOf(d.kept, j)
+			}
 			if _, err := io.ReadFull(r, s.bytes); err != nil {
 				if err == io.EOF || err == io.ErrUnexpectedEOF {
 					return errReject
@@ -207,7 +222,12 @@ func (in *Decryption) openStream(ctx context.Context, e *engine, rk key, r io.Re
 			}
 			return nil
 		},
-		func(_ int, s *slot) error { return d.drain(e, s) })
+		func(_ int, s *slot) error { return d.drain(s) })
+	if d.kept != nil {
+		for _, s := range slots {
+			s.lanes = nil // the block's, not the slot's
+		}
+	}
 	e.release(slots)
 	if err == nil && !d.holds() {
 		err = errReject
@@ -238,7 +258,7 @@ const drainPart = 3 * tagBlock * 10
 type drainer struct {
 	in     *Decryption
 	tags   *tagger
-	keep   [][]uint32          // takes the chunks, if not nil
+	kept   []uint32            // takes the lanes of all chunks, if not nil: getKept
 	out    func([]int64) error // else takes the sums, if not nil
 	offset int64
 	most   uint32
@@ -254,7 +274,7 @@ func (in *Decryption) newDrainer(e *engine) *drainer {
 		offset: int64(n) << (e.p.Bits - 1), most: uint32(n) * (1<<e.p.Bits - 1)}
 }
 
-func (d *drainer) drain(e *engine, s *slot) error {
+func (d *drainer) drain(s *slot) error {
 	lanes := s.lanes
 	n := max(0, min(len(lanes), d.in.Lanes-d.read))
 	for part := range slices.Chunk(lanes[:n], drainPart) {
@@ -280,10 +300,6 @@ func (d *drainer) drain(e *engine, s *slot) error {
 			d.bad |= u
 		}
 		d.read += n
-	}
-	if d.keep != nil {
-		d.keep = append(d.keep, s.lanes)
-		s.lanes = e.getLanes()
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package federation
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -473,6 +474,11 @@ func TestAuditOfOtherRows(t *testing.T) {
 	t.Parallel()
 	h, ctx := hostile(t, 7)
 	changed := h.ids[2]
+	// Three of seven wait, so that the round does not go on before the rows have changed.
+	held := map[consilium.SiteID]<-chan struct{}{}
+	for _, s := range h.ids[3:6] {
+		held[s] = h.HaltAt(s, "open/before-lock")
+	}
 	if err := h.StartAll(); err != nil {
 		t.Fatal(err)
 	}
@@ -486,6 +492,16 @@ func TestAuditOfOtherRows(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.Change(changed, []int32{1, 2, 3, 4})
+	for s, dead := range held {
+		select {
+		case <-dead:
+		case <-ctx.Done():
+			t.Fatalf("%s does not come to its opening", s)
+		}
+		if err := errors.Join(h.Stop(s), h.Start(s)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := h.await(ctx, "the withdrawal", func() bool {
 		return slices.ContainsFunc(h.posts, func(p Post) bool { return p.Site == changed && p.Message.Kind == consilium.KindWithdraw })
 	}); err != nil {

@@ -455,7 +455,7 @@ func (rawCodec) Name() string                    { return "proto" }
 // garbage sends messages of raw bytes to a method and returns how the call
 // ended; endless streams are left after the first answer, or after a time.
 func garbage(ctx context.Context, cc *grpc.ClientConn, m protoreflect.MethodDescriptor, msgs [][]byte, leave time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	ss, err := cc.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, fullName(m), grpc.ForceCodec(rawCodec{}))
 	if err != nil {
