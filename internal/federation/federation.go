@@ -372,7 +372,7 @@ func (f *Federation) startNode(n *node) error {
 	ctx, cancel := context.WithCancel(f.ctx)
 	running, err := coordinator.Open(ctx, coordinator.Config{
 		ID: n.id, Book: f.Book, Certificate: n.cert, Signer: n.signer, NoteKey: n.note, Dir: dir, InMemory: f.o.Volatile,
-		Listen: f.listen, Dial: f.dial, Admission: coordinator.PolicyAdmission(n.id, f.policyByDigest, log, f.o.Now), Logger: f.o.Log, Timing: coordinator.FastTiming(),
+		Listen: f.listen, Dial: f.dial, Admission: coordinator.PolicyAdmission(n.id, f.policyByDigest, log, f.o.Now), Logger: f.o.Log, Now: f.o.Now, Timing: coordinator.FastTiming(),
 	})
 	if err != nil {
 		cancel()

@@ -277,6 +277,17 @@ func (s *Site) Restart() error {
 	return s.Start()
 }
 
+// Replay runs a study again from what the hospital kept of it; the hospital must
+// be running.
+func (s *Site) Replay(ctx context.Context, id consilium.StudyID) (*vault.Replayed, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.vault == nil {
+		return nil, errors.New("not running")
+	}
+	return s.vault.Replay(ctx, id)
+}
+
 func (s *Site) closeLedger() {
 	if s.ledger != nil {
 		if err := s.ledger.Close(); err != nil {

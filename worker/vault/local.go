@@ -240,7 +240,7 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 		return hatch.LocalReply{}, err
 	}
 	if !r.Audit {
-		if err := v.remember(st, r.Round, state, layout, u, cohort, lanes, memory); err != nil {
+		if err := v.remember(st, r, state, layout, u, cohort, lanes, memory); err != nil {
 			return hatch.LocalReply{}, err
 		}
 	}
@@ -250,16 +250,17 @@ func (v *Vault) Local(ctx context.Context, r hatch.LocalRequest) (hatch.LocalRep
 
 // remember makes durable what a contribution leaves at this hospital: what a replay
 // compares with, whose rows went into it, and what the site remembers.
-func (v *Vault) remember(st *study, round uint32, state *models.State, layout consilium.Layout, u *usable, cohort *openedCohort, lanes *fixed.Vector, memory []byte) error {
+func (v *Vault) remember(st *study, r hatch.LocalRequest, state *models.State, layout consilium.Layout, u *usable, cohort *openedCohort, lanes *fixed.Vector, memory []byte) error {
 	if keepable(state, layout) {
-		if err := v.replays.add(st.id, replayLocal, localReplay{Round: round, RowSet: u.rowSet, Vector: vectorDigest(lanes), State: stateDigest(state)}); err != nil {
+		l := localReplay{Round: r.Round, RowSet: u.rowSet, Vector: vectorDigest(lanes), State: stateDigest(state), Included: &r.Included, Remembered: len(st.memory.opened) > 0}
+		if err := v.replays.add(st.id, replayLocal, l); err != nil {
 			return err
 		}
 	}
-	if err := v.keepCohort(st, round, cohort); err != nil {
+	if err := v.keepCohort(st, r.Round, cohort); err != nil {
 		return err
 	}
-	return st.memory.put(round, memory)
+	return st.memory.put(r.Round, memory)
 }
 
 // pay takes what a round costs off the hospital's privacy budget, once for each

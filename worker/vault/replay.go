@@ -75,6 +75,10 @@ type localReplay struct {
 	RowSet consilium.Digest `json:"rowSet"`
 	Vector consilium.Digest `json:"vector"`
 	State  consilium.Digest `json:"state"` // that it was computed from
+	// Included is the last round opened with this hospital in its set, as the log
+	// had it then: whose memory counted. nil: a release before this field wrote it.
+	Included   *uint32 `json:"included"`
+	Remembered bool    `json:"remembered"` // the site had a memory then
 }
 
 type updateReplay struct {
@@ -348,7 +352,7 @@ type Replayed struct {
 type ReplayedRound struct {
 	Round uint32 `json:"round"`
 	// Vector says whether the hospital's own step gives the same vector: "same",
-	// "differs", or why it was not run.
+	// "differs", or why it was not run or is not known.
 	Vector string `json:"vector"`
 	// State says it of the state that the opened sums lead to.
 	State string `json:"state"`
@@ -448,36 +452,43 @@ func (v *Vault) Replay(ctx context.Context, id consilium.StudyID) (*Replayed, er
 	}
 	out := &Replayed{Study: id, Rounds: []ReplayedRound{}}
 	var rowsGone error
-	var memory []byte // of the site, as of the last opened round
-	for round := uint32(1); !st.state.Done; round++ {
+	memory := beginning()
+	held := true // st.state is what the round began with
+	for round := uint32(1); !held || !st.state.Done; round++ {
 		r := rounds[round]
-		if r == nil || r.update == nil && r.adopt == nil {
-			if back := returned(rounds, round); back > 0 {
-				for ; round < back; round++ {
-					out.Rounds = append(out.Rounds, ReplayedRound{Round: round, Vector: "not run", State: "not seen: this hospital was away when the round closed"})
-				}
-				r = rounds[back]
-			} else {
-				layout, err := st.analysis.Layout(st.state)
-				if err != nil {
-					return nil, err
-				}
-				out.Why = notKept(round, slices.Max(append(slices.Collect(maps.Keys(rounds)), 0)), st.state, layout)
-				return out, nil
+		if r == nil {
+			r = &replayedRound{}
+		}
+		seen := r.update != nil || r.adopt != nil
+		if !seen && returned(rounds, round) == 0 {
+			layout, err := st.analysis.Layout(st.state)
+			if err != nil {
+				return nil, err
 			}
-			r.local = nil // the step of that round began from a state that is not here
+			out.Why = notKept(round, slices.Max(append(slices.Collect(maps.Keys(rounds)), 0)), st.state, layout)
+			return out, nil
 		}
 		done := ReplayedRound{Round: round, Vector: "not computed here"}
-		if r.local != nil {
+		switch {
+		case r.local == nil && !seen:
+			done.Vector = "not run"
+		case r.local == nil:
+		case !held:
+			done.Vector = "not run: the state that it began from is not here"
+			memory.lose(round)
+		default:
 			if rowsGone == nil {
-				done.Vector, rowsGone = v.again(ctx, st, &memory, round, r)
+				done.Vector, rowsGone = v.again(ctx, st, memory, rounds, r)
 			}
 			if rowsGone != nil {
 				done.Vector = "not run: " + rowsGone.Error()
 			}
 		}
 		switch {
+		case !seen:
+			done.State, held = "not seen: this hospital was not in the study when the round closed, or was away", false
 		case r.update == nil:
+			held = true
 			done.State = "adopted: this hospital missed the round"
 			if st.state, err = models.Parse(st.analysis, r.adopt.State); err != nil {
 				return nil, err
@@ -542,7 +553,10 @@ func (v *Vault) resume(id consilium.StudyID, s *startedReplay) (*study, error) {
 }
 
 // again takes the hospital's own step of one round once more.
-func (v *Vault) again(ctx context.Context, st *study, memory *[]byte, round uint32, r *replayedRound) (string, error) {
+func (v *Vault) again(ctx context.Context, st *study, memory *replayedMemory, rounds map[uint32]*replayedRound, r *replayedRound) (string, error) {
+	round := r.local.Round
+	before := memory.settle(st.position, rounds, r.local)
+	memory.lose(round) // unless it is computed below
 	if st.engine == nil {
 		// The policy as it stands now, and only while the approval holds.
 		now := v.cfg.Now().Unix()
@@ -583,7 +597,7 @@ func (v *Vault) again(ctx context.Context, st *study, memory *[]byte, round uint
 	if st.spec.Privacy.DP != nil {
 		rows.Noise = v.noise(st, round, v.salt(st, u.rowSet))
 	}
-	next, err := st.analysis.Local(ctx, st.state, *memory, rows, w)
+	next, err := st.analysis.Local(ctx, st.state, before.bytes, rows, w)
 	if err != nil {
 		return "", err
 	}
@@ -591,13 +605,19 @@ func (v *Vault) again(ctx context.Context, st *study, memory *[]byte, round uint
 	if err != nil {
 		return "", err
 	}
-	if r.update != nil && slices.Contains(r.update.Contributors, st.position) {
-		*memory = next
+	same := vectorDigest(lanes) == r.local.Vector
+	// What a step began with is known, too, if that was nothing.
+	known := before.known || r.local.Included != nil && !r.local.Remembered
+	switch {
+	case known && same:
+		memory.pending.bytes, memory.pending.known = next, true
+		return ReplaySame, nil
+	case known:
+		return ReplayDiffers, nil // and left something else than the hospital kept
+	case same && len(next) == 0:
+		return ReplaySame, nil // a step that remembers nothing, as of fedavg
 	}
-	if vectorDigest(lanes) != r.local.Vector {
-		return ReplayDiffers, nil
-	}
-	return ReplaySame, nil
+	return fmt.Sprintf("not known: it depends on what this hospital remembered of round %d, which is not here", before.round), nil
 }
 
 // step takes the update of one round once more.

@@ -5,13 +5,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"consilium"
+	"consilium/internal/durable"
 	"consilium/internal/hatch"
 	"consilium/models"
+	"consilium/models/net"
 )
 
 // TestRetention: a replay goes at the study's own date for working copies, or at
@@ -114,7 +117,7 @@ func TestNothingToReplay(t *testing.T) {
 		t.Errorf("it came later: %s", got)
 	}
 	r, err := v.Replay(t.Context(), h.study)
-	if err != nil || !strings.HasPrefix(r.Rounds[0].State, "not seen") || !strings.HasPrefix(r.Rounds[1].State, "adopted") {
+	if err != nil || !strings.Contains(r.Rounds[0].State, "not seen: this hospital was not in the study when the round closed") || !strings.HasPrefix(r.Rounds[1].State, "adopted") {
 		t.Errorf("round 1 was missed, round 2 adopted: %+v, %v", r, err)
 	}
 	// A replay without its beginning.
@@ -140,6 +143,191 @@ func TestNothingToReplay(t *testing.T) {
 	for _, last := range []uint32{0, 1, 9} {
 		if got := notKept(1, last, state, large); !strings.Contains(got, fmt.Sprint("more than ", maxKept)) {
 			t.Error(got)
+		}
+	}
+}
+
+// TestReplayPastGap: a hospital that missed rounds is not accused of what it did
+// honestly. What it remembers (SCAFFOLD's control variate) is settled by the log: by
+// the last round opened with it in the set, whether it saw that round close or
+// not. Where a replay cannot know what was remembered it says so, and neither
+// that the vector is the same nor that it differs.
+func TestReplayPastGap(t *testing.T) {
+	const last = 8 // the first round prepares, the last one evaluates
+	for _, c := range []struct {
+		name     string
+		computes bool   // round 4
+		back     uint32 // with the state after this round
+		included uint32 // as the log has it then
+	}{
+		{"missed the close", true, 4, 4},
+		{"missed the close and a round", true, 5, 4},
+		{"came too late", true, 5, 3},
+		{"missed two rounds", false, 5, 3},
+	} {
+		for _, strategy := range []string{"fedavg", "scaffold"} {
+			t.Run(c.name+"/"+strategy, func(t *testing.T) {
+				h := newHospital(t, someAges(24), func(s *consilium.Spec) {
+					s.Sites.Missing = "continue"
+					s.Analyses = []consilium.AnalysisSpec{{Name: "ages", Type: consilium.AnalysisTrain, Features: []string{"age"}, Holdout: 0.25,
+						Model:    &consilium.ModelSpec{DType: "float32", Loss: "reconstruction", Layers: []consilium.Layer{{Kind: "dense", Units: 2}, {Kind: "tanh"}, {Kind: "dense", Units: 1}}},
+						Strategy: &consilium.Strategy{Name: strategy, Rounds: last - 2, LocalEpochs: 1, Batch: 8, Rate: 0.01, Clip: 0.1, Bits: 16}}}
+				})
+				h.cfg.Learned = map[string]models.Constructor{consilium.AnalysisTrain: net.New}
+				// The study goes on without it: the states of the rounds that it misses.
+				others := *h
+				home := t.TempDir()
+				others.cfg.Dir = filepath.Join(home, filepath.Base(h.cfg.Dir))
+				if err := os.CopyFS(home, os.DirFS(filepath.Dir(h.cfg.Dir))); err != nil {
+					t.Fatal(err)
+				}
+				o := others.open()
+				there := others.start(o)
+				for n := uint32(1); n <= c.back; n++ {
+					there = others.round(o, n, there.State)
+				}
+
+				v := h.open()
+				s := h.start(v)
+				included := uint32(0)
+				for n := uint32(1); !s.Done; n++ {
+					local := hatch.LocalRequest{Study: h.study, Round: n, State: s.State, Included: included}
+					if n == 4 {
+						if c.computes {
+							if _, err := v.Local(t.Context(), local); err != nil {
+								t.Fatal(err)
+							}
+						}
+						var err error
+						if s, err = v.Adopt(t.Context(), hatch.AdoptRequest{Study: h.study, Round: c.back, State: there.State}); err != nil {
+							t.Fatal(err)
+						}
+						n, included = c.back, c.included
+						continue
+					}
+					reply, err := v.Local(t.Context(), local)
+					if err != nil {
+						t.Fatal(err)
+					}
+					s, included = h.close(v, n, reply.Lanes), n
+				}
+				if _, err := v.Release(t.Context(), hatch.ReleaseRequest{Study: h.study, Contributors: everyone()}); err != nil {
+					t.Fatal(err)
+				}
+
+				// vectors are what a replay says of rounds in turn; "" is not looked at.
+				vectors := func(what string, v *Vault, want func(n uint32) string) {
+					t.Helper()
+					r, err := v.Replay(t.Context(), h.study)
+					if err != nil || !r.Same || len(r.Rounds) != last {
+						t.Fatalf("%s: %+v, %v", what, r, err)
+					}
+					for _, x := range r.Rounds {
+						state := ReplaySame
+						if x.Round >= 4 && x.Round < c.back {
+							state = "not seen"
+						} else if x.Round == c.back {
+							state = "adopted"
+						}
+						if w := want(x.Round); !strings.HasPrefix(x.Vector, w) || !strings.HasPrefix(x.State, state) {
+							t.Errorf("%s, round %d: vector %s, want %s; state %s, want %s", what, x.Round, x.Vector, w, x.State, state)
+						}
+					}
+				}
+				honest := func(n uint32) string {
+					if n > c.back || n < 4 || n == 4 && c.computes {
+						return ReplaySame
+					}
+					return "not "
+				}
+				vectors("honest", v, honest)
+				if err := v.Close(); err != nil {
+					t.Fatal(err)
+				}
+
+				whole, err := os.ReadFile(v.replays.path(h.study))
+				if err != nil {
+					t.Fatal(err)
+				}
+				// changed replays records of own vectors that somebody has written to.
+				changed := func(what string, change func(l map[string]any) (kept bool), want func(n uint32) string) {
+					t.Helper()
+					path := v.replays.path(h.study)
+					if err := os.WriteFile(path, whole, 0o600); err != nil {
+						t.Fatal(err)
+					}
+					log, err := durable.Open(path)
+					if err != nil {
+						t.Fatal(err)
+					}
+					var records []durable.Record
+					err = log.Replay(func(kind uint8, data []byte) error {
+						r := durable.Record{Kind: kind, Data: append([]byte{}, data...)}
+						if kind == replayLocal {
+							var l map[string]any
+							if err := json.Unmarshal(data, &l); err != nil {
+								return err
+							}
+							if !change(l) {
+								return nil
+							}
+							var err error
+							if r.Data, err = json.Marshal(l); err != nil {
+								return err
+							}
+						}
+						records = append(records, r)
+						return nil
+					})
+					if err := errors.Join(err, log.Rewrite(records), log.Close()); err != nil {
+						t.Fatal(err)
+					}
+					again := h.open()
+					vectors(what, again, want)
+					if err := again.Close(); err != nil {
+						t.Fatal(err)
+					}
+				}
+				// after is what is said of the rounds of training behind the gap.
+				after := func(scaffold string) func(uint32) string {
+					return func(n uint32) string {
+						if strategy == "scaffold" && n > c.back && n < last {
+							return scaffold
+						}
+						return honest(n)
+					}
+				}
+				counts := after("not known: ")
+				if !c.computes { // the round that counted was seen to its end
+					counts = honest
+				}
+				changed("of an older release", func(l map[string]any) bool {
+					delete(l, "included")
+					delete(l, "remembered")
+					return true
+				}, counts)
+				changed("the step that counted is gone", func(l map[string]any) bool { return l["round"] != float64(c.included) }, func(n uint32) string {
+					if n == c.included {
+						return "not "
+					}
+					if strategy == "scaffold" && c.included < 4 && n == 4 && c.computes {
+						return "not known: "
+					}
+					return after("not known: ")(n)
+				})
+				other := consilium.DomainVector.Digest([]byte("another"))
+				changed("another vector behind the gap", func(l map[string]any) bool {
+					if l["round"] == float64(c.back+1) {
+						l["vector"] = other
+					}
+					return true
+				}, func(n uint32) string {
+					if n == c.back+1 {
+						return ReplayDiffers
+					}
+					return after("not known: ")(n)
+				})
+			})
 		}
 	}
 }
