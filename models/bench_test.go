@@ -19,7 +19,8 @@ import (
 // bigRows makes one hospital of n rows and p covariates.
 func bigRows(n, p int) (*consilium.Spec, *Rows) {
 	spec := specCGD(consilium.AnalysisSpec{Name: "big"})
-	spec.Columns = []consilium.Column{{Name: "id", Type: consilium.TypeID}, {Name: "y", Type: consilium.TypeNumber}, {Name: "time", Type: consilium.TypeNumber, Unit: "d"}, {Name: "died", Type: consilium.TypeFlag}}
+	spec.Columns = []consilium.Column{{Name: "id", Type: consilium.TypeID}, {Name: "y", Type: consilium.TypeNumber}, {Name: "time", Type: consilium.TypeNumber, Unit: "d"}, {Name: "died", Type: consilium.TypeFlag},
+		{Name: "pair", Type: consilium.TypeInteger}}
 	r := rand.New(rand.NewPCG(1, 2))
 	pool := memory.NewGoAllocator()
 	x := make([][]float64, p)
@@ -58,6 +59,11 @@ func bigRows(n, p int) (*consilium.Spec, *Rows) {
 	add("y", numbers(y))
 	add("time", numbers(at))
 	add("died", died.NewArray())
+	pairs := array.NewInt64Builder(pool)
+	for i := range n {
+		pairs.Append(int64(i / 2))
+	}
+	add("pair", pairs.NewArray())
 	b := Batch{Record: array.NewRecord(arrow.NewSchema(fields, nil), cols, int64(n)), Selected: make([]bool, n), Patient: make([]int32, n), Holdout: make([]float64, n)}
 	for i := range b.Selected {
 		b.Selected[i], b.Patient[i] = true, int32(i)
@@ -78,8 +84,19 @@ func cpu() time.Duration {
 // by the clock, and what it took of the processors. benchmarks/peers/fit.R does
 // the same in R.
 func BenchmarkFit(b *testing.B) {
-	spec, rows := bigRows(1_000_000, 20)
-	for _, a := range bigAnalyses(20)[1:] {
+	benchFits(b, 1_000_000, bigAnalyses(20)[1:]...)
+}
+
+// BenchmarkPairs is the same of a Cox model with 100,000 pairs for strata.
+func BenchmarkPairs(b *testing.B) {
+	a := bigAnalyses(20)[2]
+	a.Strata = []string{"pair"}
+	benchFits(b, 200_000, a)
+}
+
+func benchFits(b *testing.B, n int, analyses ...consilium.AnalysisSpec) {
+	spec, rows := bigRows(n, 20)
+	for _, a := range analyses {
 		b.Run(a.Name, func(b *testing.B) {
 			spec.Analyses = []consilium.AnalysisSpec{a}
 			f := newFederation(b, spec, []hospital{{"one", rows}})

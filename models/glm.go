@@ -223,9 +223,10 @@ func (g *regression) glmStart(l *localFit, y, offset, w, r []float64) {
 		}
 	})
 	var sum gram.Totals
-	for from := 0; from < len(w); from += stretchRows { // a kernel cannot be interrupted
-		to := min(from+16*blockRows, len(w))
+	for from := 0; from < len(w); { // a kernel cannot be interrupted
+		to := min(from+stretchRows, len(w))
 		sum.Add(w[from:to], r[from:to], saturated[from:to], saturated[from:to])
+		from = to
 	}
 	l.fit[startWeight] = total{sum.Hi[0], sum.Lo[0]}
 	l.fit[startWorking] = total{sum.Hi[1], sum.Lo[1]}

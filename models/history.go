@@ -46,8 +46,6 @@ type history struct {
 	falling []int32 // the times by falling time
 	until   []int32 // of each row: how many times are after its stop
 	since   []int32 // of each row: how many are after its start
-
-	room [roomLen][]float64 // for what a step needs by row or by time
 }
 
 type tie struct {
@@ -72,12 +70,16 @@ const (
 	roomLen
 )
 
+// rooms are for what a step needs by row or by time. Histories are walked one after the
+// other, in the same rooms.
+type rooms [roomLen][]float64
+
 // use returns room for n values, which hold anything.
-func (h *history) use(which, n int) []float64 {
-	if cap(h.room[which]) < n {
-		h.room[which] = make([]float64, n)
+func (r *rooms) use(which, n int) []float64 {
+	if cap(r[which]) < n {
+		r[which] = make([]float64, n)
 	}
-	return h.room[which][:n]
+	return r[which][:n]
 }
 
 // whole rounds n rows up to whole pieces.
@@ -87,8 +89,8 @@ func mark(m []gram.Marks, place int) {
 	m[place/pieceRows][place%pieceRows/gram.Lanes] |= 1 << (place % gram.Lanes)
 }
 
-// newHistory lays out one stratum.
-func (c *coxSpec) newHistory(data *frame, columns []source, rows []int) *history {
+// newHistory lays out one stratum; at has room for a number for each row of the table.
+func (c *coxSpec) newHistory(data *frame, columns []source, rows, at []int) *history {
 	s := c.stratum(data, rows)
 	n := len(s.rows)
 	stop, event := pick(data.num[c.stop], s.rows), pick(data.num[c.event], s.rows)
@@ -109,7 +111,6 @@ func (c *coxSpec) newHistory(data *frame, columns []source, rows []int) *history
 	var out []int // rows by falling start time
 	if c.start != "" {
 		start = pick(data.num[c.start], s.rows)
-		at := make([]int, data.n)
 		for r, i := range s.rows {
 			at[i] = r
 		}
@@ -184,15 +185,15 @@ func (c *coxSpec) newHistory(data *frame, columns []source, rows []int) *history
 		}
 		number[k] += int32(bits.OnesCount8(m[p%pieceRows/gram.Lanes] & (1<<(p%gram.Lanes) - 1)))
 	}
-	at := 0
+	own := 0
 	for k, d := range deaths {
 		if d == 1 {
 			continue
 		}
 		t := tie{time: number[k], deaths: d}
 		if c.efron {
-			t.from, t.to = groups[at].from, groups[at].to
-			at++
+			t.from, t.to = groups[own].from, groups[own].to
+			own++
 		}
 		h.ties = append(h.ties, t)
 	}
@@ -249,15 +250,18 @@ func (g *regression) coxStep(p *prepared, f *fit) *localFit {
 	for _, h := range p.histories {
 		h.step(l, p, f)
 	}
+	if p.sets != nil {
+		p.sets.step(l, f)
+	}
 	return l
 }
 
 // step adds one history's likelihood, score and information.
 func (h *history) step(l *localFit, p *prepared, f *fit) {
-	k := &walk{history: h, std: standard(f, f.theta), p: h.columns.p, n: h.columns.n}
+	k := &walk{history: h, rooms: &p.rooms, std: standard(f, f.theta), p: h.columns.p, n: h.columns.n}
 	k.std.Centre = h.centre // the model does not change when a column moves by a constant
 	k.shift = k.largest(p)
-	k.w = h.use(roomWeight, k.n)
+	k.w = k.use(roomWeight, k.n)
 	k.weigh(&l.fit[0])
 	k.risks(&l.fit[0])
 	k.expose()
@@ -267,6 +271,7 @@ func (h *history) step(l *localFit, p *prepared, f *fit) {
 // walk is one step over a history.
 type walk struct {
 	*history
+	*rooms
 	std   *gram.Standard
 	p, n  int // columns, and rows with those that fill up
 	shift float64
@@ -475,23 +480,34 @@ func (k *walk) tiesFrom(move int) int {
 func (k *walk) settle(number int, s float64, log *logProduct) {
 	t := &k.ties[number]
 	if t.to == t.from { // Breslow
-		for range t.deaths - 1 {
-			log.multiply(s)
-		}
-		k.hazard[t.time], k.means[t.time] = float64(float64(t.deaths)*k.rate[t.time]), float64(t.deaths)
+		k.hazard[t.time], k.means[t.time] = breslow(s, int(t.deaths), k.rate[t.time], log)
 		return
 	}
 	tied := 0.0
 	for _, r := range k.tied[t.from:t.to] {
 		tied += k.w[r.row]
 	}
-	all, less, a, b, c := k.rate[t.time], 0.0, 1.0, 0.0, 0.0 // of the first, at which nobody has left
-	for m := 1; m < int(t.deaths); m++ {
-		share := float64(m) / float64(t.deaths)
+	k.hazard[t.time], k.means[t.time], k.tie[number] = efron(s, tied, int(t.deaths), k.rate[t.time], log)
+}
+
+// breslow is what the deaths of one time say, at which the risk set weighs s and rate is 1/s:
+// their hazard, and the weight of the mean's products. One death is counted already.
+func breslow(s float64, deaths int, rate float64, log *logProduct) (hazard, mean float64) {
+	for range deaths - 1 {
+		log.multiply(s)
+	}
+	return float64(float64(deaths) * rate), float64(deaths)
+}
+
+// efron is the same where those who die, who weigh tied, leave the risk set one after the other.
+func efron(s, tied float64, deaths int, rate float64, log *logProduct) (hazard, mean float64, t tieSums) {
+	hazard, less, a, b, c := rate, 0.0, 1.0, 0.0, 0.0 // of the first, at which nobody has left
+	for m := 1; m < deaths; m++ {
+		share := float64(m) / float64(deaths)
 		risk := s - float64(share*tied)
 		log.multiply(risk)
 		v := 1 / risk
-		all += v
+		hazard += v
 		less += float64(share * v)
 		u := float64(s * v)
 		u = float64(u * u)
@@ -500,8 +516,7 @@ func (k *walk) settle(number int, s float64, log *logProduct) {
 		c += float64(float64(share*share) * u)
 	}
 	kappa := b / a
-	k.hazard[t.time], k.means[t.time] = all, a
-	k.tie[number] = tieSums{less: less, kappa: kappa, rest: c - float64(kappa*b)}
+	return hazard, a, tieSums{less: less, kappa: kappa, rest: c - float64(kappa*b)}
 }
 
 // expose finds the hazard that rows met.
@@ -706,9 +721,9 @@ func (p *logProduct) multiplyAll(vs []float64) {
 		// The next of the four in turn: their chains of products run side by side.
 		m[0], m[1], m[2], m[3] = m[1], m[2], m[3], float64(m[0]*math.Float64frombits(b&mantissa|one))
 		if p.factors++; p.factors == 800 { // the product of all is below 2^800
-			p.mantissa = m
+			p.mantissa, p.exponent = m, exponent
 			p.flush()
-			m = p.mantissa
+			m, exponent = p.mantissa, 0
 		}
 	}
 	p.mantissa, p.exponent = m, exponent
@@ -717,12 +732,13 @@ func (p *logProduct) multiplyAll(vs []float64) {
 func (p *logProduct) flush() {
 	m := &p.mantissa
 	p.done.add(det.Log(float64(float64(m[0]*m[1]) * float64(m[2]*m[3]))))
-	*m, p.factors = [4]float64{1, 1, 1, 1}, 0
+	// Log 2 in two parts (fdlibm). The first has 32 bits, and the exponent of 800 factors 20: exact.
+	p.done.add(float64(float64(p.exponent) * 6.93147180369123816490e-01))
+	p.done.add(float64(float64(p.exponent) * 1.90821492927058770002e-10))
+	*m, p.exponent, p.factors = [4]float64{1, 1, 1, 1}, 0, 0
 }
 
 func (p *logProduct) sum() total {
 	p.flush()
-	p.done.add(float64(float64(p.exponent) * 6.93147180369123816490e-01)) // exact
-	p.done.add(float64(float64(p.exponent) * 1.90821492927058770002e-10))
 	return p.done
 }

@@ -56,6 +56,11 @@ func (g *regression) keptBytes() int {
 	if g.cox.start != "" {
 		bytes += 2*4 + 8 + 3*4 + 8
 	}
+	// Strata of more than a piece are filled up to whole ones: one of 129 rows keeps almost twice
+	// its columns. Smaller ones stand in pieces together (sets).
+	if len(g.cox.strata) > 0 {
+		bytes += panels
+	}
 	return bytes
 }
 
@@ -89,7 +94,9 @@ type prepared struct {
 	y         []float64
 	offset    []float64 // nil: all zero
 	events    float64
-	histories []*history // Cox
+	histories []*history // Cox: the strata of more than a piece
+	sets      *sets      // and the others; nil if there are none
+	rooms     rooms      // of the histories
 }
 
 // columns are a design in panels (package gram), as they stand in the table.
@@ -249,8 +256,20 @@ func (g *regression) prepare(data *frame) (*prepared, error) {
 		return nil, err
 	}
 	p.events = g.cox.eventsOf(data)
+	var small sets
+	var places []int
+	at := make([]int, data.n)
 	for _, rows := range g.cox.groups(data) {
-		p.histories = append(p.histories, g.cox.newHistory(data, s, rows))
+		if len(rows) <= pieceRows {
+			places = small.add(g.cox, data, places, rows)
+		} else {
+			p.histories = append(p.histories, g.cox.newHistory(data, s, rows, at))
+		}
+	}
+	if len(places) > 0 {
+		small.efron = g.cox.efron
+		small.finish(s, places)
+		p.sets = &small
 	}
 	return p, nil
 }
