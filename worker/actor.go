@@ -36,6 +36,7 @@ type actor struct {
 	posted map[string]bool
 	sec    *secrets
 	shape  *hatch.Shape // of sec.Round, once the vault has started
+	moved  bool         // the vault may not have sec.State
 	now    *attempt     // what this process knows of the open attempt
 
 	begun      bool                      // the vault of this process holds the study
@@ -171,7 +172,7 @@ func (a *actor) run(ctx context.Context) error {
 				case errors.Is(err, errDisk):
 					return err
 				case retryable(err): // or the others wait for this hospital
-					a.log.Warn("withdrawal not posted, will try again", "err", err)
+					a.waitsFor(fmt.Errorf("withdrawal not posted: %w", err))
 					next = 500 * time.Millisecond
 				case err != nil:
 					a.log.Warn("withdrawal not posted", "err", err)
@@ -352,7 +353,8 @@ func (a *actor) post(ctx context.Context, slot string, m *consilium.Message) err
 
 // slowly is how long bytes are sent before the hospital looks again: as long as the
 // slowest link that a coordinator puts up with needs for them, 64 kB a second after
-// two minutes (internal/wire, streamTimeout).
+// two minutes (internal/wire, streamTimeout). That is one try at one node: the next
+// call begins at another one.
 func slowly(size uint64) time.Duration { return 2*time.Minute + time.Duration(size>>16)*time.Second }
 
 // putBlob stores what a statement will name.

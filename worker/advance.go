@@ -177,7 +177,7 @@ func (a *actor) turn(ctx context.Context, group *party.GroupKey, state []byte) e
 	if err := a.ratchet(group, state); err != nil {
 		return err
 	}
-	a.shape, a.now, a.verdict = &shape, nil, nil
+	a.shape, a.moved, a.now, a.verdict = &shape, false, nil, nil
 	a.dropSpool()
 	return nil
 }

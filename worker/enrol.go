@@ -364,7 +364,7 @@ func (a *actor) start(ctx context.Context) error {
 			return err
 		}
 	}
-	a.shape = &shape
+	a.shape, a.moved = &shape, false
 	return a.handOver()
 }
 

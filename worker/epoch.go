@@ -393,7 +393,7 @@ func (a *actor) takeOver(ctx context.Context) (time.Duration, error) {
 			if err != nil {
 				return 0, err
 			}
-			a.sec.State, a.sec.Salt, a.shape = state, salt, &shape
+			a.sec.State, a.sec.Salt, a.shape, a.moved = state, salt, &shape, false
 			if err := a.gate.secrets.save(a.study, a.sec); err != nil {
 				return 0, fmt.Errorf("%w: %w", errDisk, err)
 			}

@@ -228,8 +228,6 @@ func (g *Gate) Run(ctx context.Context) error {
 	group.Go(func() error {
 		wait := firstKnock
 		for {
-			// Who is not refused for so long is in, though there be no event to show it.
-			in := time.AfterFunc(lastKnock/2, func() { g.bar(nil) })
 			err := g.cfg.Coordinator.Follow(ctx, 0, func(ev *consilium.Event) error {
 				g.touch()
 				wait = firstKnock
@@ -246,7 +244,6 @@ func (g *Gate) Run(ctx context.Context) error {
 				}
 				return nil
 			})
-			in.Stop()
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -298,8 +295,14 @@ func (g *Gate) bar(err error) {
 	g.barred = err
 }
 
-// Barred says why all coordinators refuse this hospital, or nil. It takes no part
-// in any study while they do, and leaves none.
+// Accepted tells the gate that a coordinator lets this hospital follow: there may be
+// no event for long to show it. Nothing else does: a coordinator that does not answer
+// refuses nothing, and lets nobody in.
+func (g *Gate) Accepted() { g.bar(nil) }
+
+// Barred says why all coordinators refused this hospital when it last asked, or nil
+// if one has let it in since. It takes no part in any study while they do, and leaves
+// none.
 func (g *Gate) Barred() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()

@@ -46,6 +46,15 @@ func TestLeavesBeforeContribution(t *testing.T) {
 	if w.Reason != "data: the table does not fit the study" {
 		t.Errorf("the hospital left with %q", w.Reason)
 	}
+	said := 0
+	for _, n := range h.Notes() {
+		if n.Site == victim && strings.Contains(n.Text+n.Err, "withdrawal not posted") {
+			said++
+		}
+	}
+	if said != 1 {
+		t.Errorf("that nobody answers is said %d times, want once: it was tried three times in vain", said)
+	}
 	for _, p := range h.Posts() {
 		if bytes.Contains(p.Message.Encode(), []byte("R-4711-K")) {
 			t.Errorf("%s of %s names the patient", p.Message.Kind, p.Site)

@@ -39,7 +39,6 @@ type attempt struct {
 	next           *hatch.Shape
 	rejected       bool
 	lastRefused    consilium.Digest
-	moved          bool // the vault may not have the state of the round any more
 	openings       map[consilium.Position]*party.OpeningShare
 	tried          int       // openings when the sum last did not open
 	failed         time.Time // when it first did not
@@ -109,6 +108,7 @@ func (a *actor) makeContribution(ctx context.Context, name string) (bool, error)
 	if err != nil {
 		return false, err
 	}
+	a.moved = false
 	if err := a.record(round, reply.Records); err != nil {
 		return false, err
 	}
@@ -757,11 +757,11 @@ func (a *actor) tryOpen(ctx context.Context, aggregate io.ReadSeeker, openings [
 	r, rd, now := a.rep, a.rep.round, a.now
 	odd, _ := party.Suspects(openings, r.charter.Threshold)
 	openings = slices.DeleteFunc(openings, func(o *party.OpeningShare) bool { return slices.Contains(odd, o.Position()) })
-	if now.moved {
+	if a.moved {
 		if _, err := a.gate.cfg.Vault.Adopt(ctx, hatch.AdoptRequest{Study: a.study, Round: rd.opened.Round - 1, State: a.sec.State}); err != nil {
 			return false, err
 		}
-		now.moved = false
+		a.moved = false
 	}
 	sink := &sumSink{ctx: ctx, gate: a.gate, study: a.study, round: rd.opened.Round, buf: make([]int64, 0, min(now.lanes, lanesPerCall))}
 	err := party.Open(ctx, &party.Decryption{
@@ -821,12 +821,13 @@ func (s *sumSink) flush() error {
 	return err
 }
 
-// takeNext lets the vault update and makes the next state durable. A vault that
-// fails may have lost the state of the round, or have the next one already: it gets
-// the state of the round again before the sums.
+// takeNext lets the vault update and makes the next state durable. From then on the
+// vault has the next state; one that fails may have lost that of the round. Should
+// the others reject what this hospital has opened, the round begins again: the vault
+// gets the round's state again before the sums.
 func (a *actor) takeNext(ctx context.Context) error {
 	rd := a.rep.round
-	a.now.moved = true
+	a.moved = true
 	shape, err := a.gate.cfg.Vault.Update(ctx, hatch.UpdateRequest{Study: a.study, Round: rd.opened.Round, Contributors: rd.proposed.Positions()})
 	if err != nil {
 		a.now.tried = 0
@@ -842,7 +843,7 @@ func (a *actor) takeNext(ctx context.Context) error {
 	if err := a.gate.secrets.save(a.study, a.sec); err != nil {
 		return fmt.Errorf("%w: %w", errDisk, err)
 	}
-	a.now.next, a.now.moved = &shape, false
+	a.now.next = &shape
 	return nil
 }
 

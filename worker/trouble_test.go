@@ -2,6 +2,7 @@ package worker_test
 
 import (
 	"bytes"
+	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
@@ -116,5 +117,55 @@ func TestLeftAttempt(t *testing.T) {
 		if e.Type == "opening" {
 			t.Errorf("the trail has an opening: %s", strings.TrimSpace(string(e.Body)))
 		}
+	}
+}
+
+// TestNextStateBeforeRejection: a hospital that has opened the sum and taken the next
+// state, while the others were given a false sum and rejected it, opens the second
+// attempt like everybody else. It contributes to neither, so that nothing but the
+// gate brings its vault back to the round. If its memory of that died with the
+// attempt, the vault would refuse the sums of a round that it has closed, and who
+// lied would be rid of the hospital.
+func TestNextStateBeforeRejection(t *testing.T) {
+	const second = consilium.SiteID("hospital-02") // whom this coordinator tells of the sum
+	h, ctx := start(t, sites)
+	h.Excuse(second)
+	h.PauseAt(1)
+	must(t, h.StartAll())
+	id := submit(t, h, rounds, "half-rejected")
+	must(t, h.Until(ctx, "its opening", func(posts []federation.Post, _ []federation.Note) bool {
+		return slices.ContainsFunc(posts, func(p federation.Post) bool { return p.Site == second && p.Message.Kind == consilium.KindOpening })
+	}))
+	h.Hold(second, true)
+	must(t, h.Resume(ctx))
+	var result federation.TallyResult
+	must(t, json.Unmarshal(done(t, ctx, h, id), &result))
+	if !slices.Equal(result.Who, []int64{1, 0, 1, 1, 1}) {
+		t.Fatalf("%v contributed: the test shows nothing", result.Who)
+	}
+	onePromise(t, h)
+	next, rejected := map[uint32]consilium.Digest{}, 0 // by attempt of round 1
+	for _, p := range h.Posts() {
+		switch p.Message.Kind {
+		case consilium.KindWithdraw:
+			t.Errorf("%s left the study", p.Site)
+		case consilium.KindStateVote:
+			v, err := consilium.ParseStateVote(p.Message.Body)
+			must(t, err)
+			if v.Round > 1 {
+				continue
+			}
+			if v.Reject {
+				rejected++
+			} else if p.Site == second {
+				next[v.Attempt] = v.Next
+			}
+		}
+	}
+	if rejected != sites-1 {
+		t.Fatalf("%d hospitals rejected the first sum: the test shows nothing", rejected)
+	}
+	if len(next) != 2 || next[1] != next[2] {
+		t.Errorf("the hospital voted for these next states, by attempt: %v", next)
 	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,13 +30,14 @@ const withdrawalsDir = "withdrawals"
 type duties struct {
 	Withdrawal  consilium.Digest  `json:"withdrawal"`
 	Decisions   []policy.Decision `json:"decisions"`   // one for each of the board's policies that is installed
-	Erase       bool              `json:"erase"`       // some policy in force asks for the records to be erased
+	Erase       bool              `json:"erase"`       // some policy in force asks for the records to be erased, and no consent goes on
+	EraseRest   bool              `json:"eraseRest"`   // it asks for that, and a consent goes on: what that one does not cover is to be erased
 	Reasons     []policy.Reason   `json:"reasons"`     // why
 	Obligations []string          `json:"obligations"` // of all of them, ascending
 	Running     []access          `json:"running"`     // studies that hold a sum with the patient's rows and have not ended
 	Ended       []access          `json:"ended"`
 	Kept        []string          `json:"kept"`  // categories for which a consent goes on: the records stay for these
-	Taken       []string          `json:"taken"` // categories that a withdrawal of a part names
+	Taken       []string          `json:"taken"` // categories that a withdrawal of a part names; none: everything, of an older consent
 	Log         consilium.Digest  `json:"log"`   // head of the log of these decisions, which the ledger holds
 }
 
@@ -52,12 +54,12 @@ func (h *hospital) checkImpairment(id string) error {
 }
 
 // keep says that a consent goes on after a withdrawal: of a part of it, or of
-// another. What it covers need not be erased; of the rest people decide, for no
-// record says which category a column belongs to.
+// another. What it covers need not be erased; of the rest, where the rules ask for
+// it, people decide, for no record says which category a column belongs to.
 func (d *duties) keep(kept, taken []string) {
 	d.Kept, d.Taken = append([]string{}, kept...), append([]string{}, taken...)
 	if len(kept) > 0 {
-		d.Erase = false
+		d.EraseRest, d.Erase = d.Erase, false
 	}
 }
 
@@ -212,8 +214,11 @@ func (d *duties) show(w io.Writer, patient string) {
 	switch {
 	case len(d.Kept) > 0:
 		fmt.Fprintf(w, "  The patient's records stay: a consent goes on for %s.\n", strings.Join(d.Kept, ", "))
-		if len(d.Taken) > 0 {
-			fmt.Fprintf(w, "  ERASE of them what the tables hold of %s for research, unless another ground covers it: ask the data protection officer\n", strings.Join(d.Taken, ", "))
+		if d.EraseRest {
+			what := cmp.Or(strings.Join(d.Taken, ", "), "every category but these")
+			fmt.Fprintf(w, "  ERASE of them what the tables hold of %s for research, unless another ground covers it: ask the data protection officer\n", what)
+		} else {
+			fmt.Fprintln(w, "  What was withdrawn need not be erased.")
 		}
 	case d.Erase:
 		fmt.Fprintln(w, "  ERASE the patient's records for research: consilium ledger erase --patient "+patient+" --rows")

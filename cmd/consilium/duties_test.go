@@ -52,25 +52,47 @@ func TestDuties(t *testing.T) {
 	}
 }
 
-// TestDutiesOfAPart: who takes back a part keeps the records for the rest. The
-// naive twin, which asks the rules and no more, has them all erased.
+// TestDutiesOfAPart: whom a consent goes on for keeps the records that it covers;
+// what the rules say of the rest is told as they say it, whether the withdrawal named
+// a part or was of another consent. The naive twins ask the rules and no more, which
+// has everything erased, or go by what the withdrawal names, which has something
+// erased that may be kept and something kept that must be erased.
 func TestDutiesOfAPart(t *testing.T) {
-	d := &duties{}
-	d.add(policy.Decision{Point: policy.PointWithdrawal, Reasons: []policy.Reason{{Code: "GDPR-17", Message: "records must be erased", Kind: policy.Law, Article: "GDPR Art. 17", Regime: "GDPR"}}})
-	if !d.Erase {
-		t.Fatal("the naive twin erases nothing")
-	}
-	d.keep([]string{"general"}, []string{"genetic"})
-	d.Running = []access{{Study: "st-a", About: vault.About{Name: "exact", Team: "t1", Frozen: true}}, {Study: "st-b", About: vault.About{Name: "learned", Team: "t2"}}}
-	var w bytes.Buffer
-	d.show(&w, "7")
-	for _, s := range []string{"goes on for general", "what the tables hold of genetic", "st-a), asked by t1: if it asks", "st-b), asked by t2: goes on without the patient's rows, if it asks"} {
-		if !strings.Contains(w.String(), s) {
-			t.Errorf("it does not say %q:\n%s", s, w.String())
+	erase := policy.Decision{Point: policy.PointWithdrawal, Reasons: []policy.Reason{{Code: "GDPR-17", Message: "records must be erased", Kind: policy.Law, Article: "GDPR Art. 17", Regime: "GDPR"}}}
+	retain := policy.Decision{Point: policy.PointWithdrawal, Allow: true, Obligations: []string{"retain_and_exclude"}}
+	for _, c := range []struct {
+		name  string
+		rules policy.Decision
+		taken []string
+		rest  bool
+		says  string
+	}{
+		{"a part, to be erased", erase, []string{"genetic"}, true, "ERASE of them what the tables hold of genetic for"},
+		{"a part, kept for a document", retain, []string{"genetic"}, false, "What was withdrawn need not be erased"},
+		{"all of an older consent, to be erased", erase, nil, true, "ERASE of them what the tables hold of every category but these"},
+		{"all of an older consent, kept", retain, nil, false, "What was withdrawn need not be erased"},
+	} {
+		d := &duties{}
+		d.add(c.rules)
+		if d.Erase != c.rest {
+			t.Fatalf("%s: the rules ask for %t", c.name, d.Erase)
 		}
-	}
-	if d.Erase || strings.Contains(w.String(), "ledger erase") {
-		t.Errorf("all records are erased:\n%s", w.String())
+		d.keep([]string{"general"}, c.taken)
+		d.Running = []access{{Study: "st-a", About: vault.About{Name: "exact", Team: "t1", Frozen: true}}, {Study: "st-b", About: vault.About{Name: "learned", Team: "t2"}}}
+		var w bytes.Buffer
+		d.show(&w, "7")
+		for _, s := range []string{"goes on for general", c.says, "st-a), asked by t1: if it asks", "st-b), asked by t2: goes on without the patient's rows, if it asks"} {
+			if !strings.Contains(w.String(), s) {
+				t.Errorf("%s: it does not say %q:\n%s", c.name, s, w.String())
+			}
+		}
+		if d.Erase || strings.Contains(w.String(), "ledger erase") {
+			t.Errorf("%s: all records are erased:\n%s", c.name, w.String())
+		}
+		var said map[string]any
+		if b, err := json.Marshal(d); err != nil || json.Unmarshal(b, &said) != nil || said["eraseRest"] != c.rest || strings.Contains(w.String(), "ERASE") != c.rest {
+			t.Errorf("%s: %v\n%s", c.name, said["eraseRest"], w.String())
+		}
 	}
 }
 

@@ -220,7 +220,7 @@ func runWorker(ctx context.Context, e *env, args []string) error {
 		return err
 	}
 	defer w.trace.Close()
-	w.wire = wire.NewClient(wire.ClientOptions{Certificate: h.kit.cert, Book: h.kit.book, Logger: h.log, Trace: w.trace})
+	w.wire = wire.NewClient(wire.ClientOptions{Certificate: h.kit.cert, Book: h.kit.book, Logger: h.log, Trace: w.trace, Accepted: w.accepted})
 	defer w.wire.Close()
 	group, gctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return d.serve(gctx, &h.config, w.busyNow, h.log) })
@@ -261,6 +261,13 @@ type runningWorker struct {
 	mu        sync.Mutex // guards the two below
 	next      *consilium.Signed
 	interrupt context.CancelCauseFunc // of the gate that runs
+}
+
+// accepted passes on to the gate that runs that a coordinator lets it follow.
+func (w *runningWorker) accepted() {
+	if g := w.gate.Load(); g != nil {
+		g.Accepted()
+	}
 }
 
 // errNewRoster ends a gate that shall start again under the next roster.

@@ -875,14 +875,15 @@ func sumUploads(members int, parts []*upload) ([]byte, error) {
 	return out.Bytes(), err
 }
 
-// announce says that these bytes are the sum of the proposed set.
-func (c *course) announce(aggregate []byte) {
+// announce says, to some hospitals or to all, that these bytes are the sum of the
+// proposed set.
+func (c *course) announce(aggregate []byte, to ...consilium.SiteID) {
 	s := &consilium.Summed{Set: c.set.Digest(), Blob: c.h.put(aggregate), Size: uint64(len(aggregate))}
 	if c.round == 1 {
 		c.oldSum, c.oldSet = s, c.set
 	}
 	c.summed = true
-	c.h.tell(c.id, consilium.EventSummed, s.Encode())
+	c.h.tell(c.id, consilium.EventSummed, s.Encode(), to...)
 }
 
 func (c *course) stated() error {

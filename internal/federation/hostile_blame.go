@@ -179,6 +179,28 @@ func tricks() []lie {
 			}},
 		},
 		{
+			name: "half-rejected", tells: "it tells its victim of the sum and the others, once the victim has taken the next state, of a false one, which they reject",
+			at: map[string]func(*course) (bool, error){whenSummed: func(c *course) (bool, error) {
+				if c.round > 1 || c.attempt > 1 {
+					return false, nil
+				}
+				c.announce(c.aggregate, c.h.victim())
+				return true, nil
+			}},
+			relay: func(c *course, m *consilium.Message) (bool, error) {
+				if m.Kind != consilium.KindStateVote || m.By != string(c.h.victim()) || c.kept["told"] != nil {
+					return false, nil
+				}
+				c.kept["told"] = []byte{1}
+				b, err := sumUploads(len(c.charter.Members), c.parts()[1:])
+				if err != nil {
+					return true, err
+				}
+				c.announce(b, c.h.others(c.h.victim())...)
+				return false, nil
+			},
+		},
+		{
 			name: "secret-certificate", tells: "it shows the votes of an attempt to one hospital only, which opens, and begins the round again with the others",
 			relay: secretCertificate,
 			at: map[string]func(*course) (bool, error){whenContributed: func(c *course) (bool, error) {

@@ -261,6 +261,14 @@ func (h *Hostile) Break(id consilium.SiteID, err error) {
 	t.broken = err
 }
 
+// Hold keeps a hospital from beginning a local step, until it is called with false.
+func (h *Hostile) Hold(id consilium.SiteID, held bool) {
+	h.mu.Lock()
+	gate := h.sites[id].gate
+	h.mu.Unlock()
+	gate.Pause(held)
+}
+
 // Change gives a hospital other rows from now on.
 func (h *Hostile) Change(id consilium.SiteID, values []int32) {
 	t := h.sites[id].vault
@@ -343,8 +351,8 @@ func (t *Tally) Start(_ context.Context, r hatch.StartRequest) (hatch.Shape, err
 		t.studies[r.Study] = s
 	}
 	s.position = consilium.Position(slices.Index(r.Sites, charter.Members[r.Position-1].Site) + 1)
-	s.members, s.rounds, s.frozen = len(r.Sites), spec.Rounds.Max, spec.FixedContributors()
-	return s.shape(tallyState{})
+	s.members, s.rounds, s.frozen, s.state = len(r.Sites), spec.Rounds.Max, spec.FixedContributors(), tallyState{}
+	return s.shape(s.state)
 }
 
 func (s *tallyStudy) shape(st tallyState) (hatch.Shape, error) {
@@ -432,12 +440,16 @@ func (t *Tally) Lanes(_ context.Context, study consilium.StudyID, _ uint32, offs
 	return append([]int32(nil), s.lanes[offset:offset+count]...), nil
 }
 
-func (t *Tally) Sums(_ context.Context, study consilium.StudyID, _ uint32, offset int, sums []int64) error {
+// Sums takes those of the round that follows the state, as every vault does.
+func (t *Tally) Sums(_ context.Context, study consilium.StudyID, round uint32, offset int, sums []int64) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s, err := t.study(study)
 	if err != nil {
 		return err
+	}
+	if s.state.Round+1 != round {
+		return consilium.ErrRoundClosed.Withf("sums of round %d, the vault is at %d", round, s.state.Round+1)
 	}
 	if offset == 0 {
 		s.sums = nil
@@ -474,6 +486,7 @@ func (t *Tally) Update(_ context.Context, r hatch.UpdateRequest) (hatch.Shape, e
 	}
 	next := tallyState{Round: r.Round, Who: append([]int64(nil), s.sums[:s.members]...)}
 	next.Sums = append(append([][]int64(nil), s.state.Sums...), append([]int64(nil), s.sums[s.members:]...))
+	s.state = next
 	return s.shape(next)
 }
 

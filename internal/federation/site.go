@@ -209,8 +209,9 @@ func (s *Site) Start() error {
 	}
 	ctx, cancel := context.WithCancel(s.f.ctx)
 	s.running.Store(&ctx)
-	w := wire.NewClient(wire.ClientOptions{Certificate: s.cert, Book: s.f.Book, Dial: s.f.dial, Logger: s.f.o.Log})
-	g, err := worker.Open(worker.Config{
+	var g *worker.Gate // which follows once it is open
+	w := wire.NewClient(wire.ClientOptions{Certificate: s.cert, Book: s.f.Book, Dial: s.f.dial, Logger: s.f.o.Log, Accepted: func() { g.Accepted() }})
+	g, err = worker.Open(worker.Config{
 		Site: s.o.ID, Dir: filepath.Join(s.dir, "gate"), Signer: s.key, Secret: s.key.Seed(), Roster: s.f.signed,
 		BoardKeys: s.f.boardKeys(), Threshold: s.f.Roster.Board.Threshold, Coordinator: w, Vault: v, Ledger: s.ledger,
 		Now: s.f.o.Now, Log: s.f.o.Log, Crash: s.crash,

@@ -210,13 +210,14 @@ func decode(b []byte, v any) error { return gob.NewDecoder(bytes.NewReader(b)).D
 
 // Serve answers calls on r and w with v until r ends or ctx does. Calls run
 // side by side. The first error of v around ErrStorage ends it at once, with that
-// error and without an answer: the caller ends the process, and with it the
-// goroutine that still reads r.
+// error and without an answer, to this call or to any that still runs: the caller
+// ends the process, and with it the goroutine that still reads r.
 func Serve(ctx context.Context, r io.Reader, w io.Writer, v Vault) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var running sync.WaitGroup
 	defer running.Wait()
 	defer cancel(nil)
+	unsound := func() bool { return errors.Is(context.Cause(ctx), ErrStorage) }
 	var mu sync.Mutex // guards w
 	s := &server{v: v, given: map[consilium.StudyID][]byte{}}
 	requests, ended := make(chan frame), make(chan error, 1)
@@ -245,9 +246,11 @@ func Serve(ctx context.Context, r io.Reader, w io.Writer, v Vault) error {
 			}
 			return err
 		case <-ctx.Done():
-			if cause := context.Cause(ctx); errors.Is(cause, ErrStorage) {
-				return cause
-			}
+		}
+		if unsound() { // though a request came in the same moment
+			return context.Cause(ctx)
+		}
+		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 		running.Go(func() {
@@ -264,6 +267,9 @@ func Serve(ctx context.Context, r io.Reader, w io.Writer, v Vault) error {
 			}
 			mu.Lock()
 			defer mu.Unlock()
+			if unsound() { // meanwhile another call found the storage broken
+				return
+			}
 			if err == nil {
 				err = writeFrame(w, rep)
 			}
@@ -331,6 +337,13 @@ func (s *server) whole(study consilium.StudyID, held consilium.Digest) ([]byte, 
 	return b, consilium.Digest{}
 }
 
+// forget drops what has come of a study's state.
+func (s *server) forget(study consilium.StudyID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.given, study)
+}
+
 func (s *server) dispatch(ctx context.Context, req frame) (_ []byte, err error) {
 	v := s.v
 	switch req.kind {
@@ -378,7 +391,10 @@ func (s *server) dispatch(ctx context.Context, req frame) (_ []byte, err error) 
 	case callOpened:
 		return answer(req.body, func(a studyCall) (bool, error) { return true, v.Opened(ctx, a.Study, a.Round) })
 	case callForget:
-		return answer(req.body, func(a studyCall) (bool, error) { return true, v.Forget(ctx, a.Study) })
+		return answer(req.body, func(a studyCall) (bool, error) {
+			s.forget(a.Study)
+			return true, v.Forget(ctx, a.Study)
+		})
 	case callState:
 		var a stateCall
 		if err := decode(req.body, &a); err != nil {

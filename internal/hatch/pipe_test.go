@@ -35,22 +35,34 @@ func (echo) Lanes(_ context.Context, _ consilium.StudyID, round uint32, offset, 
 
 func (echo) Opened(context.Context, consilium.StudyID, uint32) error { return nil }
 
-// broken is a vault whose disk refuses the second call.
-type broken struct{ echo }
+// broken is a vault whose disk refuses Opening, while Start is half done: that one
+// ends well, but only when all calls are called off.
+type broken struct {
+	echo
+	started chan struct{}
+}
 
-func (broken) Opening(context.Context, consilium.StudyID, uint32) error {
+func (b broken) Start(ctx context.Context, _ StartRequest) (Shape, error) {
+	close(b.started)
+	<-ctx.Done()
+	return Shape{Size: 7}, nil
+}
+
+func (b broken) Opening(context.Context, consilium.StudyID, uint32) error {
+	<-b.started
 	return fmt.Errorf("%w: %w", ErrStorage, consilium.ErrDiskFull)
 }
 
 // TestServeEndsWithItsStorage: a vault that cannot write answers nothing and ends,
-// although its gate's end of the pipe stays open.
+// although its gate's end of the pipe stays open; nor does it answer a call that ran
+// beside the one that found it out.
 func TestServeEndsWithItsStorage(t *testing.T) {
 	toVault, fromGate := io.Pipe()
 	toGate, fromVault := io.Pipe()
 	defer fromGate.Close()
 	served := make(chan error, 1)
 	go func() {
-		err := Serve(t.Context(), toVault, fromVault, broken{})
+		err := Serve(t.Context(), toVault, fromVault, broken{started: make(chan struct{})})
 		served <- err
 		fromVault.Close()
 	}()
@@ -59,6 +71,14 @@ func TestServeEndsWithItsStorage(t *testing.T) {
 	if err := p.Opened(t.Context(), "s-x", 1); err != nil {
 		t.Fatal(err)
 	}
+	beside := make(chan error, 1)
+	go func() {
+		shape, err := p.Start(t.Context(), StartRequest{Study: "s-x"})
+		if err == nil {
+			t.Errorf("a vault with a broken disk answers %+v", shape)
+		}
+		beside <- err
+	}()
 	err := p.Opening(t.Context(), "s-x", 1)
 	var answer *consilium.Error
 	if err == nil || errors.As(err, &answer) {
@@ -66,6 +86,9 @@ func TestServeEndsWithItsStorage(t *testing.T) {
 	}
 	if err := <-served; !errors.Is(err, ErrStorage) || !errors.Is(err, consilium.ErrDiskFull) {
 		t.Errorf("the vault ends with %v", err)
+	}
+	if err := <-beside; errors.As(err, &answer) {
+		t.Errorf("the gate is told %v of the call beside", err)
 	}
 }
 
@@ -169,6 +192,13 @@ func (s *shelf) Sums(_ context.Context, study consilium.StudyID, round uint32, o
 	return nil
 }
 
+func (s *shelf) Forget(context.Context, consilium.StudyID) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.state = nil
+	return nil
+}
+
 // A state that is longer than a message passes in pieces, and only to a vault that
 // has another one.
 func TestLongStates(t *testing.T) {
@@ -241,6 +271,22 @@ func TestLongStates(t *testing.T) {
 	}
 	if b, _ := s.whole("s-x", consilium.DomainState.Digest(make([]byte, 10))); b != nil {
 		t.Error("a state that was taken is there still")
+	}
+	// What came of a state is forgotten with its study, and with no other.
+	for _, study := range []consilium.StudyID{"s-x", "s-y"} {
+		if err := s.give(giveCall{study, 0, 10, make([]byte, 5)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	body, err := encode(studyCall{Study: "s-x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.dispatch(ctx, frame{kind: callForget, body: body}); err != nil {
+		t.Fatal(err)
+	}
+	if len(s.given) != 1 || s.given["s-y"] == nil {
+		t.Errorf("states of %d studies, after one of two is forgotten", len(s.given))
 	}
 }
 

@@ -35,6 +35,7 @@ type ClientOptions struct {
 	Logger      *slog.Logger // nil: discard
 	Prefer      consilium.NodeID
 	Trace       *span.Tracer // nil: none
+	Accepted    func()       // called whenever a node lets the caller follow, before the first event; nil: nothing
 }
 
 // pool keeps one connection for each node and address.
@@ -109,15 +110,18 @@ func (p *pool) close() error {
 
 // Client speaks to whichever coordinator node can answer. Its calls retry with
 // backoff until their context ends: give them one with a deadline. Repeating
-// is safe, since the same statement twice gets the same answer. A Client may be
-// used by several goroutines.
+// is safe, since the same statement twice gets the same answer. Where a deadline ends
+// a call, the next one begins at another node: one try at a node that stands still may
+// take as long as the caller gives the whole call. A Client may be used by several
+// goroutines.
 type Client struct {
-	pool *pool
-	book *Book
-	log  *slog.Logger
+	pool     *pool
+	book     *Book
+	log      *slog.Logger
+	accepted func()
 
 	mu     sync.Mutex
-	leader consilium.NodeID // where the last call succeeded or a redirect led
+	leader consilium.NodeID // where the last call succeeded, a redirect led, or who comes after one that stood still
 }
 
 // NewClient connects lazily, so it does not fail when no node answers yet.
@@ -125,7 +129,10 @@ func NewClient(o ClientOptions) *Client {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Client{pool: newPool(o.Certificate, o.Book, o.Dial, o.Trace), book: o.Book, log: o.Logger, leader: o.Prefer}
+	if o.Accepted == nil {
+		o.Accepted = func() {}
+	}
+	return &Client{pool: newPool(o.Certificate, o.Book, o.Dial, o.Trace), book: o.Book, log: o.Logger, accepted: o.Accepted, leader: o.Prefer}
 }
 
 // Close ends all connections and with them all calls.
@@ -165,6 +172,14 @@ func (c *Client) aim(node consilium.NodeID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.leader = node
+}
+
+// pass aims at the next node if the caller's deadline, and not the caller, ended a
+// call.
+func (c *Client) pass(stop error, next consilium.NodeID) {
+	if errors.Is(stop, context.DeadlineExceeded) {
+		c.aim(next)
+	}
 }
 
 // retryable says that another node, or the same one later, may answer
@@ -225,6 +240,7 @@ func (c *Client) do(ctx context.Context, what string, call func(ctx context.Cont
 			err = classify(err)
 		}
 		if ctx.Err() != nil {
+			c.pass(ctx.Err(), next)
 			if said != nil {
 				err = said
 			}
@@ -265,6 +281,7 @@ func (c *Client) do(ctx context.Context, what string, call func(ctx context.Cont
 		}
 		c.log.Debug("retrying", "call", what, "node", node, "error", err)
 		if stop := sleep(ctx, &wait); stop != nil {
+			c.pass(stop, node)
 			return fmt.Errorf("%s: %w: %w", what, stop, err)
 		}
 	}
@@ -469,10 +486,12 @@ func (c *Client) FollowStudy(ctx context.Context, study consilium.StudyID, from 
 		}
 		node = nodes[0]
 		next := nodes[min(1, len(nodes)-1)]
-		got, err := c.followOnce(ctx, node, study, &from, fn)
+		got, err := c.followOnce(ctx, node, study, &from, func() {
+			clear(refused)
+			c.accepted()
+		}, fn)
 		if got {
 			wait = firstWait
-			clear(refused)
 		}
 		if errors.As(err, new(local)) {
 			return errors.Unwrap(err)
@@ -497,9 +516,10 @@ func (c *Client) FollowStudy(ctx context.Context, study consilium.StudyID, from 
 	}
 }
 
-// followOnce follows one stream until it breaks; *from moves on. An error of fn
+// followOnce follows one stream until it breaks; *from moves on. It calls accepted
+// once the node lets the caller follow, be there an event or not. An error of fn
 // comes back as local.
-func (c *Client) followOnce(ctx context.Context, node consilium.NodeID, study consilium.StudyID, from *uint64, fn func(*consilium.Event) error) (got bool, err error) {
+func (c *Client) followOnce(ctx context.Context, node consilium.NodeID, study consilium.StudyID, from *uint64, accepted func(), fn func(*consilium.Event) error) (got bool, err error) {
 	cc, err := c.pool.conn(node)
 	if err != nil {
 		return false, err
@@ -523,6 +543,10 @@ func (c *Client) followOnce(ctx context.Context, node consilium.NodeID, study co
 	}
 	if err != nil {
 		return false, classify(err)
+	}
+	// A node that refuses sends no header: why, Recv says.
+	if header, err := ss.Header(); err == nil && header != nil {
+		accepted()
 	}
 	for {
 		r, err := ss.Recv()

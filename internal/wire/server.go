@@ -436,6 +436,11 @@ func (s *Server) follow(m Members, stopping context.Context, r *apiv1.FollowRequ
 	defer cancel(nil)
 	defer context.AfterFunc(stopping, func() { cancel(consilium.ErrUnavailable.Withf("this node is stopping")) })()
 	id := identity(ctx)
+	// gRPC sends the header with the first message; who waits for an event wants to
+	// know meanwhile whether it was let in.
+	if err := ss.SendHeader(nil); err != nil {
+		return err
+	}
 	var quiet *time.Timer
 	var mu sync.Mutex // guards quiet: the timer may fire before it is assigned
 	mu.Lock()

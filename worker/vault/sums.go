@@ -5,11 +5,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"runtime"
-	"strings"
 
 	"consilium"
 	"consilium/internal/durable"
@@ -57,29 +54,13 @@ func newOpenedSums(dir string, lanes int) (*openedSums, error) {
 	if err != nil {
 		return nil, stored(err)
 	}
-	// If we crash before this, the next vault finds an empty file, and removes it.
+	// If we crash before this, Prepare of the next vault finds an empty file, and removes it.
 	if err := os.Remove(f.Name()); err != nil {
 		return nil, stored(errors.Join(err, f.Close()))
 	}
 	s.file, s.buf = f, make([]byte, 0, sumsBuffer)
 	s.pieces = make([][32]byte, 0, (4*lanes+sumsBuffer-1)/sumsBuffer)
 	return s, nil
-}
-
-// sweepSums removes the files that a crash left with their name.
-func sweepSums(dir string) error {
-	list, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, e := range list {
-		if strings.HasPrefix(e.Name(), durable.TempPrefix+"sums-") {
-			if err := os.Remove(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // add appends sums that belong at offset; none of them is more than lanes can sum

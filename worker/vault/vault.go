@@ -103,9 +103,6 @@ func Open(cfg Config) (*Vault, error) {
 		v.Close()
 		return nil, err
 	}
-	if err = sweepSums(cfg.Dir); err != nil {
-		return fail(err)
-	}
 	if v.book, err = openCohortBook(filepath.Join(cfg.Dir, "cohorts")); err != nil {
 		return fail(err)
 	}
