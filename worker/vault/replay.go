@@ -460,13 +460,16 @@ func (v *Vault) Replay(ctx context.Context, id consilium.StudyID) (*Replayed, er
 			r = &replayedRound{}
 		}
 		seen := r.update != nil || r.adopt != nil
-		if !seen && returned(rounds, round) == 0 {
+		if !seen && held {
 			layout, err := st.analysis.Layout(st.state)
 			if err != nil {
 				return nil, err
 			}
-			out.Why = notKept(round, slices.Max(append(slices.Collect(maps.Keys(rounds)), 0)), st.state, layout)
-			return out, nil
+			// Of a round that is too large nothing is kept, whoever took part in it.
+			if returned(rounds, round) == 0 || !keepable(st.state, layout) {
+				out.Why = notKept(round, slices.Max(append(slices.Collect(maps.Keys(rounds)), 0)), st.state, layout)
+				return out, nil
+			}
 		}
 		done := ReplayedRound{Round: round, Vector: "not computed here"}
 		switch {
@@ -485,6 +488,8 @@ func (v *Vault) Replay(ctx context.Context, id consilium.StudyID) (*Replayed, er
 			}
 		}
 		switch {
+		case !seen && !held && r.local == nil:
+			done.State = fmt.Sprintf("nothing is kept of it: this hospital was away, or it is of more than %d values", maxKept)
 		case !seen:
 			done.State, held = "not seen: this hospital was not in the study when the round closed, or was away", false
 		case r.update == nil:

@@ -147,6 +147,52 @@ func TestNothingToReplay(t *testing.T) {
 	}
 }
 
+// wide is recall with vectors of which nothing is kept.
+type wide struct{ recall }
+
+func (wide) Layout(*models.State) (consilium.Layout, error) {
+	return consilium.Layout{Blocks: []consilium.Block{{Name: "sum", Kind: consilium.Exact, Length: maxKept + 1}}}, nil
+}
+
+// TestReplayOfWhatIsNotKept: a hospital that may well have taken part in rounds of
+// which nothing is kept, for they were too large or of a size that is not known, is
+// not said to have been away.
+func TestReplayOfWhatIsNotKept(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		makes  func(consilium.Facts, *consilium.AnalysisSpec) (models.Analysis, error)
+		states []string
+		why    string
+	}{
+		{"too large", func(consilium.Facts, *consilium.AnalysisSpec) (models.Analysis, error) { return wide{}, nil }, nil, "nothing of round 1 is kept: it is of more than"},
+		{"of unknown size", newRecall, []string{"not seen: ", "nothing is kept of it: ", "nothing is kept of it: ", "adopted: "}, "nothing of round 5 is kept: the study ended before"},
+	} {
+		h := newHospital(t, someAges(24), func(s *consilium.Spec) {
+			s.Analyses[0] = consilium.AnalysisSpec{Name: "ages", Type: consilium.AnalysisTrain}
+			s.Sites.Missing = "continue"
+		})
+		h.cfg.Learned = map[string]models.Constructor{consilium.AnalysisTrain: c.makes}
+		v := h.open()
+		state, err := models.ParseState(h.start(v).State)
+		if err != nil {
+			t.Fatal(err)
+		}
+		state.Iteration = 1
+		if _, err := v.Adopt(t.Context(), hatch.AdoptRequest{Study: h.study, Round: 4, State: state.Append(nil)}); err != nil {
+			t.Fatal(err)
+		}
+		r, err := v.Replay(t.Context(), h.study)
+		if err != nil || len(r.Rounds) != len(c.states) || !strings.HasPrefix(r.Why, c.why) {
+			t.Fatalf("%s: %+v, %v", c.name, r, err)
+		}
+		for i, want := range c.states {
+			if !strings.HasPrefix(r.Rounds[i].State, want) {
+				t.Errorf("%s: round %d: %s, want %s", c.name, i+1, r.Rounds[i].State, want)
+			}
+		}
+	}
+}
+
 // TestReplayPastGap: a hospital that missed rounds is not accused of what it did
 // honestly. What it remembers (SCAFFOLD's control variate) is settled by the log: by
 // the last round opened with it in the set, whether it saw that round close or
