@@ -42,10 +42,15 @@ func TestLeaderBehindFollower(t *testing.T) {
 		c.submit(ctx, p)
 		n := c.leader(ctx)
 		var earlier []byte
-		n.fsm.read(func(s *State) { earlier = s.Snapshot() })
+		n.fsm.mu.Lock() // the encoder stores what it reads
+		earlier = n.fsm.state.Snapshot()
 		at := n.fsm.applied.Load()
+		n.fsm.mu.Unlock()
 		h := c.chartered(ctx, p)[0]
-		n = c.leader(ctx) // the log is the same, whoever leads
+		n = c.leader(ctx)                                                      // the log is the same, whoever leads
+		if err := await(ctx, n.raftNode().Barrier(applyTimeout)); err != nil { // what hospitals read elsewhere is applied here
+			t.Fatal(err)
+		}
 		old, err := Restore(earlier)
 		if err != nil {
 			t.Fatal(err)

@@ -661,8 +661,6 @@ func (h *actor) upload(ctx context.Context) error {
 	return err
 }
 
-// update runs once the sum and t openings are there, as a hospital needs both
-// for the next state. It compares the aggregate with a plain modular sum.
 // whileOpen calls again while a blob is missing and the round is open. It reports
 // false once the round is closed: its blobs are gone then.
 func (h *actor) whileOpen(ctx context.Context, call func() error) (bool, error) {
@@ -684,6 +682,8 @@ func (h *actor) whileOpen(ctx context.Context, call func() error) (bool, error) 
 	}
 }
 
+// update runs once the sum and t openings are there, as a hospital needs both
+// for the next state. It compares the aggregate with a plain modular sum.
 func (h *actor) update(ctx context.Context) error {
 	ev := h.total
 	if ev == nil || h.openings < h.charter.Threshold {

@@ -100,7 +100,9 @@ func (n *Node) abreast(ctx context.Context) error {
 	}
 	f := r.Barrier(applyTimeout)
 	err := await(ctx, f)
-	n.transferring(err)
+	if ctx.Err() == nil { // else the caller ended, and raft has said nothing
+		n.transferring(err)
+	}
 	switch {
 	case errors.Is(err, raft.ErrNotLeader), errors.Is(err, raft.ErrLeadershipLost), errors.Is(err, raft.ErrLeadershipTransferInProgress):
 		return n.notLeader()
@@ -223,7 +225,7 @@ func (n *Node) leadTerm(ctx context.Context) error {
 			t = &task{}
 			tasks[key] = t
 		}
-		if t.running || n.cfg.Now().Before(t.after) {
+		if t.running || time.Now().Before(t.after) { // not the cluster's clock, which may be set back
 			return
 		}
 		t.running = true
@@ -241,7 +243,7 @@ func (n *Node) leadTerm(ctx context.Context) error {
 					return
 				}
 				t.failed++
-				t.after = n.cfg.Now().Add(min(time.Duration(1<<min(t.failed, 8))*50*time.Millisecond, 10*time.Second))
+				t.after = time.Now().Add(min(time.Duration(1<<min(t.failed, 8))*50*time.Millisecond, 10*time.Second))
 				if ctx.Err() == nil {
 					n.log.Warn("work failed, it is tried again", "work", key, "attempt", t.failed, "error", err)
 				}
@@ -283,7 +285,7 @@ func (n *Node) leadTerm(ctx context.Context) error {
 		}
 		for _, t := range tasks {
 			if !t.running {
-				wake = min(wake, max(t.after.Sub(now), time.Millisecond))
+				wake = min(wake, max(time.Until(t.after), time.Millisecond))
 			}
 		}
 		if n.membersDiffer() {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -48,6 +49,7 @@ const (
 type yielding struct {
 	next  time.Time
 	pause time.Duration
+	times int
 }
 
 // due reports whether a leader without room hands over now, and counts that it does.
@@ -61,6 +63,7 @@ func (y *yielding) due(now time.Time, first time.Duration) bool {
 		y.pause = min(2*y.pause, yieldLast)
 	}
 	y.next = now.Add(y.pause)
+	y.times++
 	return true
 }
 
@@ -79,16 +82,36 @@ func (n *Node) outOfRoom(err error) error {
 		n.saidFull = now
 	}
 	yields := leads && n.yielding.due(now, yieldFirst*n.cfg.Timing.Heartbeat)
+	times := n.yielding.times
 	n.mu.Unlock()
 	if says {
 		n.log.Error("no space left in this node's data directory: it keeps no further blobs until there is room again", "error", err)
 	}
 	if yields {
 		n.spawn(func(life context.Context) {
-			if err := n.handOver(life); err != nil && life.Err() == nil {
+			if err := n.yield(life, times); err != nil && life.Err() == nil {
 				n.log.Warn("no other node takes over from this one, which has no space left", "error", err)
 			}
 		})
 	}
 	return consilium.ErrUnavailable.With(err)
+}
+
+// yield hands over to the voter behind this one, the next time to the one behind that,
+// and so on. Raft would choose the first of those that have caught up: two full nodes
+// would pass the lead between them while a majority has room.
+func (n *Node) yield(ctx context.Context, times int) error {
+	conf, err := n.cluster()
+	if err != nil {
+		return err
+	}
+	voters := slices.DeleteFunc(slices.Clone(conf.Servers), func(s raft.Server) bool { return s.Suffrage != raft.Voter })
+	at := slices.IndexFunc(voters, func(s raft.Server) bool { return s.ID == n.self })
+	if at < 0 || len(voters) < 2 {
+		return n.handOver(ctx)
+	}
+	to := voters[(at+1+(times-1)%(len(voters)-1))%len(voters)]
+	err = await(ctx, n.raftNode().LeadershipTransferToServer(to.ID, to.Address))
+	n.transferring(err)
+	return err
 }

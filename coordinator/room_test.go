@@ -149,6 +149,37 @@ func TestLeadWithoutRoom(t *testing.T) {
 	}
 }
 
+// TestTwoWithoutRoom: of two nodes without room each would be the first to take over
+// from the other. They do not pass the lead between them: the study goes on at one of
+// the three with room.
+func TestTwoWithoutRoom(t *testing.T) {
+	c := newCluster(t, 5, 3, true, false)
+	c.timing.Heartbeat = time.Second // five nodes on a busy machine
+	ctx := limit(t, 5*time.Minute)
+	disks := c.runSmall()
+	conf, err := c.leader(ctx).cluster()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := c.proposal("one")
+	c.submit(ctx, p)
+	var once sync.Once
+	c.take(ctx, p, 2, func(h *actor) {
+		if h.at.Round == 1 {
+			once.Do(func() {
+				lead := c.leader(ctx).self
+				disks[nodeOf(lead)].full.Store(true)
+				for _, s := range conf.Servers { // the one that raft would choose
+					if s.ID != lead {
+						disks[nodeOf(s.ID)].full.Store(true)
+						return
+					}
+				}
+			})
+		}
+	})
+}
+
 // TestYielding: a node without room hands over when it leads, and again after pauses
 // that double, so that nodes without room do not pass the lead round.
 func TestYielding(t *testing.T) {

@@ -25,6 +25,7 @@ type consensus interface {
 	LeaderCh() <-chan bool
 	LeaderWithID() (raft.ServerAddress, raft.ServerID)
 	LeadershipTransfer() raft.Future
+	LeadershipTransferToServer(id raft.ServerID, address raft.ServerAddress) raft.Future
 	GetConfiguration() raft.ConfigurationFuture
 	AddVoter(id raft.ServerID, address raft.ServerAddress, prevIndex uint64, timeout time.Duration) raft.IndexFuture
 	AddNonvoter(id raft.ServerID, address raft.ServerAddress, prevIndex uint64, timeout time.Duration) raft.IndexFuture

@@ -137,12 +137,21 @@ func (r *simRaft) RemoveServer(id raft.ServerID, prev uint64, _ time.Duration) r
 
 // LeadershipTransfer lets a voter that has the whole log stand for election now.
 func (r *simRaft) LeadershipTransfer() raft.Future {
+	return r.transfer(func(raft.ServerID) bool { return true })
+}
+
+// LeadershipTransferToServer lets the named one, if it has.
+func (r *simRaft) LeadershipTransferToServer(to raft.ServerID, _ raft.ServerAddress) raft.Future {
+	return r.transfer(func(id raft.ServerID) bool { return id == to })
+}
+
+func (r *simRaft) transfer(wanted func(raft.ServerID) bool) raft.Future {
 	r.c.mu.Lock()
 	conf, _ := r.disk.conf()
 	var heir consilium.NodeID
 	for _, s := range conf {
 		id := nodeOf(s.ID)
-		if s.Suffrage == raft.Voter && id != r.id && r.match[id] == r.disk.last() && r.c.linked(r.id, id) && r.c.up[id].self == s.ID {
+		if s.Suffrage == raft.Voter && id != r.id && wanted(s.ID) && r.match[id] == r.disk.last() && r.c.linked(r.id, id) && r.c.up[id].self == s.ID {
 			heir = id
 			break
 		}

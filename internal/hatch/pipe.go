@@ -241,7 +241,10 @@ func Serve(ctx context.Context, r io.Reader, w io.Writer, v Vault) error {
 		select {
 		case req = <-requests:
 		case err := <-ended:
-			if errors.Is(err, io.EOF) {
+			switch {
+			case unsound(): // in the same moment
+				return context.Cause(ctx)
+			case errors.Is(err, io.EOF):
 				return nil
 			}
 			return err
