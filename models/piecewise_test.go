@@ -21,20 +21,7 @@ func TestPiecesAreSummedRowByRow(t *testing.T) {
 		spec, rows := drawn(r, n, 5, 400)
 		spec.Analyses = []consilium.AnalysisSpec{{Name: "pieces", Type: consilium.AnalysisCox, Terms: []string{"x1", "x2", "ward", "x4"},
 			Response: &consilium.Response{Start: "start", Stop: "time", Event: "died"}, Baseline: &consilium.Baseline{Kind: "piecewise", Cuts: []float64{90, 300}}}}
-		f := newFederation(t, spec, []hospital{{"one", rows}})
-		made, err := New(f.facts, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		g := made.(*sequence).parts[0].(*regression)
-		s, err := g.Start(f.facts)
-		if err != nil {
-			t.Fatal(err)
-		}
-		at, err := g.load(s)
-		if err != nil {
-			t.Fatal(err)
-		}
+		g, at := begun(t, spec, rows)
 		for j := range at.theta {
 			at.theta[j] = r.NormFloat64() / 50
 		}

@@ -140,7 +140,8 @@ func TestSweepIsTheDefinition(t *testing.T) {
 	}
 }
 
-func compareSweep(t *testing.T, r *rand.Rand, spec *consilium.Spec, rows *Rows, what string) {
+// begun is a regression at its first state, at a federation of one hospital.
+func begun(t *testing.T, spec *consilium.Spec, rows *Rows) (*regression, *fit) {
 	t.Helper()
 	f := newFederation(t, spec, []hospital{{"one", rows}})
 	made, err := New(f.facts, nil)
@@ -156,6 +157,12 @@ func compareSweep(t *testing.T, r *rand.Rand, spec *consilium.Spec, rows *Rows, 
 	if err != nil {
 		t.Fatal(err)
 	}
+	return g, at
+}
+
+func compareSweep(t *testing.T, r *rand.Rand, spec *consilium.Spec, rows *Rows, what string) {
+	t.Helper()
+	g, at := begun(t, spec, rows)
 	for j := range at.mean {
 		at.mean[j], at.scale[j] = r.NormFloat64(), math.Ldexp(1, r.IntN(4))
 	}

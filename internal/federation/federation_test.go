@@ -13,6 +13,7 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -29,6 +30,24 @@ import (
 	"consilium/provenance"
 	"consilium/worker/vault"
 )
+
+// riskNetwork is the learning study on the trial, changed: each key stands in its file
+// and becomes its value.
+func riskNetwork(t *testing.T, changes map[string]string) *studyfile.File {
+	t.Helper()
+	study := string(cgd.Read("risk-network.yaml"))
+	for from, to := range changes {
+		if !strings.Contains(study, from) {
+			t.Fatalf("the study has no %q", from)
+		}
+		study = strings.Replace(study, from, to, 1)
+	}
+	file, err := studyfile.ParseWith([]byte(study), studyfile.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
 
 // trial makes the thirteen hospitals of the trial, each with its own rows.
 func trial(t testing.TB, spec *consilium.Spec, file, column string) []federation.SiteOptions {
@@ -197,12 +216,7 @@ func TestTrial(t *testing.T) {
 // being trained by thirteen, with every component there is. The study goes on in
 // epoch 2 without it and ends with a result, which says so; the archive verifies.
 func TestRevokedHospital(t *testing.T) {
-	yaml := bytes.Replace(cgd.Read("risk-network.yaml"), []byte("missing: wait"), []byte("missing: continue"), 1)
-	yaml = bytes.Replace(yaml, []byte("rounds: 30"), []byte("rounds: 4"), 1)
-	file, err := studyfile.ParseWith(yaml, studyfile.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	file := riskNetwork(t, map[string]string{"missing: wait": "missing: continue", "rounds: 30": "rounds: 4"})
 	engine, err := policy.Compile(policy.DemoBundle())
 	if err != nil {
 		t.Fatal(err)

@@ -5,15 +5,12 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
-	"strings"
 	"testing"
 
 	"consilium"
-	"consilium/examples/cgd"
 	"consilium/internal/dp"
 	"consilium/internal/durable"
 	"consilium/internal/federation"
-	"consilium/internal/studyfile"
 	"consilium/policy"
 )
 
@@ -22,22 +19,12 @@ import (
 // a round, comes back with the one that counts: the study ends with the bits of
 // plain sums that nothing interrupted.
 func TestScaffoldSurvivesRestarts(t *testing.T) {
-	study := string(cgd.Read("risk-network.yaml"))
-	for from, to := range map[string]string{
+	file := riskNetwork(t, map[string]string{
 		"sites: {min: 5, missing: wait}":             "sites: {min: 5, faults: 2, missing: wait}", // nobody is left behind
 		"name: fedadam, rounds: 30, local_epochs: 2": "name: scaffold, rounds: 4, local_epochs: 2",
 		", server_rate: 0.05":                        "",
 		"{dense: 16}":                                "{dense: 3}",
-	} {
-		if !strings.Contains(study, from) {
-			t.Fatalf("the study has no %q", from)
-		}
-		study = strings.Replace(study, from, to, 1)
-	}
-	file, err := studyfile.ParseWith([]byte(study), studyfile.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	})
 	engine, err := policy.Compile(policy.DemoBundle())
 	if err != nil {
 		t.Fatal(err)
@@ -123,22 +110,12 @@ func TestScaffoldSurvivesRestarts(t *testing.T) {
 // gate would take no other. Its budget is debited once a round, for all that the
 // study said it would cost and no more.
 func TestPrivateTrainingSurvivesRestarts(t *testing.T) {
-	study := string(cgd.Read("risk-network.yaml"))
-	for from, to := range map[string]string{
+	file := riskNetwork(t, map[string]string{
 		"name: fedadam, rounds: 30, local_epochs: 2, batch: 16, rate: 0.1, server_rate: 0.05, clip: 1, bits: 16": "name: fedadam, rounds: 3",
 		"sites: {min: 5, missing: wait}": "sites: {min: 5, faults: 2, missing: wait}",
 		"privacy: {min_cohort: 11}":      "privacy: {min_cohort: 11, dp: {epsilon: 8, delta: 1e-6, clip: 1}}",
 		"{dense: 16}":                    "{dense: 3}",
-	} {
-		if !strings.Contains(study, from) {
-			t.Fatalf("the study has no %q", from)
-		}
-		study = strings.Replace(study, from, to, 1)
-	}
-	file, err := studyfile.ParseWith([]byte(study), studyfile.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	})
 	engine, err := policy.Compile(policy.DemoBundle())
 	if err != nil {
 		t.Fatal(err)

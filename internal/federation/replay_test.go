@@ -2,15 +2,12 @@ package federation_test
 
 import (
 	"slices"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"consilium"
-	"consilium/examples/cgd"
 	"consilium/internal/federation"
-	"consilium/internal/studyfile"
 	"consilium/policy"
 	"consilium/worker/vault"
 )
@@ -36,23 +33,13 @@ func TestReplayPastGap(t *testing.T) {
 		t.Run(c.strategy, func(t *testing.T) {
 			t.Parallel()
 			const back = 4 // the round with which the victim is there again
-			study := string(cgd.Read("risk-network.yaml"))
-			for from, to := range map[string]string{
+			file := riskNetwork(t, map[string]string{
 				"missing: wait": "missing: continue",
 				"name: fedadam, rounds: 30, local_epochs: 2": "name: " + c.strategy + ", rounds: 4, local_epochs: 1",
 				", server_rate: 0.05":                        "",
 				"{dense: 16}":                                "{dense: 3}",
 				"deadline: 2m":                               "deadline: 1s",
-			} {
-				if !strings.Contains(study, from) {
-					t.Fatalf("the study has no %q", from)
-				}
-				study = strings.Replace(study, from, to, 1)
-			}
-			file, err := studyfile.ParseWith([]byte(study), studyfile.Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
+			})
 			engine, err := policy.Compile(policy.DemoBundle())
 			if err != nil {
 				t.Fatal(err)

@@ -327,44 +327,43 @@ func write(w models.Writer, names []string, blocks ...[]float64) error {
 // divides and takes square roots, each rounded on its own, so its bits are
 // the same on every processor.
 func (a *train) Update(s *models.State, o models.Opened) (*models.State, error) {
-	if _, err := a.view(s); err != nil {
+	if err := a.ready(s, o.Values, false); err != nil {
 		return nil, err
-	}
-	if s.Done {
-		return nil, consilium.ErrWrongPhase.Withf("training is finished")
-	}
-	layout, err := a.Layout(s)
-	if err != nil {
-		return nil, err
-	}
-	for _, b := range layout.Blocks {
-		if err := checkBlock(b, o.Values); err != nil {
-			return nil, err
-		}
 	}
 	return a.next(clone(s), o.Stream())
 }
 
 // Advance is Update in the memory of s (models.Streamed).
 func (a *train) Advance(s *models.State, o models.Stream) (*models.State, error) {
-	if _, err := a.view(s); err != nil {
+	if err := a.ready(s, o.Values, true); err != nil {
 		return nil, err
 	}
+	return a.next(s, o)
+}
+
+// ready refuses what no update is made from: a state of another model, one that is
+// done, or an opened block of another length or with a value that is no number. Of a
+// stream only Exact blocks are at hand; the others are sums of integers, each checked.
+func (a *train) ready(s *models.State, opened map[string][]float64, stream bool) error {
+	if _, err := a.view(s); err != nil {
+		return err
+	}
 	if s.Done {
-		return nil, consilium.ErrWrongPhase.Withf("training is finished")
+		return consilium.ErrWrongPhase.Withf("training is finished")
 	}
 	layout, err := a.Layout(s)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, b := range layout.Blocks {
-		if b.Kind == consilium.Exact { // the others are sums of integers, each checked
-			if err := checkBlock(b, o.Values); err != nil {
-				return nil, err
-			}
+		if stream && b.Kind != consilium.Exact {
+			continue
+		}
+		if err := checkBlock(b, opened); err != nil {
+			return err
 		}
 	}
-	return a.next(s, o)
+	return nil
 }
 
 // checkBlock refuses a block of another length, or with a value that is not a
